@@ -1,0 +1,194 @@
+//! The hub: one task that owns the core, and the only one that touches it. Everything else talks to it through
+//! a [`Hub`] handle; links report to it; it commits to the store and lets the core's messages leave afterwards.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use thiserror::Error;
+use tokio::sync::{broadcast, mpsc, oneshot};
+use trunkline_gateway_proto::admin::{AdminError, AdminOp, AdminReply, Overview};
+use trunkline_gateway_proto::directory::Directory;
+use trunkline_gateway_proto::store::{NetworkKey, Record};
+use trunkline_gateway_proto::wire;
+
+use crate::store::StoreError;
+
+/// A queue that a messaging server reads and acknowledges.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Queue {
+    /// Envelopes for a network.
+    Inbox(NetworkKey),
+    /// What became of a network's envelopes.
+    Receipts(NetworkKey),
+}
+
+/// Why the hub cannot answer now. Nothing was lost: ask again.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum HubError {
+    /// Storage acknowledges nothing.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The process is going down.
+    #[error("the gateway is stopping: try again when it is back")]
+    Stopping,
+}
+
+/// Why an operator's request failed.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum AdminFailure {
+    /// It cannot be done as asked.
+    #[error(transparent)]
+    Refused(#[from] AdminError),
+    /// The hub cannot answer now.
+    #[error(transparent)]
+    Hub(#[from] HubError),
+}
+
+/// Something an operator may want to see as it happens. Names deployments, never people.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Event {
+    /// When, in milliseconds since the Unix epoch.
+    pub at_ms: u64,
+    /// For example `link.up`, `link.down`, `peer.claim`, `alarm.watermark`, `store.failed`.
+    pub kind: &'static str,
+    /// Which peer, when one is concerned.
+    pub peer: Option<String>,
+    /// A sentence.
+    pub detail: String,
+}
+
+/// What a caller asks of the hub.
+#[derive(Debug)]
+pub(crate) enum Command {
+    Submit {
+        network: NetworkKey,
+        batch: Vec<wire::Submission>,
+        reply: oneshot::Sender<Result<Vec<wire::SubmitResult>, HubError>>,
+    },
+    Read {
+        queue: Queue,
+        after: Option<u64>,
+        max: usize,
+        wait: Duration,
+        reply: oneshot::Sender<Result<Vec<(u64, Record)>, HubError>>,
+    },
+    Ack {
+        queue: Queue,
+        up_to: u64,
+        reply: oneshot::Sender<Result<(), HubError>>,
+    },
+    Admin {
+        actor: String,
+        op: AdminOp,
+        reply: oneshot::Sender<Result<AdminReply, AdminFailure>>,
+    },
+    Audit {
+        after: Option<u64>,
+        max: usize,
+        reply: oneshot::Sender<Result<Vec<(u64, Record)>, HubError>>,
+    },
+    Overview {
+        reply: oneshot::Sender<Result<Overview, HubError>>,
+    },
+}
+
+/// A handle on the hub. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Hub {
+    commands: mpsc::Sender<Command>,
+    directory: Arc<ArcSwap<Directory>>,
+    events: broadcast::Sender<Event>,
+}
+
+impl Hub {
+    /// Who is who, as of the last commit.
+    #[must_use]
+    pub fn directory(&self) -> Arc<Directory> {
+        self.directory.load_full()
+    }
+
+    /// The directory as it changes, for what must look at it in another thread (TLS).
+    #[must_use]
+    pub fn directory_watch(&self) -> Arc<ArcSwap<Directory>> {
+        Arc::clone(&self.directory)
+    }
+
+    /// Submits a batch for a network: one result per submission, in order. Durable when answered.
+    ///
+    /// # Errors
+    /// When nothing can be made durable now.
+    pub async fn submit(
+        &self,
+        network: NetworkKey,
+        batch: Vec<wire::Submission>,
+    ) -> Result<Vec<wire::SubmitResult>, HubError> {
+        self.ask(|reply| Command::Submit { network, batch, reply }).await
+    }
+
+    /// Up to `max` records after sequence number `after` (default: after the last acknowledged one). Waits up
+    /// to `wait` for the first.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn read(
+        &self,
+        queue: Queue,
+        after: Option<u64>,
+        max: usize,
+        wait: Duration,
+    ) -> Result<Vec<(u64, Record)>, HubError> {
+        self.ask(|reply| Command::Read { queue, after, max, wait, reply }).await
+    }
+
+    /// Erases a queue's records up to and including `up_to`. Durable when answered.
+    ///
+    /// # Errors
+    /// When nothing can be made durable now.
+    pub async fn ack(&self, queue: Queue, up_to: u64) -> Result<(), HubError> {
+        self.ask(|reply| Command::Ack { queue, up_to, reply }).await
+    }
+
+    /// Carries out an operator's request, with an audit entry. `actor` is the token's label. Durable when
+    /// answered.
+    ///
+    /// # Errors
+    /// When it cannot be done as asked, or not now.
+    pub async fn admin(&self, actor: &str, op: AdminOp) -> Result<AdminReply, AdminFailure> {
+        let (reply, answer) = oneshot::channel();
+        let command = Command::Admin { actor: actor.to_owned(), op, reply };
+        self.commands.send(command).await.map_err(|_| HubError::Stopping)?;
+        answer.await.map_err(|_| HubError::Stopping)?
+    }
+
+    /// Audit entries after sequence number `after`; each body is an encoded [`trunkline_gateway_proto::audit::Entry`].
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn audit(&self, after: Option<u64>, max: usize) -> Result<Vec<(u64, Record)>, HubError> {
+        self.ask(|reply| Command::Audit { after, max, reply }).await
+    }
+
+    /// Everything there is to see.
+    ///
+    /// # Errors
+    /// When the hub is gone.
+    pub async fn overview(&self) -> Result<Overview, HubError> {
+        self.ask(|reply| Command::Overview { reply }).await
+    }
+
+    /// Events from now on.
+    #[must_use]
+    pub fn events(&self) -> broadcast::Receiver<Event> {
+        self.events.subscribe()
+    }
+
+    async fn ask<T>(
+        &self,
+        command: impl FnOnce(oneshot::Sender<Result<T, HubError>>) -> Command,
+    ) -> Result<T, HubError> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(command(reply)).await.map_err(|_| HubError::Stopping)?;
+        answer.await.map_err(|_| HubError::Stopping)?
+    }
+}

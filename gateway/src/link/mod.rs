@@ -1,0 +1,84 @@
+//! Links to peers: authenticated connections that carry frames on channels, whatever the transport.
+//!
+//! The [`crate::hub`] sees a link as a [`LinkSender`] and a run of [`LinkEvent`]s: `Opened` first, then frames,
+//! `Closed` last. TLS let the certificate in because the directory knows its pin; who the peer really is, and
+//! whether it holds the right API key, the core decides when HELLO arrives.
+
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+use trunkline_gateway_proto::frame::Channel;
+use trunkline_gateway_proto::key::ChannelBinding;
+use trunkline_gateway_proto::store::PeerKey;
+use trunkline_gateway_proto::wire::frame::Body;
+
+/// One connection of this process. Never reused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LinkId(pub u64);
+
+/// What carries a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// QUIC.
+    Quic,
+    /// HTTP/2 over TLS over TCP.
+    Tcp,
+}
+
+/// What happens on links. The queue to the hub is bounded: a hub that falls behind slows its peers down.
+#[derive(Debug)]
+pub enum LinkEvent {
+    /// TLS is up on both sides, and the certificate is one that some peer may show.
+    Opened {
+        /// Names it from now on.
+        link: LinkId,
+        /// Whom we dialled; `None` when we accepted it.
+        dialed: Option<PeerKey>,
+        /// What carries it.
+        transport: Transport,
+        /// DER of the peer's certificate.
+        certificate: Bytes,
+        /// The other end.
+        remote: SocketAddr,
+        /// What proofs are bound to.
+        binding: ChannelBinding,
+        /// How to send on it.
+        sender: LinkSender,
+    },
+    /// A frame arrived.
+    Frame {
+        /// On which link.
+        link: LinkId,
+        /// On which channel.
+        channel: Channel,
+        /// What.
+        body: Body,
+    },
+    /// It is gone; nothing follows.
+    Closed {
+        /// Which.
+        link: LinkId,
+        /// Why, for the operator.
+        reason: String,
+    },
+    /// A dial came to nothing.
+    DialFailed {
+        /// Whom.
+        peer: PeerKey,
+        /// Why, for the operator: names whose fault it is and what to do.
+        reason: String,
+    },
+}
+
+/// What the hub asks of a link.
+#[derive(Debug)]
+pub enum LinkCommand {
+    /// Send a frame. Frames of one channel keep their order; control never waits behind data.
+    Send(Channel, Body),
+    /// Send what was asked before, then this GOAWAY, then close.
+    Close(Option<trunkline_gateway_proto::wire::Goaway>),
+}
+
+/// The hub's end of a link. Dropping it closes the link.
+pub type LinkSender = mpsc::UnboundedSender<LinkCommand>;

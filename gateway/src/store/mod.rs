@@ -1,0 +1,54 @@
+//! Durable storage, behind one trait: what the core asked for ([`trunkline_gateway_proto::store`]) is carried
+//! out by an engine. The embedded one is [`redb`]; [`seal`] encrypts what rests.
+
+use std::future::Future;
+use std::pin::Pin;
+
+use thiserror::Error;
+use trunkline_gateway_proto::store::{Commit, Record, Recovered, Stream};
+
+pub mod redb;
+pub mod seal;
+
+/// An answer that a store gives later.
+pub type StoreFuture<T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send>>;
+
+/// A storage engine. Commits are carried out in the order of the calls; only the caller batches.
+pub trait Store: Send + Sync + 'static {
+    /// Carries out one transaction. Answers when all of it is on the disk, synced.
+    fn commit(&self, commit: Commit) -> StoreFuture<()>;
+
+    /// Records of a stream in order, from the first at or above `from_seq`, until `bytes_max` bytes of bodies
+    /// are exceeded; at least one when there is any. Sees every commit that was answered before the call.
+    fn read(&self, stream: Stream, from_seq: u64, bytes_max: usize) -> StoreFuture<Vec<(u64, Record)>>;
+
+    /// Everything that a restart needs: all state, then all blocks with their heads. Called once, before
+    /// anything else, outside the async runtime.
+    ///
+    /// # Errors
+    /// When the store cannot be read or does not decrypt.
+    fn recover(&self, visit: &mut dyn FnMut(Recovered)) -> Result<(), StoreError>;
+}
+
+/// What can go wrong with storage: always local, and nothing is acknowledged afterwards.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum StoreError {
+    /// No space left. The store can be opened again once there is.
+    #[error("the disk is full: free space under {path}; nothing acknowledged is lost")]
+    Full {
+        /// The store's directory.
+        path: String,
+    },
+    /// A write or sync failed: what the disk holds is unknown until a restart reads it back.
+    #[error("storage failed and acknowledges nothing any more: {0}; check the disk, then restart")]
+    Failed(String),
+    /// The store, or its keys, do not read as what was written.
+    #[error("the store is damaged: {0}")]
+    Corrupt(String),
+    /// Another process has it open.
+    #[error("{path} is in use by another trunkline-gateway: stop that one first")]
+    Locked {
+        /// The store's file.
+        path: String,
+    },
+}
