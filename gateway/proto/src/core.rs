@@ -115,6 +115,9 @@ pub enum Action {
     },
     /// Connect to a peer. Answered by [`Core::handle_opened`] or [`Core::handle_dial_failed`].
     Dial(PeerKey),
+    /// See whether a peer that is linked over TCP can be reached over QUIC. Answered by [`Core::handle_opened`]
+    /// only when it can.
+    Probe(PeerKey),
     /// Read from the store. Answered by [`Core::handle_loaded`].
     Load {
         /// Which stream.

@@ -271,7 +271,9 @@ impl Core {
                 }
             }
             _ => {
-                return Err(invalid("give either `pins` (or a certificate) or `ca_pem`, exactly one of them"));
+                return Err(invalid(
+                    "give either `pins` (or a certificate) or `ca_pem`, exactly one of them",
+                ));
             }
         }
         if let Some(held) = held {

@@ -165,13 +165,16 @@ impl Core {
         let on_tcp =
             |link: LinkId| self.links.get(&link).is_some_and(|l| l.opened.transport == Transport::Tcp);
         match peer.link {
-            // A second link only to see whether QUIC works again.
-            Some(link) if on_tcp(link) => self.timers.set(Timer::Dial(key), now + REPROBE),
-            Some(_) => return,
-            None => {}
+            Some(link) if on_tcp(link) => {
+                self.timers.set(Timer::Dial(key), now + REPROBE);
+                self.actions.push_back(Action::Probe(key));
+            }
+            Some(_) => {}
+            None => {
+                peer.dialing = true;
+                self.actions.push_back(Action::Dial(key));
+            }
         }
-        peer.dialing = true;
-        self.actions.push_back(Action::Dial(key));
     }
 
     /// Dials a peer as soon as its back-off allows; at once when `fresh`.
