@@ -85,16 +85,19 @@ impl Queue {
         self.gone.insert(first_seq, bits.to_vec());
     }
 
-    /// Takes over a block. The caller counts its live records and oldest time through `live`.
-    pub(crate) fn recover_block(&mut self, info: BlockInfo, live: u64, oldest: Option<Time>) {
-        let last = info.first_seq + u64::from(info.count) - 1;
-        self.next_seq = self.next_seq.max(last + 1);
+    /// Takes over a block.
+    pub(crate) fn recover_block(&mut self, info: BlockInfo) {
+        self.next_seq = self.next_seq.max(last_of(&info) + 1);
         self.durable = self.next_seq - 1;
+        self.expires_min = self.expires_min.min(info.expires_min);
+        self.blocks.push_back(info);
+    }
+
+    /// So many records of a block that was taken over have not left.
+    pub(crate) fn recover_live(&mut self, info: BlockInfo, live: u64, oldest: Option<Time>) {
         self.depth += live;
         self.bytes += info.bytes * live / u64::from(info.count).max(1);
-        self.expires_min = self.expires_min.min(info.expires_min);
         self.oldest = self.oldest.or(oldest);
-        self.blocks.push_back(info);
     }
 
     /// Appends records whose numbers start at the answer. They count as durable once the caller says so.
@@ -153,15 +156,25 @@ impl Queue {
         self.tail.get(index).filter(|(seq, _)| *seq <= self.durable).map(|(seq, record)| (*seq, record))
     }
 
-    /// Whether a record has left already.
+    /// Whether a record has left already. A block that left as a whole has no marks any more: what a read that
+    /// was under way brings of it has left all the same.
     pub(crate) fn has_left(&self, seq: u64) -> bool {
         if seq <= self.acked {
             return true;
         }
-        let Some((first, bits)) = self.gone.range(..=seq).next_back() else { return false };
-        let at = seq - first;
-        bits.get(usize::try_from(at / 8).unwrap_or(usize::MAX))
-            .is_some_and(|byte| byte & (1 << (at % 8)) != 0)
+        if seq > self.durable {
+            return false;
+        }
+        match self.block_from(seq) {
+            Some(block) if block.first_seq <= seq => self.is_marked(block.first_seq, seq),
+            _ => true,
+        }
+    }
+
+    fn is_marked(&self, block_first: u64, seq: u64) -> bool {
+        let at = seq - block_first;
+        let byte = self.gone.get(&block_first).and_then(|bits| bits.get(usize::try_from(at / 8).ok()?));
+        byte.is_some_and(|byte| byte & (1 << (at % 8)) != 0)
     }
 
     /// Forgets the tail up to `seq`: its reader has it elsewhere.
@@ -210,7 +223,7 @@ impl Queue {
                 break;
             }
             let leaving = (block.first_seq.max(acked + 1)..=last_of(&block).min(seq))
-                .filter(|s| !self.has_left(*s))
+                .filter(|s| !self.is_marked(block.first_seq, *s))
                 .count();
             let share = block.bytes / u64::from(block.count).max(1);
             for _ in 0..leaving {

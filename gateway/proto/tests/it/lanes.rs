@@ -28,3 +28,22 @@ fn brief(n: u64, ttl_s: u64) -> wire::Submission {
 fn in_flight(world: &World) -> usize {
     world.core(ALPHA).leftovers().in_flight
 }
+
+#[test]
+fn what_is_purged_while_its_lane_is_being_read_is_not_sent() {
+    let mut world = from_disk();
+    pause(&mut world);
+    world.submit(ALPHA, MAIN, letters(0..3));
+    world.weather.read_ms = 10..11;
+    resume(&mut world);
+    world.wait_up(ALPHA, BETA);
+    // What the lane asked for has been read, and is on its way to the core for another minute.
+    world.weather.read_ms = 60_000..60_001;
+    world.run_for(Duration::from_millis(20));
+    world.weather.read_ms = 1..2;
+    purge(&mut world);
+    wait_receipts(&mut world, ALPHA, 3);
+    world.run_for(120 * SECOND);
+    assert_eq!(states(&mut world, ALPHA), (0..3).map(|n| (n, State::Purged)).collect::<Vec<_>>());
+    assert!(inbox(&mut world, BETA).is_empty());
+}
