@@ -175,13 +175,12 @@ impl Core {
                     lane.sent = seq;
                     lane.flight.push_back((seq, record));
                 }
-                if lane.sent >= lane.settled_to && lane.queue.acked < lane.settled_to {
-                    settled.push((name, lane.settled_to));
-                } else if matches!(lane.queue.find(lane.sent), Found::Nothing)
-                    && lane.queue.acked < lane.settled_to
-                {
-                    lane.sent = lane.sent.max(lane.settled_to);
-                    settled.push((name, lane.settled_to));
+                if lane.queue.acked < lane.settled_to {
+                    if matches!(lane.queue.find(lane.sent), Found::Nothing) {
+                        lane.sent = lane.sent.max(lane.settled_to);
+                    }
+                    // As far as it was read: what has its receipt must not be read again on the next link.
+                    settled.push((name, lane.sent.min(lane.settled_to)));
                 }
                 lane.queue.release(lane.sent);
                 self.resident_bytes = self.resident_bytes + lane.queue.tail_bytes() - before;

@@ -47,3 +47,22 @@ fn what_is_purged_while_its_lane_is_being_read_is_not_sent() {
     assert_eq!(states(&mut world, ALPHA), (0..3).map(|n| (n, State::Purged)).collect::<Vec<_>>());
     assert!(inbox(&mut world, BETA).is_empty());
 }
+
+#[test]
+fn what_resume_said_was_there_is_reported_once_though_the_link_breaks_meanwhile() {
+    let mut world = from_disk();
+    pause(&mut world);
+    world.submit(ALPHA, MAIN, (0..20).map(long).collect());
+    resume(&mut world);
+    world.wait("all but the acknowledgements", 60 * SECOND, |world| world.ledger.inboxes.len() == 20);
+    world.run_for(Duration::from_millis(3));
+    world.cut_now(ALPHA, BETA);
+    let before = world.ledger.receipts.len();
+    world.weather.read_ms = 50..51;
+    world.wait("the first receipts", 60 * SECOND, |world| world.ledger.receipts.len() > before);
+    assert!(world.ledger.receipts.len() < 20, "some are still to be read");
+    world.cut_now(ALPHA, BETA);
+    wait_receipts(&mut world, ALPHA, 20);
+    world.run_for(10 * SECOND);
+    assert_eq!(fates(&mut world, ALPHA).len(), 20);
+}
