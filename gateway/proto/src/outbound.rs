@@ -48,6 +48,8 @@ impl LaneOut {
         loop {
             if let Some((seq, record)) = self.loaded.front() {
                 if *seq <= self.sent || self.queue.has_left(*seq) {
+                    // Passed over for good: looking for it again would read it again.
+                    self.sent = self.sent.max(*seq);
                     self.loaded.pop_front();
                     continue;
                 }

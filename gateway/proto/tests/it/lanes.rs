@@ -49,6 +49,22 @@ fn what_is_purged_while_its_lane_is_being_read_is_not_sent() {
 }
 
 #[test]
+fn what_has_left_out_of_turn_is_read_once_and_not_over_and_over() {
+    let mut world = from_disk();
+    pause(&mut world);
+    world.submit(ALPHA, MAIN, vec![letter(0), brief(1, 2), brief(2, 2)]);
+    wait_receipts(&mut world, ALPHA, 2);
+    // Beta takes long to acknowledge: what is behind the first letter is looked at again and again.
+    world.weather.commit_ms = 20_000..20_001;
+    let before = world.nodes[ALPHA].reads;
+    resume(&mut world);
+    world.run_for(40 * SECOND);
+    assert!(world.nodes[ALPHA].reads - before < 5, "{} reads", world.nodes[ALPHA].reads - before);
+    world.weather.commit_ms = 1..2;
+    wait_receipts(&mut world, ALPHA, 3);
+}
+
+#[test]
 fn what_resume_said_was_there_is_reported_once_though_the_link_breaks_meanwhile() {
     let mut world = from_disk();
     pause(&mut world);
