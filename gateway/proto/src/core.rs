@@ -18,7 +18,7 @@ use crate::frame::Channel;
 use crate::lane::lanes;
 use crate::link::{Link, LinkId};
 use crate::peer::Peer;
-use crate::queue::{BLOCK_BYTES_MAX, BLOCK_RECORDS_MAX, Queue};
+use crate::queue::{BLOCK_BYTES_MAX, BLOCK_RECORDS_MAX, Emptied, Queue};
 use crate::retire::Job;
 use crate::rng::Rng;
 use crate::state::{Key, to_numbers};
@@ -493,6 +493,20 @@ impl Core {
             Stream::Outbox { peer, .. } => drop(self.pending.outboxes.insert(peer)),
             other => drop(self.pending.positions.insert(other)),
         }
+    }
+
+    /// Everything of a stream up to `up_to` has left: erases it with the next commit.
+    pub(crate) fn erase(&mut self, now: Time, stream: Stream, up_to: u64, emptied: Emptied) {
+        if emptied.truncate {
+            self.op(now, Op::Truncate { stream, up_to });
+        }
+        if let Some(first_seq) = emptied.straddling {
+            self.op(now, Op::Remove { stream, first_seq });
+        }
+        for first_seq in emptied.marks {
+            self.delete(now, &Key::Gone(stream, first_seq));
+        }
+        self.moved(now, stream);
     }
 
     /// A lane's watermark moved.

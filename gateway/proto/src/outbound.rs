@@ -281,20 +281,14 @@ impl Core {
             return;
         }
         let before = out.queue.tail_bytes();
-        let (emptied, marks) = out.queue.ack(seq);
+        let emptied = out.queue.ack(seq);
         let after = out.queue.tail_bytes();
         let stream = out.queue.stream;
         let had_refusals = out.refusals_since_settled;
         out.refusals_since_settled = false;
         out.refused = out.refused.split_off(&(seq + 1));
         self.resident_bytes = self.resident_bytes + after - before;
-        if emptied {
-            self.op(now, Op::Truncate { stream, up_to: seq });
-        }
-        for first_seq in marks {
-            self.delete(now, &Key::Gone(stream, first_seq));
-        }
-        self.moved(now, stream);
+        self.erase(now, stream, seq, emptied);
         if had_refusals && let Some(link) = link {
             let marks = vec![wire::LaneMark { lane: lane.0.into(), seq }];
             self.after_commit(now, After::Send(link, wire::frame::Body::Settled(wire::Settled { marks })));

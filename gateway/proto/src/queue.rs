@@ -28,6 +28,17 @@ pub(crate) enum Found {
     Nothing,
 }
 
+/// What the store need not keep any more after an acknowledgement.
+#[derive(Debug, Default)]
+pub(crate) struct Emptied {
+    /// Whether there are blocks that lie below it as a whole.
+    pub(crate) truncate: bool,
+    /// A block that reaches beyond it, of which the rest left before.
+    pub(crate) straddling: Option<u64>,
+    /// Blocks whose marks go with them.
+    pub(crate) marks: Vec<u64>,
+}
+
 #[derive(Debug)]
 pub(crate) struct Queue {
     pub(crate) stream: Stream,
@@ -232,19 +243,27 @@ impl Queue {
         }
     }
 
-    /// Everything up to `seq` has left. Answers whether whole blocks have, and which blocks' marks with them.
-    pub(crate) fn ack(&mut self, seq: u64) -> (bool, Vec<u64>) {
+    /// Everything up to `seq` has left. Answers what the store need not keep any more.
+    pub(crate) fn ack(&mut self, seq: u64) -> Emptied {
         self.acked = self.acked.max(seq);
         self.release(seq);
-        let mut emptied = false;
+        let mut emptied = Emptied::default();
         while self.blocks.front().is_some_and(|block| last_of(block) <= seq) {
             self.blocks.pop_front();
-            emptied = true;
+            emptied.truncate = true;
+        }
+        // The block that straddles goes as well when the rest of it left before.
+        if let Some(block) = self.blocks.front().copied()
+            && block.first_seq <= seq
+            && (seq + 1..=last_of(&block)).all(|seq| self.is_marked(block.first_seq, seq))
+        {
+            self.blocks.pop_front();
+            emptied.straddling = Some(block.first_seq);
         }
         let front = self.blocks.front().map_or(u64::MAX, |block| block.first_seq);
         let kept = self.gone.split_off(&front);
-        let marks = std::mem::replace(&mut self.gone, kept);
-        (emptied, marks.into_keys().collect())
+        emptied.marks = std::mem::replace(&mut self.gone, kept).into_keys().collect();
+        emptied
     }
 
     /// Marks records of one block as left out of turn. Answers the block's first number and its bits when it

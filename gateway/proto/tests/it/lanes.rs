@@ -65,6 +65,20 @@ fn what_has_left_out_of_turn_is_read_once_and_not_over_and_over() {
 }
 
 #[test]
+fn a_block_goes_from_the_disk_once_all_of_it_has_left_in_whatever_order() {
+    let mut world = from_disk();
+    pause(&mut world);
+    world.submit(ALPHA, MAIN, vec![letter(0), brief(1, 2), brief(2, 2)]);
+    wait_receipts(&mut world, ALPHA, 2);
+    resume(&mut world);
+    wait_receipts(&mut world, ALPHA, 3);
+    world.run_for(SECOND);
+    let occupied = world.nodes[ALPHA].store.occupied();
+    assert_eq!(occupied, [crate::scene::RECEIPTS]);
+    assert!(world.nodes[ALPHA].store.state().keys().all(|key| key.first() != Some(&b'g')), "a mark is left");
+}
+
+#[test]
 fn what_resume_said_was_there_is_reported_once_though_the_link_breaks_meanwhile() {
     let mut world = from_disk();
     pause(&mut world);
