@@ -81,8 +81,8 @@ pub struct Ticket(pub u64);
 /// What a [`Action::Load`] is for; handed back with the records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LoadFor {
-    /// A lane that is read from the disk.
-    Lane,
+    /// A lane that is read from the disk, to be sent on this link.
+    Lane(LinkId),
     /// A reader of an inbox, of receipts or of the audit log.
     Reader {
         /// Whose call.

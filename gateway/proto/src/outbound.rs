@@ -123,7 +123,7 @@ impl Core {
                             if !lane.loading {
                                 lane.loading = true;
                                 let stream = lane.queue.stream;
-                                let purpose = LoadFor::Lane;
+                                let purpose = LoadFor::Lane(link);
                                 self.actions.push_back(Action::Load {
                                     stream,
                                     from_seq,
@@ -208,13 +208,21 @@ impl Core {
     }
 
     /// Records of a lane that [`Action::Load`] asked for.
-    pub(crate) fn lane_loaded(&mut self, now: Time, key: PeerKey, lane: Lane, records: Vec<(u64, Record)>) {
+    pub(crate) fn lane_loaded(
+        &mut self,
+        now: Time,
+        key: PeerKey,
+        lane: Lane,
+        link: LinkId,
+        records: Vec<(u64, Record)>,
+    ) {
         let Some(peer) = self.peers.get_mut(&key) else { return };
-        let up = peer.up;
-        let lane = peer.lane_mut(lane);
-        if !std::mem::take(&mut lane.loading) || !up {
+        // What was read for an earlier link starts where that one stood: on this one it would leave a hole.
+        if peer.link != Some(link) {
             return;
         }
+        let lane = peer.lane_mut(lane);
+        lane.loading = false;
         lane.loaded.extend(records);
         self.pump(now, key);
     }

@@ -70,8 +70,10 @@ impl Core {
         records: Vec<(u64, Record)>,
     ) {
         match (purpose, stream) {
-            (LoadFor::Lane, Stream::Outbox { peer, lane }) => self.lane_loaded(now, peer, lane, records),
-            (LoadFor::Lane, _) => {}
+            (LoadFor::Lane(link), Stream::Outbox { peer, lane }) => {
+                self.lane_loaded(now, peer, lane, link, records);
+            }
+            (LoadFor::Lane(_), _) => {}
             (LoadFor::Retire, _) => self.retire_loaded(now, stream, records),
             (LoadFor::Reader { ticket, max }, _) => {
                 let last = records.last().map(|(seq, _)| *seq);

@@ -49,6 +49,26 @@ fn what_is_purged_while_its_lane_is_being_read_is_not_sent() {
 }
 
 #[test]
+fn what_was_read_for_a_link_that_is_gone_does_not_overtake_on_the_next_one() {
+    let mut world = from_disk();
+    pause(&mut world);
+    world.submit(ALPHA, MAIN, (0..20).map(long).collect());
+    world.weather.read_ms = 10..11;
+    resume(&mut world);
+    world.wait("the first envelopes on the way", 60 * SECOND, |world| in_flight(world) > 0);
+    // They are lost. What follows them is being read, and arrives in a minute; the next read takes longer still.
+    world.cut_now(ALPHA, BETA);
+    world.weather.read_ms = 60_000..60_001;
+    world.run_for(Duration::from_millis(11));
+    world.weather.read_ms = 150_000..150_001;
+    world.wait_up(ALPHA, BETA);
+    world.run_for(120 * SECOND);
+    world.weather.read_ms = 1..2;
+    wait_receipts(&mut world, ALPHA, 20);
+    assert_eq!(inbox(&mut world, BETA).len(), 11, "what one answer holds");
+}
+
+#[test]
 fn what_has_left_out_of_turn_is_read_once_and_not_over_and_over() {
     let mut world = from_disk();
     pause(&mut world);
