@@ -223,7 +223,10 @@ impl Core {
         }
         let lane = peer.lane_mut(lane);
         lane.loading = false;
-        lane.loaded.extend(records);
+        // A read may see a commit before its completion is reported. What is sent must count as durable, or the
+        // acknowledgement would be taken for a lie.
+        let durable = lane.queue.durable;
+        lane.loaded.extend(records.into_iter().take_while(|(seq, _)| *seq <= durable));
         self.pump(now, key);
     }
 

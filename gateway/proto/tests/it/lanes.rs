@@ -69,6 +69,24 @@ fn what_was_read_for_a_link_that_is_gone_does_not_overtake_on_the_next_one() {
 }
 
 #[test]
+fn a_read_that_sees_a_commit_before_the_core_hears_of_it_does_no_harm() {
+    let mut world = from_disk();
+    pause(&mut world);
+    world.submit(ALPHA, MAIN, letters(0..2));
+    world.weather.read_ms = 10..11;
+    resume(&mut world);
+    world.wait_up(ALPHA, BETA);
+    world.ask_submit(ALPHA, MAIN, letters(2..3));
+    // On the disk at once; the core hears of it in ten seconds.
+    world.weather.commit_ms = 10_000..10_001;
+    world.run_for(Duration::from_millis(3));
+    world.weather.commit_ms = 1..2;
+    wait_receipts(&mut world, ALPHA, 3);
+    assert_eq!(inbox(&mut world, BETA), [0, 1, 2]);
+    assert!(world.nodes[ALPHA].events.iter().all(|(_, detail)| !detail.contains("never sent")));
+}
+
+#[test]
 fn what_has_left_out_of_turn_is_read_once_and_not_over_and_over() {
     let mut world = from_disk();
     pause(&mut world);
