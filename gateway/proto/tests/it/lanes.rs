@@ -134,3 +134,13 @@ fn what_resume_said_was_there_is_reported_once_though_the_link_breaks_meanwhile(
     world.run_for(10 * SECOND);
     assert_eq!(fates(&mut world, ALPHA).len(), 20);
 }
+
+#[test]
+fn a_block_that_expires_while_another_one_is_read_expires_all_the_same() {
+    let mut world = from_disk();
+    pause(&mut world);
+    world.submit(ALPHA, MAIN, vec![brief(0, 12)]);
+    world.submit(ALPHA, MAIN, vec![brief(1, 10)]);
+    world.weather.read_ms = 3000..3001;
+    wait_receipts(&mut world, ALPHA, 2);
+}
