@@ -483,7 +483,14 @@ impl Core {
         self.pending.bytes += record.body.len();
         self.pending.appends.entry(stream).or_default().push(record);
         self.moved(now, stream);
-        self.timers.set_earlier(Timer::Expiry, expires.max(now + EXPIRY_PAUSE));
+        self.expire_at(expires.max(now + EXPIRY_PAUSE));
+    }
+
+    /// Something may have expired by then.
+    pub(crate) fn expire_at(&mut self, at: Time) {
+        if at < Time::NEVER {
+            self.timers.set_earlier(Timer::Expiry, at);
+        }
     }
 
     /// A stream's position must be saved.
@@ -533,6 +540,7 @@ impl Core {
         self.last_records = pending.records;
         let mut ops = pending.ops;
         let mut durable = Vec::with_capacity(pending.appends.len());
+        let mut expires_min = Time::NEVER;
         for (stream, records) in pending.appends {
             let Some(queue) = self.queue_mut(stream) else { continue };
             let last = queue.next_seq - 1;
@@ -541,10 +549,12 @@ impl Core {
             for records in split_blocks(records) {
                 let info = measure(first_seq, &records);
                 queue.push_block(info);
+                expires_min = expires_min.min(info.expires_min);
                 ops.push(Op::Append { stream, first_seq, records });
                 first_seq += u64::from(info.count);
             }
         }
+        self.expire_at(expires_min.max(now + EXPIRY_PAUSE));
         for peer in pending.outboxes {
             if let Some(state) = self.peers.get(&peer) {
                 let numbers = state.lanes.iter().flat_map(|lane| [lane.queue.acked, lane.queue.next_seq]);

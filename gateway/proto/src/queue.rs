@@ -136,6 +136,8 @@ impl Queue {
 
     /// Notes a block that the commit being built writes.
     pub(crate) fn push_block(&mut self, info: BlockInfo) {
+        // Until now nothing but `append` knew of its expiry, and a pass over the others may have forgotten it.
+        self.expires_min = self.expires_min.min(info.expires_min);
         self.blocks.push_back(info);
     }
 

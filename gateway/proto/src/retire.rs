@@ -7,7 +7,6 @@ use crate::receipt::Outcome;
 use crate::state::Key;
 use crate::store::{BlockInfo, Op, PeerKey, Record, Stream};
 use crate::time::Time;
-use crate::timer::Timer;
 
 /// Why records leave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,9 +42,7 @@ impl Core {
         for (stream, to) in due {
             self.start_job(now, Job { stream, why: Why::Expired, from: 0, to });
         }
-        if next < Time::NEVER {
-            self.timers.set_earlier(Timer::Expiry, next.max(now + EXPIRY_PAUSE));
-        }
+        self.expire_at(next.max(now + EXPIRY_PAUSE));
     }
 
     /// Starts a pass, unless the same one is under way.
@@ -185,8 +182,8 @@ impl Core {
         if let Some(queue) = self.queue_mut(job.stream) {
             queue.refresh_expiry();
             let next = queue.expires_min;
-            if queue.depth > 0 && next < Time::NEVER {
-                self.timers.set_earlier(Timer::Expiry, next.max(now + EXPIRY_PAUSE));
+            if queue.depth > 0 {
+                self.expire_at(next.max(now + EXPIRY_PAUSE));
             }
         }
         if let Stream::Outbox { peer, .. } = job.stream {

@@ -144,3 +144,19 @@ fn a_block_that_expires_while_another_one_is_read_expires_all_the_same() {
     world.weather.read_ms = 3000..3001;
     wait_receipts(&mut world, ALPHA, 2);
 }
+
+#[test]
+fn what_waits_for_a_slow_commit_expires_in_time() {
+    let mut world = from_disk();
+    pause(&mut world);
+    world.submit(ALPHA, MAIN, vec![brief(0, 2)]);
+    world.weather.read_ms = 3000..3001;
+    // The pass over what has expired is under way.
+    world.run_for(Duration::from_millis(2500));
+    world.weather.commit_ms = 10_000..10_001;
+    world.ask_submit(ALPHA, MAIN, letters(1..2));
+    world.ask_submit(ALPHA, MAIN, vec![brief(2, 5)]);
+    world.run_for(30 * SECOND);
+    world.weather.commit_ms = 1..2;
+    wait_receipts(&mut world, ALPHA, 2);
+}
