@@ -15,6 +15,7 @@ use crate::lane::lanes;
 use crate::peer::{Alarm, Peer};
 use crate::pin::{Pin, PinSet};
 use crate::policy::{BLOCKED_MAX, PERMITTED_MAX};
+use crate::queue::Queue;
 use crate::retire::{Job, Why};
 use crate::state::{Key, to_json, to_numbers};
 use crate::store::{Head, Lane, NetworkKey, Op, PeerKey, Record, Stream};
@@ -360,10 +361,8 @@ impl Core {
         let Some(peer) = self.peers.get_mut(&key) else { return done() };
         peer.leaving = true;
         let waiting = peer.lanes.iter().map(|lane| lane.queue.depth).sum::<u64>();
-        let to: Vec<_> = peer.lanes.iter().map(|lane| (lane.queue.stream, lane.queue.next_seq - 1)).collect();
-        for (stream, to) in to {
-            self.start_job(now, Job { stream, why: Why::Purged, from: 0, to });
-        }
+        let jobs: Vec<_> = peer.lanes.iter().map(|lane| purge_of(&lane.queue)).collect();
+        self.start_jobs(now, jobs);
         Ok((AdminReply::Count(waiting), format!("{waiting} purged")))
     }
 
@@ -406,14 +405,15 @@ impl Core {
     fn purge(&mut self, now: Time, domain: &Domain, lane: Option<Lane>) -> Done {
         let key = self.record(domain)?.key;
         let mut count = 0;
+        let mut jobs = Vec::new();
         for name in lanes().filter(|name| lane.is_none_or(|lane| lane == *name)) {
             let Some(peer) = self.peers.get_mut(&key) else { break };
-            let up = peer.up;
             let out = peer.lane_mut(name);
-            count += out.queue.depth - if up { out.flight.len() as u64 } else { 0 };
-            let (stream, to) = (out.queue.stream, out.queue.next_seq - 1);
-            self.start_job(now, Job { stream, why: Why::Purged, from: 0, to });
+            // What is in flight may have arrived: its acknowledgement decides.
+            count += out.queue.depth - out.flight.len() as u64;
+            jobs.push(purge_of(&out.queue));
         }
+        self.start_jobs(now, jobs);
         Ok((AdminReply::Count(count), format!("{count} purged")))
     }
 
@@ -524,6 +524,11 @@ impl Core {
         self.after_commit(now, After::DirectoryChanged);
         done()
     }
+}
+
+/// A pass that purges what is in a queue now.
+fn purge_of(queue: &Queue) -> Job {
+    Job { stream: queue.stream, why: Why::Purged, from: 0, to: queue.next_seq - 1 }
 }
 
 /// Issues a key to a peer; the oldest goes when there are too many.

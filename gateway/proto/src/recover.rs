@@ -85,9 +85,7 @@ impl Recovery {
                 jobs.extend(peer.lanes.iter().map(|lane| (lane.queue.stream, lane.queue.next_seq - 1)));
             }
         }
-        for (stream, to) in jobs {
-            core.start_job(now, Job { stream, why: Why::Purged, from: 0, to });
-        }
+        core.start_jobs(now, jobs.into_iter().map(|(stream, to)| Job { stream, why: Why::Purged, from: 0, to }));
         for key in known {
             core.schedule_dial(now, key, false);
         }
