@@ -412,7 +412,7 @@ impl Core {
         };
         self.event(kind, None, detail.to_owned());
         if !low {
-            self.regrant(now);
+            self.regrant();
         }
     }
 

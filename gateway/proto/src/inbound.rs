@@ -192,7 +192,7 @@ impl Core {
                 self.delete(now, &Key::Refusal(key, lane, seq));
             }
         }
-        self.regrant(now);
+        self.regrant();
         Ok(())
     }
 
@@ -241,7 +241,7 @@ impl Core {
     }
 
     /// Something that held credit back may be over.
-    pub(crate) fn regrant(&mut self, _now: Time) {
+    pub(crate) fn regrant(&mut self) {
         let up: Vec<_> = self.peers.values().filter_map(|peer| Some((peer.key, peer.link?))).collect();
         for (key, link) in up {
             self.offer_credit(key, link);

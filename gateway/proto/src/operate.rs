@@ -508,6 +508,7 @@ impl Core {
             }
         }
         self.ids.retain(|id, _| !id.belongs_to(key));
+        self.regrant();
         Ok((AdminReply::Count(waiting), format!("{waiting} purged")))
     }
 

@@ -153,6 +153,9 @@ impl Core {
         for (seq, record) in left {
             self.retire_one(now, job, seq, record);
         }
+        if let Stream::Inbox { .. } = stream {
+            self.regrant();
+        }
     }
 
     fn retire_one(&mut self, now: Time, job: Job, seq: u64, record: Record) {
