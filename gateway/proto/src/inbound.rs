@@ -8,6 +8,7 @@ use bytes::{Bytes, BytesMut};
 use crate::core::{After, Core};
 use crate::directory::Owner;
 use crate::envelope::{self, EnvelopeError, View};
+use crate::frame::BLOBS_MAX;
 use crate::lane::{LaneIn, lanes};
 use crate::link::{LinkId, Phase};
 use crate::outbound::lane_named;
@@ -16,9 +17,6 @@ use crate::state::{Key, StateError};
 use crate::store::{Head, Lane, NetworkKey, PeerKey, Record, Stream};
 use crate::time::Time;
 use crate::wire;
-
-/// Blobs of one peer that are being put together. More lets more large envelopes travel side by side.
-const BLOBS_MAX: usize = 64;
 
 /// Refusals kept for a peer that does not settle them. Beyond it nothing more is taken in from it.
 const REFUSALS_MAX: usize = 10_000;

@@ -314,23 +314,12 @@ impl Core {
         if let Some(link) = self.links.get_mut(&old) {
             link.peer = None;
         }
-        self.peer_replaced(key);
+        // What was in flight on the old one is sent again from the watermark on the new one.
+        if let Some(peer) = self.peers.get_mut(&key) {
+            self.resident_bytes -= peer.unlink();
+        }
         self.refuse(now, old, Reason::DuplicateLink, "there is another link between us");
         true
-    }
-
-    /// What was in flight on the old link is sent again from the watermark on the new one.
-    fn peer_replaced(&mut self, key: PeerKey) {
-        let Some(peer) = self.peers.get_mut(&key) else { return };
-        peer.up = false;
-        peer.link = None;
-        let mut released = 0;
-        for lane in &mut peer.lanes {
-            released += lane.queue.tail_bytes();
-            lane.link_down();
-        }
-        peer.inbound.link_down();
-        self.resident_bytes -= released;
     }
 
     /// What a proven HELLO changes in the peer's record.

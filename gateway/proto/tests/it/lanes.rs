@@ -162,6 +162,17 @@ fn what_waits_for_a_slow_commit_expires_in_time() {
 }
 
 #[test]
+fn many_large_envelopes_at_once_do_not_upset_the_peer() {
+    let mut world = pair_with(|_| {});
+    world.weather.latency_ms = 5..500;
+    let batch = (0..120).map(|n| wire::Submission { conversation: format!("c{n}"), ..large(n) });
+    let batch = batch.map(|envelope| wire::Submission { payload: vec![7; 263_000].into(), ..envelope });
+    world.submit(ALPHA, MAIN, batch.collect());
+    wait_receipts(&mut world, ALPHA, 120);
+    assert!(world.nodes[ALPHA].events.iter().all(|(kind, _)| *kind != "link.down"));
+}
+
+#[test]
 fn a_second_purge_covers_what_came_after_the_first() {
     let mut world = from_disk();
     pause(&mut world);
