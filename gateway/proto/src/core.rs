@@ -189,7 +189,8 @@ pub(crate) struct Pending {
 #[derive(Debug)]
 struct Committing {
     durable: Vec<(Stream, u64)>,
-    marks: Vec<(PeerKey, Vec<wire::LaneMark>)>,
+    /// Which lanes came how far, and in which epoch of the peer's store.
+    marks: Vec<(PeerKey, Option<[u8; 16]>, Vec<wire::LaneMark>)>,
     taken: BTreeMap<LinkId, (u64, u64)>,
     after: Vec<After>,
 }
@@ -370,8 +371,8 @@ impl Core {
                 After::DirectoryChanged => self.actions.push_back(Action::DirectoryChanged),
             }
         }
-        for (peer, marks) in done.marks {
-            self.acknowledge(peer, marks);
+        for (peer, epoch, marks) in done.marks {
+            self.acknowledge(peer, epoch, marks);
         }
         for (link, (bytes, messages)) in done.taken {
             self.grant_credit(link, bytes, messages);
@@ -575,7 +576,8 @@ impl Core {
                 lane: lane.0.into(),
                 seq: state.inbound.lane(lane).received,
             };
-            marks.push((peer, lanes().filter(|lane| mask & (1 << lane.0) != 0).map(mark).collect()));
+            let moved = lanes().filter(|lane| mask & (1 << lane.0) != 0).map(mark).collect();
+            marks.push((peer, state.inbound.epoch, moved));
         }
         ops.extend(pending.puts.into_iter().map(|(key, value)| match value {
             Some(value) => Op::Put { key, value },

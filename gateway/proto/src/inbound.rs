@@ -195,8 +195,9 @@ impl Core {
     }
 
     /// These lanes are durable up to these marks: says so.
-    pub(crate) fn acknowledge(&mut self, key: PeerKey, marks: Vec<wire::LaneMark>) {
-        let Some(peer) = self.peers.get_mut(&key) else { return };
+    pub(crate) fn acknowledge(&mut self, key: PeerKey, epoch: Option<[u8; 16]>, marks: Vec<wire::LaneMark>) {
+        // A new store may have come while these were saved: the same numbers mean other envelopes in it.
+        let Some(peer) = self.peers.get_mut(&key).filter(|peer| peer.inbound.epoch == epoch) else { return };
         for mark in &marks {
             if let Ok(lane) = lane_named(mark.lane) {
                 let lane = peer.inbound.lane_mut(lane);

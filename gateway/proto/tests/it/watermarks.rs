@@ -44,3 +44,27 @@ fn alpha_went_back() -> World {
     world.wait("an alarm", 60 * SECOND, |world| world.peer(ALPHA, BETA).link == LinkState::Alarm);
     world
 }
+
+#[test]
+fn an_acknowledgement_of_the_old_store_is_none_of_the_new_one() {
+    let mut world = pair();
+    let mut other = world.nodes[ALPHA].store.clone();
+    other.overwrite(Key::Epoch.encode(), vec![9; 16].into());
+    world.submit(ALPHA, MAIN, letters(0..5));
+    // Beta is still saving them when alpha comes back with another store.
+    world.weather.commit_ms = 30_000..30_001;
+    world.run_for(SECOND);
+    world.weather.commit_ms = 1..2;
+    restore(&mut world, ALPHA, other);
+    world.submit(ALPHA, MAIN, letters(10..16));
+    world.wait("the old commit", 60 * SECOND, |world| world.ledger.inboxes.len() == 5);
+    // The new letters are in beta's memory only, and lost.
+    world.weather.commit_ms = 10_000..10_001;
+    world.run_for(SECOND);
+    world.crash_with(BETA, false);
+    world.run_for(SECOND);
+    world.weather.commit_ms = 1..2;
+    world.start(BETA);
+    wait_receipts(&mut world, ALPHA, 6);
+    assert_eq!(inbox(&mut world, BETA), [0, 1, 2, 3, 4, 10, 11, 12, 13, 14, 15]);
+}
