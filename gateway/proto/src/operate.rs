@@ -321,11 +321,7 @@ impl Core {
         let key = self.record(domain)?.key;
         let alarm = self.peers.get_mut(&key).and_then(|peer| peer.alarm.take());
         match alarm {
-            Some(Alarm::PeerLost(_)) => {
-                if let Some(peer) = self.peers.get_mut(&key) {
-                    peer.rewind_allowed = true;
-                }
-            }
+            Some(Alarm::PeerLost(_)) => self.allow_rewind(now, key, true),
             Some(Alarm::WeLost(_)) => self.new_epoch(now),
             None => {}
         }
@@ -337,8 +333,8 @@ impl Core {
     fn new_epoch(&mut self, now: Time) {
         self.epoch = token::random();
         self.put(now, &Key::Epoch, self.epoch.to_vec().into());
-        for peer in self.peers.values_mut() {
-            peer.rewind_allowed = true;
+        for key in self.peers.keys().copied().collect::<Vec<_>>() {
+            self.allow_rewind(now, key, true);
         }
         let goaway = wire::Goaway {
             reason: wire::Reason::Shutdown.into(),

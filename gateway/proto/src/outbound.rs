@@ -249,14 +249,35 @@ impl Core {
             if mark.seq > out.queue.durable {
                 return Err("acknowledged what was never sent");
             }
+            out.rewound &= mark.seq < out.queue.acked;
             if mark.seq <= out.queue.acked {
                 continue;
             }
             peer.progress = now;
             self.settle(now, key, lane, mark.seq);
         }
+        self.end_rewind(now, key);
         self.pump(now, key);
         Ok(())
+    }
+
+    /// Whether a peer's watermarks may be behind what it had acknowledged.
+    pub(crate) fn allow_rewind(&mut self, now: Time, key: PeerKey, allowed: bool) {
+        let Some(peer) = self.peers.get_mut(&key) else { return };
+        peer.rewind_allowed = allowed;
+        if allowed {
+            self.put(now, &Key::Rewind(key), Bytes::new());
+        } else {
+            self.delete(now, &Key::Rewind(key));
+        }
+    }
+
+    /// Once the peer has taken note of what it lost, another loss is an alarm again.
+    pub(crate) fn end_rewind(&mut self, now: Time, key: PeerKey) {
+        let Some(peer) = self.peers.get(&key) else { return };
+        if peer.rewind_allowed && peer.lanes.iter().all(|lane| !lane.rewound) {
+            self.allow_rewind(now, key, false);
+        }
     }
 
     /// Takes what is in flight up to `seq` as delivered or refused. What was not sent on this link is known to

@@ -69,7 +69,8 @@ pub(crate) struct Peer {
     pub(crate) last_error: Option<String>,
     /// Why nothing is sent until the operator resumes.
     pub(crate) alarm: Option<Alarm>,
-    /// The operator resumed after an alarm: what the peer lost is skipped, once.
+    /// The operator resumed after an alarm: what the peer lost is skipped. Rests in the store until the peer has
+    /// acknowledged that.
     pub(crate) rewind_allowed: bool,
     /// The pin of our next certificate that it has stored.
     pub(crate) ready: Option<Pin>,
@@ -247,7 +248,6 @@ impl Core {
         peer.since = now;
         peer.progress = now;
         peer.last_error = None;
-        peer.rewind_allowed = false;
         let domain = peer.domain.clone();
         self.event("link.up", Some(domain), format!("over {}", transport.name()));
         self.timers.cancel(Timer::Dial(key));

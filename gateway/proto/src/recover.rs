@@ -27,6 +27,7 @@ pub struct Recovery {
     inbound: Vec<(PeerKey, Bytes)>,
     refusals: Vec<(PeerKey, wire::Nack)>,
     ready: Vec<(PeerKey, Pin)>,
+    rewind: Vec<PeerKey>,
     positioned: bool,
 }
 
@@ -43,6 +44,7 @@ impl Recovery {
             inbound: Vec::new(),
             refusals: Vec::new(),
             ready: Vec::new(),
+            rewind: Vec::new(),
             positioned: false,
         }
     }
@@ -125,6 +127,7 @@ impl Recovery {
                 let pin = value[..].try_into().map_err(|_| StateError { what: "ready" })?;
                 self.ready.push((peer, Pin::from_bytes(pin)));
             }
+            Key::Rewind(peer) => self.rewind.push(peer),
             Key::NextCertificate => core.next_certificate = Some(value),
             Key::AuditHead => {
                 core.audit_head =
@@ -176,6 +179,9 @@ impl Recovery {
         }
         for (key, pin) in std::mem::take(&mut self.ready) {
             self.peer(now, key).ready = Some(pin);
+        }
+        for key in std::mem::take(&mut self.rewind) {
+            self.peer(now, key).rewind_allowed = true;
         }
         Ok(())
     }

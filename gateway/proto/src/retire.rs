@@ -215,7 +215,7 @@ impl Core {
                 }
             }
         }
-        for entry in [Key::Outbox(key), Key::Inbound(key), Key::Ready(key)] {
+        for entry in [Key::Outbox(key), Key::Inbound(key), Key::Ready(key), Key::Rewind(key)] {
             self.delete(now, &entry);
         }
     }

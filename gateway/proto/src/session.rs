@@ -417,8 +417,16 @@ impl Core {
             let lane = lane_named(mark.lane)?;
             let out = peer.lane_mut(lane);
             out.sent = out.queue.acked;
-            out.told = mark.seq;
+            out.told = mark.seq.max(out.queue.acked);
             out.settled_to = mark.seq;
+            if mark.seq < out.queue.acked {
+                out.rewound = true;
+                let skip = wire::Skip { count: out.queue.acked - mark.seq };
+                let item = wire::Item { ttl_ms: 0, body: Some(wire::item::Body::Skip(skip)) };
+                let data = wire::Data { first_seq: mark.seq + 1, items: vec![item] };
+                let (channel, body) = (Channel::Lane(lane), Body::Data(data));
+                self.actions.push_back(Action::Send { link: id, channel, body });
+            }
             if out.refusals_since_settled && mark.seq <= out.queue.acked {
                 out.refusals_since_settled = false;
                 settled.push(wire::LaneMark { lane: mark.lane, seq: out.queue.acked });
@@ -428,6 +436,7 @@ impl Core {
             self.after_commit(now, After::Send(id, Body::Settled(wire::Settled { marks: settled })));
         }
         self.peer_up(now, key, id);
+        self.end_rewind(now, key);
         self.announce(key);
         self.pump(now, key);
         Ok(())
