@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use aws_lc_rs::digest;
 use trunkline_common::ids::{Domain, NetworkId};
 
 use crate::core::{Action, After, Core};
@@ -218,9 +219,21 @@ impl Core {
         }
     }
 
+    /// What our sequence numbers towards a peer mean something in: this store, and this peer's record in it. One
+    /// that was removed and added again starts to count at 1, and must not be taken for the old one.
+    fn epoch_for(&self, key: PeerKey) -> [u8; 16] {
+        let mut context = digest::Context::new(&digest::SHA256);
+        context.update(&self.epoch);
+        context.update(&key.0.to_be_bytes());
+        let mut epoch = [0; 16];
+        epoch.iter_mut().zip(context.finish().as_ref()).for_each(|(out, byte)| *out = *byte);
+        epoch
+    }
+
     /// Sends our HELLO. Answers whether we had a key to prove.
     fn hello(&mut self, id: LinkId, key: PeerKey) -> bool {
         let claims = self.directory.local_domains();
+        let epoch = self.epoch_for(key);
         let Some(record) = self.directory.peer(key) else { return false };
         let Some(held) = record.keys_held.last() else { return false };
         let Some(link) = self.links.get_mut(&id) else { return false };
@@ -234,7 +247,7 @@ impl Core {
             version_min: VERSION,
             version_max: VERSION,
             domain: self.config.domain.as_str().to_owned(),
-            store_epoch: self.epoch.to_vec().into(),
+            store_epoch: epoch.to_vec().into(),
             key_id: held.id.clone(),
             key_proof: held.prove(exporter).to_vec().into(),
             limits: Some(wire::Limits { payload_bytes_max: self.config.payload_bytes_max as u64 }),
@@ -398,7 +411,7 @@ impl Core {
 
     fn handle_resume(&mut self, now: Time, id: LinkId, resume: &wire::Resume) -> Result<(), &'static str> {
         let Some(key) = self.links.get(&id).and_then(|link| link.peer) else { return Ok(()) };
-        if resume.origin_epoch[..] != self.epoch {
+        if resume.origin_epoch[..] != self.epoch_for(key) {
             return Err("RESUME: not the epoch of our HELLO");
         }
         if let Some(alarm) = self.compare(key, &resume.marks)? {

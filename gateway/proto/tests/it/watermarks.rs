@@ -144,3 +144,19 @@ fn an_acknowledgement_of_the_old_store_is_none_of_the_new_one() {
     wait_receipts(&mut world, ALPHA, 6);
     assert_eq!(inbox(&mut world, BETA), [0, 1, 2, 3, 4, 10, 11, 12, 13, 14, 15]);
 }
+
+#[test]
+fn a_peer_that_was_removed_and_added_again_gets_every_new_letter() {
+    let mut world = pair();
+    world.submit(ALPHA, MAIN, letters(0..5));
+    wait_receipts(&mut world, ALPHA, 5);
+    let beta = world.nodes[BETA].domain.clone();
+    world.admin(ALPHA, AdminOp::PeerRemove(beta)).unwrap();
+    world.run_for(SECOND);
+    world.introduce(ALPHA, BETA);
+    world.submit(ALPHA, MAIN, letters(10..20));
+    wait_receipts(&mut world, ALPHA, 15);
+    assert_eq!(inbox(&mut world, BETA), (0..5).chain(10..20).collect::<Vec<_>>());
+    assert_eq!((alarms(&world, ALPHA), alarms(&world, BETA)), (0, 0));
+    assert_eq!(states(&mut world, ALPHA).len(), 15);
+}
