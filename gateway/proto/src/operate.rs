@@ -371,12 +371,19 @@ impl Core {
         let peer = self.peers.get(&key).filter(|peer| peer.up).ok_or_else(down)?;
         let id = peer.link.ok_or_else(down)?;
         let link = self.links.get(&id).ok_or_else(down)?;
+        if link.rotated {
+            // Were a second one lost on the way, the peer would prove the first one, which is no longer good.
+            return Err(conflict("a new API key went over this link already: the next link will use it"));
+        }
         let proven =
             record.keys_issued.iter().find(|issued| Some(&issued.id) == link.proven_key.as_ref()).cloned();
         let old = proven.ok_or_else(down)?;
         let next = old.derive(&link.opened.binding.rotation, &ApiKey::generate().id);
         let next_key_id = next.id.clone();
         record.keys_issued = vec![old, next];
+        if let Some(link) = self.links.get_mut(&id) {
+            link.rotated = true;
+        }
         self.save_peer(now, record);
         let keys = wire::Keys { next_certificate: bytes::Bytes::new(), next_key_id };
         self.after_commit(now, After::Send(id, wire::frame::Body::Keys(keys)));

@@ -58,6 +58,7 @@ impl Core {
             phase,
             peer: dialed,
             proven_key: None,
+            rotated: false,
             our_key: None,
             heard: now,
             pinged: false,

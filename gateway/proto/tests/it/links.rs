@@ -6,6 +6,18 @@ use trunkline_gateway_proto::wire::{self, frame::Body};
 use crate::scene::{ALPHA, BETA, MAIN, SECOND, inbox, letter, letters, pair, pair_with, wait_receipts};
 
 #[test]
+fn a_second_rotation_does_not_lock_the_peer_out_when_its_message_is_lost() {
+    let mut world = pair();
+    let beta = world.nodes[BETA].domain.clone();
+    world.admin(ALPHA, AdminOp::PeerRotateKey(beta.clone())).unwrap();
+    world.run_for(SECOND);
+    assert_eq!(world.peer(BETA, ALPHA).keys_held.len(), 2);
+    world.admin(ALPHA, AdminOp::PeerRotateKey(beta)).ok();
+    world.cut_now(ALPHA, BETA);
+    world.wait_up(ALPHA, BETA);
+}
+
+#[test]
 fn credit_comes_back_when_what_filled_an_inbox_has_expired() {
     let mut world = pair_with(|config| {
         config.credit_messages = 8;
