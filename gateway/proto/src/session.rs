@@ -290,6 +290,8 @@ impl Core {
         }
         let epoch = <[u8; 16]>::try_from(&hello.store_epoch[..])
             .map_err(|_| Refused(Reason::ProtocolError, "HELLO: store_epoch must be 16 bytes"))?;
+        let limits = hello.limits.filter(|limits| limits.payload_bytes_max > 0);
+        let limits = limits.ok_or(Refused(Reason::ProtocolError, "HELLO: limits.payload_bytes_max is missing"))?;
         let claims = claims_of(hello)?;
         if let Some(alarm) = self.peers.get(&key).and_then(|peer| peer.alarm.as_ref()) {
             let detail = match alarm {
@@ -307,7 +309,7 @@ impl Core {
         if accepted_by_us && !self.hello(id, key) {
             return Err(Refused(Reason::NotPeered, "no API key was issued to us: send your bundle"));
         }
-        self.resume(now, id, key, epoch, hello.limits.unwrap_or_default());
+        self.resume(now, id, key, epoch, limits);
         Ok(())
     }
 

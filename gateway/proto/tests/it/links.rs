@@ -18,6 +18,25 @@ fn a_second_rotation_does_not_lock_the_peer_out_when_its_message_is_lost() {
 }
 
 #[test]
+fn a_hello_without_limits_refuses_no_envelope_for_good() {
+    let mut world = pair();
+    world.tamper = Some(Box::new(|from, body| {
+        if let Body::Hello(hello) = body
+            && from == BETA
+        {
+            hello.limits = None;
+        }
+    }));
+    world.cut_now(ALPHA, BETA);
+    let long = wire::Submission { payload: vec![7; 250_000].into(), ..letter(0) };
+    world.submit(ALPHA, MAIN, vec![long]);
+    world.run_for(10 * SECOND);
+    world.tamper = None;
+    wait_receipts(&mut world, ALPHA, 1);
+    assert_eq!(inbox(&mut world, BETA), [0]);
+}
+
+#[test]
 fn credit_comes_back_when_what_filled_an_inbox_has_expired() {
     let mut world = pair_with(|config| {
         config.credit_messages = 8;
