@@ -401,7 +401,7 @@ impl Core {
 
     /// The disk is nearly full, or no longer. While it is, submissions are refused and peers are not granted
     /// more.
-    pub fn set_storage_low(&mut self, now: Time, low: bool) {
+    pub fn set_storage_low(&mut self, _now: Time, low: bool) {
         if low == self.storage_low {
             return;
         }

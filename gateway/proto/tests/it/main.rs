@@ -5,6 +5,7 @@
 mod lanes;
 mod ledger;
 mod links;
+mod refusals;
 mod scene;
 mod simulation;
 mod store;

@@ -58,9 +58,11 @@ struct Server {
     /// Submitted and not answered, in this order.
     outstanding: VecDeque<(Ticket, Vec<wire::Submission>)>,
     /// Answered: which recipients were accepted.
-    accepted: BTreeMap<[u8; 16], Vec<String>>,
+    accepted: BTreeMap<Vec<u8>, Vec<String>>,
+    /// Receipts were read for these: they must not be submitted again.
+    told: BTreeSet<Vec<u8>>,
     /// What was accepted, to submit it again.
-    originals: BTreeMap<[u8; 16], wire::Submission>,
+    originals: BTreeMap<Vec<u8>, wire::Submission>,
     inbox: Reader,
     receipts: Reader,
     /// The gateway's run that tickets belong to.
@@ -466,7 +468,7 @@ impl Run {
     fn check_server(&self, server: &Server) {
         let ledger = &self.world.ledger;
         for (id, to) in &server.accepted {
-            let origin: Origin = (server.node, server.network, *id);
+            let origin: Origin = (server.node, server.network, id[..].try_into().unwrap());
             let original = &server.originals[id];
             let fates = ledger.fates.get(&origin);
             let told = fates.map_or(0, BTreeMap::len);
@@ -520,6 +522,7 @@ impl Server {
             again: VecDeque::new(),
             outstanding: VecDeque::new(),
             accepted: BTreeMap::new(),
+            told: BTreeSet::new(),
             originals: BTreeMap::new(),
             inbox: Reader::default(),
             receipts: Reader::default(),
@@ -531,14 +534,14 @@ impl Server {
     /// One that was accepted and whose receipts were not all acknowledged: must be recognised.
     fn duplicate(&self, rng: &mut Rng, world: &World) -> Option<wire::Submission> {
         let ids: Vec<_> = self.accepted.keys().collect();
-        let id = **rng.pick(&ids)?;
-        let origin = (self.node, self.network, id);
+        let id = *rng.pick(&ids)?;
+        let origin = (self.node, self.network, id[..].try_into().unwrap());
         let acked = world
             .ledger
             .receipts
             .range((self.node, self.network, 0)..=(self.node, self.network, self.receipts.tried))
             .any(|(_, other)| *other == origin);
-        (!acked).then(|| self.originals[&id].clone())
+        (!acked).then(|| self.originals[id].clone())
     }
 
     /// Takes in what was answered.
@@ -546,7 +549,9 @@ impl Server {
         if self.run != world.nodes[self.node].run {
             self.run = world.nodes[self.node].run;
             for (_, batch) in self.outstanding.drain(..) {
-                self.again.extend(batch);
+                // One that was submitted twice on purpose is not tried again: its receipts may be read meanwhile.
+                let accepted = &self.accepted;
+                self.again.extend(batch.into_iter().filter(|s| !accepted.contains_key(&s.id[..])));
             }
             self.inbox.forget();
             self.receipts.forget();
@@ -570,14 +575,13 @@ impl Server {
         let stream = Stream::Inbox { network: self.network };
         self.inbox.collect(world, self.node, stream);
         let stream = Stream::Receipts { network: self.network };
-        for origin in self.receipts.collect(world, self.node, stream) {
-            // A receipt tells as well as an answer that it was accepted.
-            let known = self.again.iter().position(|submission| submission.id[..] == origin.2);
-            if let Some(submission) = known.and_then(|at| self.again.remove(at)) {
-                let result = wire::SubmitResult { duplicate: true, ..wire::SubmitResult::default() };
-                self.submitted(submission, &result);
-            }
-        }
+        let told = self.receipts.collect(world, self.node, stream);
+        self.told.extend(told.iter().map(|origin| origin.2.to_vec()));
+        // A receipt tells as well as an answer that it was accepted.
+        let (told, again) = self.again.drain(..).partition(|submission| self.told.contains(&submission.id[..]));
+        self.again = again;
+        let result = wire::SubmitResult { duplicate: true, ..wire::SubmitResult::default() };
+        VecDeque::into_iter(told).for_each(|submission| self.submitted(submission, &result));
     }
 
     fn submitted(&mut self, submission: wire::Submission, result: &wire::SubmitResult) {
@@ -585,7 +589,7 @@ impl Server {
             self.again.push_back(submission);
             return;
         }
-        let id: [u8; 16] = submission.id[..].try_into().unwrap();
+        let id = submission.id.to_vec();
         let known = self.accepted.get(&id);
         assert!(known.is_none() || result.duplicate, "not recognised: {result:?}");
         if known.is_some() {
@@ -601,13 +605,13 @@ impl Server {
                 submission.to.iter().filter(|to| !rejected.contains(to.as_str())).cloned().collect();
             assert!(ours.iter().all(|to| expected.contains(to)), "{result:?}");
             if !ours.is_empty() {
-                self.accepted.insert(id, ours);
+                self.accepted.insert(id.clone(), ours);
                 self.originals.insert(id, submission);
             }
             return;
         }
         // The answer was lost: what it said is known from the policies, when no local network has a say.
-        self.originals.insert(id, submission.clone());
+        self.originals.insert(id.clone(), submission.clone());
         let domain = format!(".{}.test", name(self.node));
         if submission.to.iter().all(|to| !to.ends_with(&domain)) {
             self.accepted.insert(id, expected);

@@ -81,10 +81,6 @@ impl Store {
         state.chain(blocks).collect()
     }
 
-    /// All records of a stream, whether they have left or not.
-    pub(crate) fn records(&self, stream: Stream) -> Vec<(u64, Record)> {
-        self.read(stream, 0, usize::MAX)
-    }
 
     /// Streams that hold blocks, beside the audit log.
     pub(crate) fn occupied(&self) -> Vec<Stream> {

@@ -781,6 +781,11 @@ impl World {
         key
     }
 
+    pub(crate) fn update_network(&mut self, node: usize, id: &str, policy: Policy) {
+        let spec = self.spec(node, id, policy);
+        self.admin(node, AdminOp::NetworkUpdate(Box::new(spec))).unwrap();
+    }
+
     pub(crate) fn spec(&self, node: usize, id: &str, policy: Policy) -> NetworkSpec {
         let local = domain(&format!("{id}.{}", self.nodes[node].domain));
         let id: NetworkId = id.parse().unwrap();
