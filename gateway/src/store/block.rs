@@ -180,7 +180,9 @@ pub(super) fn open_heads(
     let header = Header::decode(value)?;
     let sealed = value.get(HEADER_LEN..).ok_or(Damaged)?;
     let count = usize::try_from(header.count).map_err(|_| Damaged)?;
-    if count == 0 || count.checked_mul(HEAD_LEN).and_then(|len| len.checked_add(TAG_LEN)) != Some(sealed.len()) {
+    if count == 0
+        || count.checked_mul(HEAD_LEN).and_then(|len| len.checked_add(TAG_LEN)) != Some(sealed.len())
+    {
         return Err(Damaged);
     }
     let mut plain = vec![0; count * HEAD_LEN];
@@ -272,7 +274,8 @@ impl Header {
             bytes += u64::try_from(record.body.len()).map_err(|_| Damaged)?;
         }
         // Row 0 is the heads, so the parts must stay below the last number.
-        let parts = u16::try_from(cuts(bytes).count()).ok().filter(|parts| *parts < u16::MAX).ok_or(Damaged)?;
+        let parts =
+            u16::try_from(cuts(bytes).count()).ok().filter(|parts| *parts < u16::MAX).ok_or(Damaged)?;
         let expires_min = records.iter().map(|record| record.head.expires).min().ok_or(Damaged)?;
         Ok(Self { key, nonce, parts, count, bytes, expires_min })
     }
@@ -367,7 +370,13 @@ fn seal(
 }
 
 /// Opens `sealed` into `out`, which is as long as what was sealed.
-fn open(cipher: &LessSafeKey, nonce: Nonce, aad: &[u8], sealed: &[u8], out: &mut [u8]) -> Result<(), Damaged> {
+fn open(
+    cipher: &LessSafeKey,
+    nonce: Nonce,
+    aad: &[u8],
+    sealed: &[u8],
+    out: &mut [u8],
+) -> Result<(), Damaged> {
     let (text, tag) = sealed.split_last_chunk::<TAG_LEN>().ok_or(Damaged)?;
     if text.len() != out.len() {
         return Err(Damaged);
@@ -403,8 +412,10 @@ mod tests {
         for bytes in (0..400_u64).chain((0..600).map(|n| n * 997)).chain([16 << 20, 20 << 20]) {
             let cuts: Vec<usize> = cuts(bytes).collect();
             assert_eq!(cuts.iter().sum::<usize>() as u64, bytes);
-            let pages: usize =
-                cuts.iter().map(|cut| (cut + PAGE_OVERHEAD + TAG_LEN).next_power_of_two().max(PAGE_MIN)).sum();
+            let pages: usize = cuts
+                .iter()
+                .map(|cut| (cut + PAGE_OVERHEAD + TAG_LEN).next_power_of_two().max(PAGE_MIN))
+                .sum();
             assert!(pages as u64 <= bytes * 4 / 3 + 2 * PAGE_MIN as u64, "{bytes} bytes in pages of {pages}");
             assert!(cuts.iter().all(|cut| cut + PAGE_OVERHEAD + TAG_LEN <= PAGE_MAX));
         }

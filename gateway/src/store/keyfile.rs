@@ -109,10 +109,15 @@ impl KeyFile {
     /// Makes it the key file of a new store. Durable when it returns.
     pub(super) fn create(&mut self, store: StoreId) -> Result<(), StoreError> {
         self.store = store;
+        (self.slots, self.free) = (0, Vec::new());
         let nonce: [u8; NONCE_LEN] = token::random();
         let tag = self
             .wrapping
-            .seal_in_place_separate_tag(Nonce::assume_unique_for_key(nonce), Aad::from(self.header_aad()), &mut [])
+            .seal_in_place_separate_tag(
+                Nonce::assume_unique_for_key(nonce),
+                Aad::from(self.header_aad()),
+                &mut [],
+            )
             .map_err(|_| self.faults.corrupt(KEYS_FILE, "its header cannot be sealed"))?;
         let mut header = [0; SLOT_LEN];
         header[..16].copy_from_slice(MAGIC);

@@ -72,7 +72,12 @@ fn serve(reader: &Reader, jobs: &Mutex<Receiver<Job>>) {
 
 impl Reader {
     /// See [`super::Store::read`].
-    fn read(&self, stream: Stream, from_seq: u64, bytes_max: usize) -> Result<Vec<(u64, Record)>, StoreError> {
+    fn read(
+        &self,
+        stream: Stream,
+        from_seq: u64,
+        bytes_max: usize,
+    ) -> Result<Vec<(u64, Record)>, StoreError> {
         let mut missed = None;
         loop {
             match self.read_once(stream, from_seq, bytes_max) {
@@ -152,7 +157,7 @@ impl Reader {
         if filled != len {
             return Err(damaged(Damaged));
         }
-        Ok(block::records(first_seq, heads, &lens, &Bytes::from(body)).map_err(damaged)?)
+        block::records(first_seq, heads, &lens, &Bytes::from(body)).map_err(damaged)
     }
 
     /// See [`super::Store::recover`].

@@ -11,7 +11,9 @@ use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 
 use ::redb::backends::FileBackend;
-use ::redb::{Builder, Database, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition, TableError};
+use ::redb::{
+    Builder, Database, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition, TableError,
+};
 use tokio::sync::oneshot;
 use tracing::info;
 use trunkline_common::token;
@@ -97,32 +99,46 @@ impl RedbStore {
     ) -> Result<Arc<Self>, StoreError> {
         let faults = Faults::new(&options.dir);
         let (mut keyfile, found) = KeyFile::open(Box::new(keys), &options.deployment_key, &faults)?;
+        if matches!(found, Found::Blank) {
+            discard_unfinished(&store).map_err(|error| faults.io(STORE_FILE, &error))?;
+        }
         let db = faults.contain(|| open_database(options, store, &faults))?;
         let id = faults.contain(|| store_id(&db, &faults))?;
-        let found = match (id, found) {
-            (Some(id), Found::Keys(its, keys)) if id == its => keys,
-            (Some(_), Found::Keys(..)) => {
-                return Err(faults.corrupt(KEYS_FILE, &format!("it belongs to another store than {STORE_FILE}")));
-            }
-            (Some(_), Found::Blank) => {
-                return Err(faults.corrupt(KEYS_FILE, &format!("it is missing or empty, while {STORE_FILE} is not")));
-            }
-            (None, Found::Keys(_, keys)) if !keys.is_empty() => {
-                return Err(faults.corrupt(STORE_FILE, &format!("it is missing or empty, while {KEYS_FILE} is not")));
-            }
-            (None, _) => {
-                let id = token::random();
-                keyfile.create(id)?;
-                create_tables(&db, &id, &faults)?;
-                info!(dir = %options.dir.display(), "made a new store");
-                Vec::new()
-            }
-        };
+        let found =
+            match (id, found) {
+                (Some(id), Found::Keys(its, keys)) if id == its => keys,
+                (Some(_), Found::Keys(..)) => {
+                    return Err(
+                        faults.corrupt(KEYS_FILE, &format!("it belongs to another store than {STORE_FILE}"))
+                    );
+                }
+                (Some(_), Found::Blank) => {
+                    return Err(faults
+                        .corrupt(KEYS_FILE, &format!("it is missing or empty, while {STORE_FILE} is not")));
+                }
+                (None, Found::Keys(_, keys)) if !keys.is_empty() => {
+                    return Err(faults
+                        .corrupt(STORE_FILE, &format!("it is missing or empty, while {KEYS_FILE} is not")));
+                }
+                (None, _) => {
+                    let id = token::random();
+                    keyfile.create(id)?;
+                    create_tables(&db, &id, &faults)?;
+                    info!(dir = %options.dir.display(), "made a new store");
+                    Vec::new()
+                }
+            };
         let ring = KeyRing::new(keyfile, found);
         let db = Arc::new(db);
         let reader = Reader { db: Arc::clone(&db), keys: ring.keys(), faults: faults.clone() };
-        let mut writer =
-            Writer { db, ring, index: Index::default(), faults: faults.clone(), buffer: Vec::new(), poison: None };
+        let mut writer = Writer {
+            db,
+            ring,
+            index: Index::default(),
+            faults: faults.clone(),
+            buffer: Vec::new(),
+            poison: None,
+        };
         faults.contain(|| take_stock(&reader, &mut writer))?;
         Self::start(reader, writer).map_err(|error| faults.io("starting the store's threads", &error))
     }
@@ -190,6 +206,19 @@ fn stopped() -> StoreError {
 
 fn open_file(faults: &Faults, name: &str) -> io::Result<File> {
     OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(faults.path(name))
+}
+
+/// Clears away what is left when the process ended while it made a new store: redb writes its magic number last,
+/// and a store's key file exists before anything is kept.
+fn discard_unfinished(store: &impl StorageBackend) -> io::Result<()> {
+    let mut magic = [0; 9];
+    if store.len()? >= 9 {
+        store.read(0, &mut magic)?;
+        if magic == [0; 9] {
+            store.set_len(0)?;
+        }
+    }
+    Ok(())
 }
 
 /// Verifies all of the file, always: see docs/decisions/0003-redb-settings.md.

@@ -146,13 +146,15 @@ impl Writer {
         let mut sealer = Sealer { cipher: &current.cipher, block, header, buffer: &mut self.buffer };
         let heads = sealer.heads(records).map_err(unfit)?;
         tables.heads.insert(&block, heads).map_err(|error| self.faults.redb(error))?;
-        sealer.bodies(records, |key, part| {
-            tables.bodies.insert(key, part).map_err(|error| Unkept::Error(self.faults.redb(error)))?;
-            Ok(())
-        }).map_err(|unkept| match unkept {
-            Unkept::Unfit(damaged) => unfit(damaged),
-            Unkept::Error(error) => error,
-        })?;
+        sealer
+            .bodies(records, |key, part| {
+                tables.bodies.insert(key, part).map_err(|error| Unkept::Error(self.faults.redb(error)))?;
+                Ok(())
+            })
+            .map_err(|unkept| match unkept {
+                Unkept::Unfit(damaged) => unfit(damaged),
+                Unkept::Error(error) => error,
+            })?;
         if self.ring.used(header.key) { Ok(()) } else { Err(refused("its data key is gone")) }
     }
 
