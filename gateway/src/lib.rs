@@ -5,7 +5,9 @@
 //! - [`hub`]: the one task that owns the core and ties everything together
 //! - [`store`]: durable storage
 //! - [`link`]: connections to peers
+//! - [`api`]: the local API, for the deployment's own messaging servers
 
+pub mod api;
 pub mod hub;
 pub mod link;
 pub mod store;
