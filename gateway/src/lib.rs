@@ -5,7 +5,11 @@
 //! - [`hub`]: the one task that owns the core and ties everything together
 //! - [`store`]: durable storage
 //! - [`link`]: connections to peers
+//! - [`serve`]: HTTP over TCP or TLS, bounded
+//! - [`api`]: the local API, for the deployment's own messaging servers
 
+pub mod api;
 pub mod hub;
 pub mod link;
+pub mod serve;
 pub mod store;
