@@ -101,7 +101,9 @@ fn identity(config: &Config) -> Outcome {
 fn advertise(config: &Config) -> Outcome {
     if config.link.advertise.is_empty() {
         let record = format!("_trunkline._udp.{}", config.domain);
-        return Outcome::Warning(format!("empty: peers need the DNS SRV record {record} to find this gateway"));
+        return Outcome::Warning(format!(
+            "empty: peers need the DNS SRV record {record} to find this gateway"
+        ));
     }
     Outcome::Fine
 }
@@ -109,9 +111,9 @@ fn advertise(config: &Config) -> Outcome {
 fn api(api: &ApiConfig) -> Outcome {
     match bindable_tcp(api.listen) {
         Err(why) => Outcome::Failed(why),
-        Ok(()) if api.tls_certificate.is_none() && !api.listen.ip().is_loopback() => {
-            Outcome::Warning("plain HTTP beyond loopback: whoever sees the traffic sees the tokens".to_owned())
-        }
+        Ok(()) if api.tls_certificate.is_none() && !api.listen.ip().is_loopback() => Outcome::Warning(
+            "plain HTTP beyond loopback: whoever sees the traffic sees the tokens".to_owned(),
+        ),
         Ok(()) => Outcome::Fine,
     }
 }

@@ -262,7 +262,8 @@ impl Config {
         self.check_store()?;
         for endpoint in &self.link.advertise {
             if split_endpoint(endpoint).is_none() {
-                let problem = format!("expected host:port, such as \"gw.example.org:8443\", found `{endpoint}`");
+                let problem =
+                    format!("expected host:port, such as \"gw.example.org:8443\", found `{endpoint}`");
                 return Err(("link.advertise", problem));
             }
         }
@@ -282,7 +283,8 @@ impl Config {
         }
         let clash = |a: SocketAddr, b: SocketAddr| a.port() != 0 && a == b;
         if clash(self.admin_api.listen, self.local_api.listen) {
-            let problem = format!("{} is local_api.listen already: expected another port", self.local_api.listen);
+            let problem =
+                format!("{} is local_api.listen already: expected another port", self.local_api.listen);
             return Err(("admin_api.listen", problem));
         }
         for (api, field) in [(&self.local_api, "local_api.listen"), (&self.admin_api, "admin_api.listen")] {
@@ -297,9 +299,10 @@ impl Config {
     fn check_store(&self) -> Result<(), (&'static str, String)> {
         match self.store.as_str() {
             "redb" => Ok(()),
-            url if url.starts_with("postgres://") || url.starts_with("postgresql://") => {
-                Err(("store", "PostgreSQL is not in this release: expected \"redb\", the embedded store".into()))
-            }
+            url if url.starts_with("postgres://") || url.starts_with("postgresql://") => Err((
+                "store",
+                "PostgreSQL is not in this release: expected \"redb\", the embedded store".into(),
+            )),
             other => Err(("store", format!("expected \"redb\", the embedded store, found `{other}`"))),
         }
     }
@@ -338,7 +341,8 @@ impl LimitsConfig {
             [(peer_quota_bytes, "limits.peer_quota_bytes"), (inbox_quota_bytes, "limits.inbox_quota_bytes")]
         {
             if quota < least {
-                let problem = format!("expected at least \"{least}\", two largest payloads, found \"{quota}\"");
+                let problem =
+                    format!("expected at least \"{least}\", two largest payloads, found \"{quota}\"");
                 return Err((field, problem));
             }
         }
@@ -469,20 +473,26 @@ mod tests {
 
     #[test]
     fn two_sources_of_the_deployment_key_are_refused() {
-        let text = "domain = \"a.test\"\ndeployment_key_file = \"k\"\ndeployment_key_command = [\"cat\", \"k\"]\n";
+        let text =
+            "domain = \"a.test\"\ndeployment_key_file = \"k\"\ndeployment_key_command = [\"cat\", \"k\"]\n";
         assert!(problem(text).starts_with("gateway.toml:3: deployment_key_command: expected this or"));
     }
 
     #[test]
     fn a_tls_certificate_without_its_key_is_refused() {
         let text = "domain = \"a.test\"\n[admin_api]\nlisten = \"127.0.0.1:1\"\ntls_certificate = \"c\"\n";
-        assert!(problem(text).starts_with("gateway.toml:4: admin_api.tls_certificate: expected admin_api.tls_key"));
+        assert!(
+            problem(text)
+                .starts_with("gateway.toml:4: admin_api.tls_certificate: expected admin_api.tls_key")
+        );
     }
 
     #[test]
     fn one_port_for_two_listeners_is_refused() {
         let text = "domain = \"a.test\"\n[admin_api]\nlisten = \"127.0.0.1:8440\"\n";
-        assert!(problem(text).starts_with("gateway.toml:3: admin_api.listen: 127.0.0.1:8440 is local_api.listen"));
+        assert!(
+            problem(text).starts_with("gateway.toml:3: admin_api.listen: 127.0.0.1:8440 is local_api.listen")
+        );
     }
 
     #[test]

@@ -250,7 +250,8 @@ fn configuration(options: &Options) -> String {
         }
     }
     if !options.advertise.is_empty() {
-        let list = options.advertise.iter().map(|endpoint| toml_text(endpoint)).collect::<Vec<_>>().join(", ");
+        let list =
+            options.advertise.iter().map(|endpoint| toml_text(endpoint)).collect::<Vec<_>>().join(", ");
         settings.push(("link", "advertise", format!("[{list}]")));
     }
     if options.allow_private_ips {

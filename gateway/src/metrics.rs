@@ -63,7 +63,9 @@ impl Process {
         });
         // Other crates may count through the same registry. A program that embeds the gateway may have its own.
         if metrics::set_global_recorder(recorder).is_err() {
-            tracing::debug!("another metrics recorder is installed: only the gateway's own metrics are exported");
+            tracing::debug!(
+                "another metrics recorder is installed: only the gateway's own metrics are exported"
+            );
         }
         process
     }

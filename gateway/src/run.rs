@@ -29,8 +29,7 @@ impl Listening {
 
 /// Why a gateway does not start, or stopped by itself.
 #[derive(Debug, thiserror::Error)]
-pub enum RunError {
-}
+pub enum RunError {}
 
 pub fn run(_config: crate::config::Config) -> Result<(), RunError> {
     Ok(())

@@ -55,7 +55,8 @@ pub(super) async fn list(
 ) -> Answer<Json<AuditView>> {
     let max = page.max.unwrap_or(PAGE).clamp(1, PAGE_MAX);
     let records = state.hub.audit(page.after, max).await.map_err(fail::hub)?;
-    let entries = records.iter().map(|(seq, record)| Ok(EntryView { seq: *seq, entry: decode(*seq, record)? }));
+    let entries =
+        records.iter().map(|(seq, record)| Ok(EntryView { seq: *seq, entry: decode(*seq, record)? }));
     Ok(Json(AuditView { entries: entries.collect::<Answer<_>>()? }))
 }
 

@@ -20,9 +20,10 @@ pub(super) async fn follow(
 ) -> Sse<impl Stream<Item = Result<SseEvent, Infallible>>> {
     let stream = unfold(state.hub.events(), async |mut events| {
         let event = match events.recv().await {
-            Ok(event) => {
-                SseEvent::default().event(event.kind).json_data(&event).unwrap_or_else(|_| SseEvent::default())
-            }
+            Ok(event) => SseEvent::default()
+                .event(event.kind)
+                .json_data(&event)
+                .unwrap_or_else(|_| SseEvent::default()),
             // A reader that falls behind is told what it missed instead of slowing anybody down.
             Err(RecvError::Lagged(missed)) => SseEvent::default().event("missed").data(missed.to_string()),
             Err(RecvError::Closed) => return None,

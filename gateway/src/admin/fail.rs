@@ -7,8 +7,8 @@ use trunkline_gateway_proto::admin::AdminError;
 use trunkline_gateway_proto::directory::Role;
 
 use crate::api::problem::{
-    BAD_REQUEST, CONFLICT, FORBIDDEN, INTERNAL, MALFORMED, NOT_FOUND, Problem, ProblemType, TOO_MANY_REQUESTS,
-    UNAUTHENTICATED,
+    BAD_REQUEST, CONFLICT, FORBIDDEN, INTERNAL, MALFORMED, NOT_FOUND, Problem, ProblemType,
+    TOO_MANY_REQUESTS, UNAUTHENTICATED,
 };
 use crate::hub::{AdminFailure, HubError};
 use crate::identity::IdentityError;
@@ -34,7 +34,8 @@ pub(super) fn forbidden(has: Role, needs: Role) -> Problem {
 
 pub(super) fn locked_out(wait: Duration) -> Problem {
     let seconds = wait.as_secs() + 1;
-    let detail = format!("too many failed log-ins from your address: try again in {seconds} s, with a valid token");
+    let detail =
+        format!("too many failed log-ins from your address: try again in {seconds} s, with a valid token");
     Problem::new(TOO_MANY_REQUESTS, detail).retry_after(wait)
 }
 

@@ -7,9 +7,9 @@ use axum::Json;
 use axum::extract::State;
 use http::header::{CONTENT_TYPE, HeaderName};
 use serde::Serialize;
+use trunkline_common::ids::Domain;
 use trunkline_gateway_proto::admin::{LinkState, Overview, Totals};
 use trunkline_gateway_proto::directory::PeerState;
-use trunkline_common::ids::Domain;
 use trunkline_gateway_proto::time::Time;
 
 use super::{AdminState, Answer, fail};

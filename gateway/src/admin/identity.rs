@@ -56,7 +56,9 @@ pub(super) async fn show(State(state): State<AdminState>) -> Answer<Json<Identit
     view(&state).await.map(Json)
 }
 
-pub(super) async fn certificate(State(state): State<AdminState>) -> ([(HeaderName, &'static str); 1], String) {
+pub(super) async fn certificate(
+    State(state): State<AdminState>,
+) -> ([(HeaderName, &'static str); 1], String) {
     ([(CONTENT_TYPE, "application/x-pem-file")], state.identity.current().pem.clone())
 }
 

@@ -16,11 +16,11 @@ use axum::middleware::from_fn_with_state;
 use trunkline_common::ids::Domain;
 use trunkline_gateway_proto::time::Time;
 
+use crate::api::extract::Json as JsonBody;
+use crate::api::problem::{self, Problem};
 use crate::config::IdentityMode;
 use crate::hub::Hub;
 use crate::identity::Identity;
-use crate::api::extract::Json as JsonBody;
-use crate::api::problem::{self, Problem};
 
 mod audit;
 pub(crate) mod auth;
@@ -37,11 +37,16 @@ mod peers;
 pub mod routes;
 mod tokens;
 
+#[cfg(test)]
+pub(crate) mod fake_hub;
+#[cfg(test)]
+mod tests;
+
 pub use health::Readiness;
-pub use networks::NETWORK_TOKEN_PREFIX;
-pub use tokens::ADMIN_TOKEN_PREFIX;
 use lockout::Lockout;
+pub use networks::NETWORK_TOKEN_PREFIX;
 use routes::{Access, ROUTES};
+pub use tokens::ADMIN_TOKEN_PREFIX;
 
 /// Largest request body. A network's policy with a full block list needs most of it.
 const BODY_BYTES_MAX: usize = 40 * 1024 * 1024;
@@ -90,7 +95,9 @@ pub fn router(state: AdminState) -> Router {
         let handler = (route.handler)();
         let handler = match route.access {
             Access::Open => handler,
-            Access::Role(role) => handler.route_layer(from_fn_with_state((state.clone(), role), auth::require)),
+            Access::Role(role) => {
+                handler.route_layer(from_fn_with_state((state.clone(), role), auth::require))
+            }
         };
         router = router.route(route.path, handler);
     }

@@ -11,9 +11,9 @@ use trunkline_gateway_proto::directory::Webhook;
 use trunkline_gateway_proto::policy::Policy;
 
 use super::auth::Actor;
-use super::{Body, JsonBody};
 use super::extract::Named;
 use super::{AdminState, Answer, fail};
+use super::{Body, JsonBody};
 use crate::api::extract::Query;
 
 /// Text before a network's token, so that a leaked one can be recognised.

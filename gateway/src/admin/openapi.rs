@@ -37,7 +37,8 @@ pub fn operations() -> BTreeSet<String> {
 
 fn build() -> Value {
     let local: Value = serde_json::from_str(LOCAL).expect("invariant: local.json is JSON, tests read it");
-    let schemas: Value = serde_json::from_str(SCHEMAS).expect("invariant: schemas.json is JSON, tests read it");
+    let schemas: Value =
+        serde_json::from_str(SCHEMAS).expect("invariant: schemas.json is JSON, tests read it");
     let mut paths = object(local.get("paths"));
     for route in ROUTES {
         let path = paths.entry(route.path).or_insert_with(|| json!({}));
@@ -131,7 +132,9 @@ fn parameters(route: &Route) -> Vec<Value> {
 fn operation_id(route: &Route) -> String {
     let words = route.path.split(|c: char| !c.is_ascii_alphanumeric());
     let words = words.filter(|word| !matches!(*word, "" | "admin" | "v1" | "domain" | "id" | "label"));
-    let capital = |word: &str| word.chars().take(1).map(|c| c.to_ascii_uppercase()).chain(word.chars().skip(1)).collect::<String>();
+    let capital = |word: &str| {
+        word.chars().take(1).map(|c| c.to_ascii_uppercase()).chain(word.chars().skip(1)).collect::<String>()
+    };
     let one = if route.path.ends_with('}') { "One" } else { "" };
     format!("{}{}{one}", route.method.as_str().to_lowercase(), words.map(capital).collect::<String>())
 }
@@ -181,7 +184,8 @@ mod tests {
         let mut seen = BTreeSet::new();
         for (path, methods) in document["paths"].as_object().unwrap() {
             for (method, operation) in methods.as_object().unwrap() {
-                let id = operation["operationId"].as_str().unwrap_or_else(|| panic!("{method} {path} has none"));
+                let id =
+                    operation["operationId"].as_str().unwrap_or_else(|| panic!("{method} {path} has none"));
                 assert!(seen.insert(id.to_owned()), "{id} twice");
             }
         }

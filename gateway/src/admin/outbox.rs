@@ -10,8 +10,8 @@ use trunkline_gateway_proto::time::Time;
 
 use super::auth::Actor;
 use super::extract::OptionalJson;
-use super::{Body, JsonBody};
 use super::{AdminState, Answer, fail};
+use super::{Body, JsonBody};
 
 /// Everything that waits.
 #[derive(Debug, Serialize)]

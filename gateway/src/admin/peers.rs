@@ -116,7 +116,10 @@ pub(super) async fn list(State(state): State<AdminState>) -> Answer<Json<PeersVi
     Ok(Json(PeersView { peers: overview.peers }))
 }
 
-pub(super) async fn show(State(state): State<AdminState>, Named(domain): Named<Domain>) -> Answer<Json<PeerView>> {
+pub(super) async fn show(
+    State(state): State<AdminState>,
+    Named(domain): Named<Domain>,
+) -> Answer<Json<PeerView>> {
     let overview = state.hub.overview().await.map_err(fail::hub)?;
     let peer = overview.peers.into_iter().find(|peer| peer.domain == domain);
     peer.map(Json).ok_or_else(|| fail::not_found("peer", domain.as_str()))
@@ -253,7 +256,8 @@ fn signed(
         nonce,
         in_reply_to,
     };
-    let text = bundle.to_file(|message| state.identity.sign(message)).map_err(|error| fail::identity(&error))?;
+    let text =
+        bundle.to_file(|message| state.identity.sign(message)).map_err(|error| fail::identity(&error))?;
     serde_json::from_str(&text).map_err(|_| fail::unexpected())
 }
 
@@ -265,7 +269,8 @@ fn manual(add: PeerAdd, allow_private_ips: bool) -> Answer<ManualPeer> {
         pins.push(certificate.pin);
     }
     if pins.is_empty() == add.ca_pem.is_none() {
-        let detail = "give either certificates or pins (pinned mode), or ca_pem (CA mode): exactly one of them";
+        let detail =
+            "give either certificates or pins (pinned mode), or ca_pem (CA mode): exactly one of them";
         return Err(fail::invalid(detail));
     }
     if let Some(pem) = &add.ca_pem {

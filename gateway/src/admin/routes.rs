@@ -152,13 +152,21 @@ pub static ROUTES: &[Route] = &[
     }),
     look("/admin/v1/identity/certificate", "", "Our certificate in PEM.", || get(identity::certificate))
         .gives("application/x-pem-file"),
-    change(ADMIN, Method::Post, "/admin/v1/identity/rotate", "Make the next key pair and announce it.", || {
-        post(identity::rotate)
-    })
+    change(
+        ADMIN,
+        Method::Post,
+        "/admin/v1/identity/rotate",
+        "Make the next key pair and announce it.",
+        || post(identity::rotate),
+    )
     .answers(200, "Identity"),
-    change(ADMIN, Method::Post, "/admin/v1/identity/activate", "Use the announced key pair from now on.", || {
-        post(identity::activate)
-    })
+    change(
+        ADMIN,
+        Method::Post,
+        "/admin/v1/identity/activate",
+        "Use the announced key pair from now on.",
+        || post(identity::activate),
+    )
     .takes("Activate")
     .answers(200, "Identity"),
     look("/admin/v1/peers", "Peers", "All peers.", || get(peers::list)),
@@ -167,14 +175,22 @@ pub static ROUTES: &[Route] = &[
     })
     .takes("PeerAdd")
     .answers(201, "PeerAdded"),
-    change(ADMIN, Method::Post, "/admin/v1/peers/invite", "Invite a peer: answers the bundle for it.", || {
-        post(peers::invite)
-    })
+    change(
+        ADMIN,
+        Method::Post,
+        "/admin/v1/peers/invite",
+        "Invite a peer: answers the bundle for it.",
+        || post(peers::invite),
+    )
     .takes("Invite")
     .answers(201, "Bundle"),
-    change(OPERATOR, Method::Post, "/admin/v1/peers/preview", "What a bundle says, without trusting it.", || {
-        post(peers::preview)
-    })
+    change(
+        OPERATOR,
+        Method::Post,
+        "/admin/v1/peers/preview",
+        "What a bundle says, without trusting it.",
+        || post(peers::preview),
+    )
     .takes("PreviewBody")
     .answers(200, "Preview"),
     change(ADMIN, Method::Post, "/admin/v1/peers/accept", "Trust a bundle.", || post(peers::accept))
@@ -184,15 +200,23 @@ pub static ROUTES: &[Route] = &[
     change(ADMIN, Method::Delete, "/admin/v1/peers/{domain}", "End a peering; what waits is purged.", || {
         delete(peers::remove)
     }),
-    change(OPERATOR, Method::Post, "/admin/v1/peers/{domain}/pause", "Stop a peering; envelopes wait.", || {
-        post(peers::pause)
-    }),
+    change(
+        OPERATOR,
+        Method::Post,
+        "/admin/v1/peers/{domain}/pause",
+        "Stop a peering; envelopes wait.",
+        || post(peers::pause),
+    ),
     change(OPERATOR, Method::Post, "/admin/v1/peers/{domain}/resume", "Continue a peering.", || {
         post(peers::resume)
     }),
-    change(ADMIN, Method::Post, "/admin/v1/peers/{domain}/rotate-key", "Replace the API key we issued.", || {
-        post(peers::rotate_key)
-    }),
+    change(
+        ADMIN,
+        Method::Post,
+        "/admin/v1/peers/{domain}/rotate-key",
+        "Replace the API key we issued.",
+        || post(peers::rotate_key),
+    ),
     change(
         ADMIN,
         Method::Post,
@@ -250,9 +274,10 @@ pub static ROUTES: &[Route] = &[
     })
     .takes("Purge")
     .answers(200, "Count"),
-    Route { access: ADMIN, ..look("/admin/v1/tokens", "Tokens", "All admin tokens, without the secrets.", || {
-        get(tokens::list)
-    }) },
+    Route {
+        access: ADMIN,
+        ..look("/admin/v1/tokens", "Tokens", "All admin tokens, without the secrets.", || get(tokens::list))
+    },
     change(ADMIN, Method::Post, "/admin/v1/tokens", "Add an admin token: answers it, once.", || {
         post(tokens::add)
     })

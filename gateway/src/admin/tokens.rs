@@ -10,9 +10,9 @@ use trunkline_gateway_proto::directory::Role;
 use trunkline_gateway_proto::time::Time;
 
 use super::auth::Actor;
-use super::{Body, JsonBody};
 use super::extract::Named;
 use super::{AdminState, Answer, fail};
+use super::{Body, JsonBody};
 
 /// Text before an admin token, so that a leaked one can be recognised.
 pub const ADMIN_TOKEN_PREFIX: &str = "tla";

@@ -66,7 +66,12 @@ impl Api {
         checked(request.send().await.map_err(|error| self.unreachable(&error))?).await
     }
 
-    async fn send(&self, method: Method, path: &str, body: Option<&impl Serialize>) -> Result<Response, CliError> {
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&impl Serialize>,
+    ) -> Result<Response, CliError> {
         let mut request = self.http.request(method, self.url(path)).timeout(ANSWER_WITHIN);
         request = request.bearer_auth(self.endpoint.token.as_str());
         if let Some(body) = body {

@@ -181,7 +181,10 @@ pub(crate) fn now() -> Time {
 pub(super) fn bytes(bytes: u64) -> String {
     const UNITS: [(&str, u64); 3] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
     let unit = UNITS.iter().find(|(_, size)| bytes >= *size);
-    unit.map_or_else(|| format!("{bytes}B"), |(unit, size)| format!("{}.{}{unit}", bytes / size, bytes % size * 10 / size))
+    unit.map_or_else(
+        || format!("{bytes}B"),
+        |(unit, size)| format!("{}.{}{unit}", bytes / size, bytes % size * 10 / size),
+    )
 }
 
 /// `-` for what is not there.

@@ -60,7 +60,11 @@ fn show(data: &str, out: &mut Console<'_>) -> bool {
         value.to_string()
     } else {
         let Event { at_ms, kind, peer, detail } = event;
-        format!("{}  {kind}  {}  {detail}", console::moment(Time::from_unix_ms(at_ms)), console::or_dash(peer))
+        format!(
+            "{}  {kind}  {}  {detail}",
+            console::moment(Time::from_unix_ms(at_ms)),
+            console::or_dash(peer)
+        )
     };
     out.text(&text);
     true

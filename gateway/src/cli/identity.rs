@@ -93,7 +93,8 @@ fn text(identity: &Identity) -> String {
         fields.push(("next pin", pin.clone()));
         fields.push(("ready for it", console::or_dash(Some(ready.join(", ")))));
         fields.push(("not ready", console::or_dash(Some(not_ready.join(", ")))));
-        let then = if not_ready.is_empty() { "`identity activate`" } else { "wait, then `identity activate`" };
+        let then =
+            if not_ready.is_empty() { "`identity activate`" } else { "wait, then `identity activate`" };
         fields.push(("then", then.to_owned()));
     }
     console::fields(&fields)

@@ -108,8 +108,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let stdin = std::io::stdin();
     let interactive = stdin.is_terminal() && std::io::stderr().is_terminal();
     let (mut input, mut out, mut err) = (stdin.lock(), std::io::stdout(), std::io::stderr());
-    let mut console =
-        Console { input: &mut input, interactive, out: &mut out, err: &mut err, json: false };
+    let mut console = Console { input: &mut input, interactive, out: &mut out, err: &mut err, json: false };
     ExitCode::from(execute(args, &mut console))
 }
 

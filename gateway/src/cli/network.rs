@@ -209,7 +209,8 @@ fn federation(text: &str) -> Result<Federation, String> {
 fn permitted(text: &str) -> Result<Permitted, String> {
     let expected = || "expected DOMAIN/NETWORK, such as beta.test/main".to_owned();
     let (domain, network) = text.split_once('/').ok_or_else(expected)?;
-    let (domain, network) = (domain.parse().map_err(|_| expected())?, network.parse().map_err(|_| expected())?);
+    let (domain, network) =
+        (domain.parse().map_err(|_| expected())?, network.parse().map_err(|_| expected())?);
     Ok(Permitted { domain, network })
 }
 

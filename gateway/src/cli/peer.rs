@@ -176,7 +176,8 @@ pub(super) async fn call(verb: Verb, api: &Api, out: &mut Console<'_>) -> Result
             Ok(())
         }
         Verb::RotateKey { domain } => {
-            act(api, out, &domain, "rotate-key", "a new API key goes out; both are good until it was used").await
+            act(api, out, &domain, "rotate-key", "a new API key goes out; both are good until it was used")
+                .await
         }
         Verb::RetireKeys { domain } => {
             act(api, out, &domain, "retire-keys", "only the newest API keys are good now").await
@@ -246,7 +247,10 @@ async fn accept(
     let bundle = read_bundle(file, out)?;
     let preview: Preview = view(&api.post("/admin/v1/peers/preview", &json!({ "bundle": bundle })).await?)?;
     out.hint(&preview_text(&preview));
-    out.confirm(yes, &format!("Trust {}? Compare the pin with its operator over another way.", preview.domain))?;
+    out.confirm(
+        yes,
+        &format!("Trust {}? Compare the pin with its operator over another way.", preview.domain),
+    )?;
     let mut body = json!({ "bundle": bundle });
     if let Some(map) = body.as_object_mut().filter(|_| allow_private_ips) {
         map.insert("allow_private_ips".to_owned(), true.into());
@@ -255,7 +259,9 @@ async fn accept(
     let domain = preview.domain;
     let answer = accepted.get("answer").filter(|answer| !answer.is_null());
     match (answer, answer_file) {
-        (None, _) => out.show(&accepted, || format!("{domain}: accepted; both sides have each other's details")),
+        (None, _) => {
+            out.show(&accepted, || format!("{domain}: accepted; both sides have each other's details"))
+        }
         (Some(answer), Some(file)) => {
             console::write_secret(file, &format!("{answer:#}\n"))?;
             out.show(&json!({ "domain": domain, "written": file }), || {
@@ -302,7 +308,10 @@ fn read_bundle(file: &Path, out: &mut Console<'_>) -> Result<Value, CliError> {
     let text = if file == Path::new("-") {
         let mut text = String::new();
         let limit = BUNDLE_BYTES_MAX as u64 + 1;
-        out.input.take(limit).read_to_string(&mut text).map_err(|e| CliError::Failed(format!("stdin: {e}")))?;
+        out.input
+            .take(limit)
+            .read_to_string(&mut text)
+            .map_err(|e| CliError::Failed(format!("stdin: {e}")))?;
         text
     } else {
         read_file(file)?
@@ -396,14 +405,15 @@ fn list(peers: &[PeerView]) -> String {
             console::or_dash(peer.last_error.clone()),
         ]
     };
-    let header =
-        ["PEER", "STATE", "LINK", "TRANSPORT", "OUTBOX", "OLDEST", "SENT", "RECEIVED", "LAST ERROR"];
+    let header = ["PEER", "STATE", "LINK", "TRANSPORT", "OUTBOX", "OLDEST", "SENT", "RECEIVED", "LAST ERROR"];
     console::table(header, &peers.iter().map(row).collect::<Vec<_>>())
 }
 
 fn text(peer: &PeerView) -> String {
-    let since = console::span(Duration::from_millis(console::now().unix_ms().saturating_sub(peer.since.unix_ms())));
-    let transport = peer.transport.as_ref().map_or_else(String::new, |transport| format!(" over {transport}"));
+    let since =
+        console::span(Duration::from_millis(console::now().unix_ms().saturating_sub(peer.since.unix_ms())));
+    let transport =
+        peer.transport.as_ref().map_or_else(String::new, |transport| format!(" over {transport}"));
     let pins = peer.pins.iter().map(|entry| format!("{} ({})", entry.pin, pin_state(entry.state)));
     let oldest = peer.outbox.oldest.map_or_else(String::new, |at| format!(", oldest {}", console::age(at)));
     let mut fields = vec![
@@ -427,7 +437,10 @@ fn text(peer: &PeerView) -> String {
         fields.push(("claims", format!("{}: `peer approve-domains {}`", domains(claimed), peer.domain)));
     }
     if let Some(ready) = peer.next_certificate_ready {
-        fields.push(("next certificate", if ready { "stored there" } else { "not stored there yet" }.to_owned()));
+        fields.push((
+            "next certificate",
+            if ready { "stored there" } else { "not stored there yet" }.to_owned(),
+        ));
     }
     console::fields(&fields)
 }

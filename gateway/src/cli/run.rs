@@ -23,7 +23,10 @@ pub(super) struct Args {
 pub(super) fn run(target: &Target, args: Args, out: &mut Console<'_>) -> Result<(), CliError> {
     let in_directory = || target.directory().map(|dir| dir.join(CONFIG_FILE));
     let file = args.config.or_else(in_directory).ok_or_else(|| {
-        CliError::Usage("which gateway? Name its configuration with --config FILE, or its directory with --dir DIR".into())
+        CliError::Usage(
+            "which gateway? Name its configuration with --config FILE, or its directory with --dir DIR"
+                .into(),
+        )
     })?;
     let config = Config::load(&file).map_err(CliError::failed)?;
     if args.check {
@@ -49,6 +52,8 @@ fn check(config: &Config, out: &mut Console<'_>) -> Result<(), CliError> {
     });
     match failed.first() {
         None => Ok(()),
-        Some(first) => Err(CliError::Failed(format!("{} of {} checks failed: {first}", failed.len(), checks.len()))),
+        Some(first) => {
+            Err(CliError::Failed(format!("{} of {} checks failed: {first}", failed.len(), checks.len())))
+        }
     }
 }

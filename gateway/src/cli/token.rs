@@ -60,9 +60,8 @@ pub(super) async fn call(verb: Verb, api: &Api, out: &mut Console<'_>) -> Result
             let answer = api.get("/admin/v1/tokens").await?;
             let Tokens { tokens } = view(&answer)?;
             out.show(&answer, || {
-                let row = |token: &Token| {
-                    [token.label.clone(), token.role.clone(), console::moment(token.created)]
-                };
+                let row =
+                    |token: &Token| [token.label.clone(), token.role.clone(), console::moment(token.created)];
                 console::table(["LABEL", "ROLE", "CREATED"], &tokens.iter().map(row).collect::<Vec<_>>())
             });
         }

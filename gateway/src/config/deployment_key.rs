@@ -14,7 +14,9 @@ use super::Config;
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum DeploymentKeyError {
     /// The file cannot be read.
-    #[error("deployment_key_file: cannot read {file} ({reason}): restore it, the store cannot be read without it")]
+    #[error(
+        "deployment_key_file: cannot read {file} ({reason}): restore it, the store cannot be read without it"
+    )]
     File {
         /// Which.
         file: String,
@@ -70,7 +72,8 @@ fn from_file(file: &std::path::Path) -> Result<Zeroizing<String>, DeploymentKeyE
     use std::os::unix::fs::PermissionsExt;
 
     let name = file.display().to_string();
-    let fails = |error: std::io::Error| DeploymentKeyError::File { file: name.clone(), reason: error.to_string() };
+    let fails =
+        |error: std::io::Error| DeploymentKeyError::File { file: name.clone(), reason: error.to_string() };
     let mode = std::fs::metadata(file).map_err(fails)?.permissions().mode();
     if mode & 0o077 != 0 {
         return Err(DeploymentKeyError::Mode { file: name });

@@ -14,14 +14,16 @@ pub struct Span(pub Duration);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Size(pub u64);
 
-const SPAN_EXPECTED: &str = "a duration such as \"90s\", \"15m\", \"12h\" or \"30d\", or an integer of seconds";
+const SPAN_EXPECTED: &str =
+    "a duration such as \"90s\", \"15m\", \"12h\" or \"30d\", or an integer of seconds";
 const SIZE_EXPECTED: &str = "a size such as \"512KiB\", \"64MiB\" or \"10GiB\", or an integer of bytes";
 
 /// Units of durations in milliseconds, largest first.
 const SPANS: [(&str, u64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)];
 
 /// Units of sizes in bytes, largest first.
-const SIZES: [(&str, u64); 5] = [("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
+const SIZES: [(&str, u64); 5] =
+    [("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
 
 impl FromStr for Span {
     type Err = String;
@@ -120,7 +122,10 @@ mod tests {
     fn durations_and_sizes_are_read_with_units_and_written_back_in_the_largest_that_fits() {
         for (text, ms) in [("6d", 518_400_000), ("90s", 90_000), ("250ms", 250), ("2h", 7_200_000)] {
             let span: Span = text.parse().unwrap();
-            assert_eq!((span.0.as_millis(), span.to_string().as_str()), (ms, if text == "90s" { "90s" } else { text }));
+            assert_eq!(
+                (span.0.as_millis(), span.to_string().as_str()),
+                (ms, if text == "90s" { "90s" } else { text })
+            );
         }
         for (text, bytes) in [("64MiB", 64 << 20), ("10GiB", 10 << 30), ("1B", 1), ("0B", 0)] {
             let size: Size = text.parse().unwrap();
