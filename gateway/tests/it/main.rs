@@ -1,0 +1,4 @@
+//! The gateway's integration tests, one module per subject.
+
+#[cfg(test)]
+mod store;
