@@ -2,7 +2,16 @@
 //!
 //! The [`crate::hub`] sees a link as a [`LinkSender`] and a run of [`LinkEvent`]s: `Opened` first, then frames,
 //! `Closed` last. TLS let the certificate in because the directory knows its pin; who the peer really is, and
-//! whether it holds the right API key, the core decides when HELLO arrives.
+//! whether it holds the right API key, the core decides when HELLO arrives. On a dialled QUIC link `Opened` comes
+//! before the peer has judged our certificate: a refusal shows as `Closed`, and only an answered HELLO means up.
+//!
+//! # Layout
+//! - [`listen`]: [`Links`], the listeners and the door
+//! - `admit`: how many strangers may stand in it
+//! - [`tls`]: who may come in, and whom we trust when we dial
+//! - [`resolve`], `dial`: where a peer is, and which transport gets there first
+//! - `quic`, `tcp`: a link over either, the same frames
+//! - `outgoing`: whose turn it is
 
 use std::net::SocketAddr;
 
@@ -12,6 +21,17 @@ use trunkline_gateway_proto::frame::Channel;
 use trunkline_gateway_proto::key::ChannelBinding;
 use trunkline_gateway_proto::store::PeerKey;
 use trunkline_gateway_proto::wire::frame::Body;
+
+mod admit;
+mod dial;
+pub mod listen;
+mod outgoing;
+mod quic;
+pub mod resolve;
+mod tcp;
+pub mod tls;
+
+pub use listen::{Congestion, LinkConfig, Links, StartError};
 
 /// One connection of this process. Never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
