@@ -6,8 +6,12 @@
 //! - [`store`]: durable storage
 //! - [`identity`]: the certificate that peers know us by
 //! - [`link`]: connections to peers
+//! - [`serve`]: HTTP over TCP or TLS, bounded
+//! - [`api`]: the local API, for the deployment's own messaging servers
 
+pub mod api;
 pub mod hub;
 pub mod identity;
 pub mod link;
+pub mod serve;
 pub mod store;

@@ -11,7 +11,7 @@
 //! - [`tls`]: who may come in, and whom we trust when we dial
 //! - [`resolve`], `dial`: where a peer is, and which transport gets there first
 //! - `quic`, `tcp`: a link over either, the same frames
-//! - `outgoing`: whose turn it is
+//! - `outgoing`: whose turn it is over TCP
 
 use std::net::SocketAddr;
 
@@ -32,19 +32,7 @@ mod tcp;
 pub mod tls;
 
 pub use listen::{Congestion, LinkConfig, Links, StartError};
-
-/// One connection of this process. Never reused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct LinkId(pub u64);
-
-/// What carries a link.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Transport {
-    /// QUIC.
-    Quic,
-    /// HTTP/2 over TLS over TCP.
-    Tcp,
-}
+pub use trunkline_gateway_proto::link::{LinkId, Transport};
 
 /// What happens on links. The queue to the hub is bounded: a hub that falls behind slows its peers down.
 #[derive(Debug)]
@@ -59,6 +47,8 @@ pub enum LinkEvent {
         transport: Transport,
         /// DER of the peer's certificate.
         certificate: Bytes,
+        /// Peers in CA mode whose authorities vouch for it, with their federation domain in it.
+        vouched: Vec<PeerKey>,
         /// The other end.
         remote: SocketAddr,
         /// What proofs are bound to.

@@ -29,7 +29,7 @@ use super::admit::Permit;
 use super::listen::{LinkConfig, Shared};
 use super::outgoing::Outgoing;
 use super::quic::{CERTIFICATE_REFUSED, CLOSE_GRACE, goaway};
-use super::tls::{self, Authenticated, Refusal};
+use super::tls::{self, Authenticated, Refusal, Role};
 use super::{LinkCommand, LinkEvent, LinkId, Transport};
 
 /// Where the frames go.
@@ -76,7 +76,7 @@ pub(super) async fn accept(
     server: Arc<rustls::ServerConfig>,
     permit: Permit,
 ) {
-    let handshake = Box::pin(handshake(&shared.config, stream, remote, server));
+    let handshake = Box::pin(handshake(&shared, stream, remote, server));
     let established = match tokio::time::timeout(shared.config.handshake_timeout, handshake).await {
         Ok(Ok(established)) => established,
         Ok(Err(reason)) => {
@@ -93,7 +93,7 @@ pub(super) async fn accept(
 }
 
 async fn handshake(
-    config: &LinkConfig,
+    shared: &Shared,
     stream: TcpStream,
     remote: SocketAddr,
     server: Arc<rustls::ServerConfig>,
@@ -105,9 +105,10 @@ async fn handshake(
         check_alpn(tls.alpn_protocol())?;
         let export =
             |value: &mut [u8; 32], label: &[u8]| tls.export_keying_material(value, label, Some(&[])).is_ok();
-        Authenticated::new(tls.peer_certificates(), export).ok_or("no certificate")?
+        Authenticated::new(&shared.directory.load(), Role::Client, tls.peer_certificates(), export)
+            .ok_or("no certificate")?
     };
-    let (stream_window, connection_window) = windows(config);
+    let (stream_window, connection_window) = windows(&shared.config);
     let mut connection = h2::server::Builder::new()
         .initial_window_size(stream_window)
         .initial_connection_window_size(connection_window)
@@ -155,7 +156,7 @@ pub(super) async fn connect(
         peer,
         Arc::clone(&refusal),
     );
-    let connect = Box::pin(establish(&shared.config, config, name, address, &refusal));
+    let connect = Box::pin(establish(shared, config, name, address, &refusal));
     match tokio::time::timeout(shared.config.handshake_timeout, connect).await {
         Ok(result) => result,
         Err(_) => Err("no answer: the peer is down, or a firewall is in between".to_owned()),
@@ -163,7 +164,7 @@ pub(super) async fn connect(
 }
 
 async fn establish(
-    config: &LinkConfig,
+    shared: &Shared,
     client: rustls::ClientConfig,
     name: &str,
     address: SocketAddr,
@@ -182,9 +183,10 @@ async fn establish(
         check_alpn(tls.alpn_protocol())?;
         let export =
             |value: &mut [u8; 32], label: &[u8]| tls.export_keying_material(value, label, Some(&[])).is_ok();
-        Authenticated::new(tls.peer_certificates(), export).ok_or("no certificate")?
+        Authenticated::new(&shared.directory.load(), Role::Server, tls.peer_certificates(), export)
+            .ok_or("no certificate")?
     };
-    let (stream_window, connection_window) = windows(config);
+    let (stream_window, connection_window) = windows(&shared.config);
     let (requests, mut connection) = h2::client::Builder::new()
         .initial_window_size(stream_window)
         .initial_connection_window_size(connection_window)
@@ -306,6 +308,7 @@ pub(super) async fn run(shared: Arc<Shared>, mut established: Established, diale
         dialed,
         transport: Transport::Tcp,
         certificate: established.authenticated.certificate.clone(),
+        vouched: established.authenticated.vouched.clone(),
         remote: established.remote,
         binding: established.authenticated.binding.clone(),
         sender,
