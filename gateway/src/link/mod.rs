@@ -11,7 +11,7 @@
 //! - [`tls`]: who may come in, and whom we trust when we dial
 //! - [`resolve`], `dial`: where a peer is, and which transport gets there first
 //! - `quic`, `tcp`: a link over either, the same frames
-//! - `outgoing`: whose turn it is over TCP
+//! - `outgoing`: whose turn it is
 
 use std::net::SocketAddr;
 
@@ -31,8 +31,9 @@ pub mod resolve;
 mod tcp;
 pub mod tls;
 
-pub use listen::{Congestion, LinkConfig, Links, StartError};
 pub use trunkline_gateway_proto::link::{LinkId, Transport};
+
+pub use listen::{Congestion, LinkConfig, Links, StartError};
 
 /// What happens on links. The queue to the hub is bounded: a hub that falls behind slows its peers down.
 #[derive(Debug)]
@@ -47,7 +48,7 @@ pub enum LinkEvent {
         transport: Transport,
         /// DER of the peer's certificate.
         certificate: Bytes,
-        /// Peers in CA mode whose authorities vouch for it, with their federation domain in it.
+        /// Peers in CA mode whose authorities vouch for the certificate.
         vouched: Vec<PeerKey>,
         /// The other end.
         remote: SocketAddr,

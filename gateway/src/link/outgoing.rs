@@ -1,4 +1,4 @@
-//! What waits to be sent where all channels share one stream, and whose turn it is.
+//! What waits to be sent over TCP, and whose turn it is.
 
 use std::collections::{HashMap, VecDeque};
 

@@ -27,7 +27,7 @@ use trunkline_gateway_proto::wire::{Goaway, Reason};
 
 use super::admit::Permit;
 use super::listen::{Congestion, LinkConfig, Shared};
-use super::tls::{self, Authenticated, Refusal, Role};
+use super::tls::{self, Authenticated, Refusal};
 use super::{LinkCommand, LinkEvent, LinkId, Transport};
 
 /// Application close codes.
@@ -213,7 +213,7 @@ pub(super) async fn run(shared: Arc<Shared>, connection: Connection, dialed: Opt
         connection.peer_identity().and_then(|chain| chain.downcast::<Vec<CertificateDer<'static>>>().ok());
     let export =
         |value: &mut [u8; 32], label: &[u8]| connection.export_keying_material(value, label, &[]).is_ok();
-    let role = if dialed.is_some() { Role::Server } else { Role::Client };
+    let role = if dialed.is_some() { tls::Role::Server } else { tls::Role::Client };
     let chain = chain.as_deref().map(Vec::as_slice);
     let Some(Authenticated { certificate, vouched, binding }) =
         Authenticated::new(&shared.directory.load(), role, chain, export)

@@ -10,6 +10,7 @@ use std::sync::{Arc, OnceLock};
 use std::task::Poll;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use bytes::{Buf, Bytes, BytesMut};
 use futures_util::FutureExt;
 use h2::{Ping, PingPong, RecvStream, SendStream};
@@ -20,6 +21,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::task::JoinHandle;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 use trunkline_common::redact;
+use trunkline_gateway_proto::directory::Directory;
 use trunkline_gateway_proto::frame::{self, Channel};
 use trunkline_gateway_proto::store::PeerKey;
 use trunkline_gateway_proto::wire::frame::Body;
@@ -29,7 +31,7 @@ use super::admit::Permit;
 use super::listen::{LinkConfig, Shared};
 use super::outgoing::Outgoing;
 use super::quic::{CERTIFICATE_REFUSED, CLOSE_GRACE, goaway};
-use super::tls::{self, Authenticated, Refusal, Role};
+use super::tls::{self, Authenticated, Refusal};
 use super::{LinkCommand, LinkEvent, LinkId, Transport};
 
 /// Where the frames go.
@@ -76,7 +78,7 @@ pub(super) async fn accept(
     server: Arc<rustls::ServerConfig>,
     permit: Permit,
 ) {
-    let handshake = Box::pin(handshake(&shared, stream, remote, server));
+    let handshake = Box::pin(handshake(&shared.config, &shared.directory, stream, remote, server));
     let established = match tokio::time::timeout(shared.config.handshake_timeout, handshake).await {
         Ok(Ok(established)) => established,
         Ok(Err(reason)) => {
@@ -93,7 +95,8 @@ pub(super) async fn accept(
 }
 
 async fn handshake(
-    shared: &Shared,
+    config: &LinkConfig,
+    directory: &ArcSwap<Directory>,
     stream: TcpStream,
     remote: SocketAddr,
     server: Arc<rustls::ServerConfig>,
@@ -105,10 +108,10 @@ async fn handshake(
         check_alpn(tls.alpn_protocol())?;
         let export =
             |value: &mut [u8; 32], label: &[u8]| tls.export_keying_material(value, label, Some(&[])).is_ok();
-        Authenticated::new(&shared.directory.load(), Role::Client, tls.peer_certificates(), export)
+        Authenticated::new(&directory.load(), tls::Role::Client, tls.peer_certificates(), export)
             .ok_or("no certificate")?
     };
-    let (stream_window, connection_window) = windows(&shared.config);
+    let (stream_window, connection_window) = windows(config);
     let mut connection = h2::server::Builder::new()
         .initial_window_size(stream_window)
         .initial_connection_window_size(connection_window)
@@ -156,7 +159,7 @@ pub(super) async fn connect(
         peer,
         Arc::clone(&refusal),
     );
-    let connect = Box::pin(establish(shared, config, name, address, &refusal));
+    let connect = Box::pin(establish(&shared.config, &shared.directory, config, name, address, &refusal));
     match tokio::time::timeout(shared.config.handshake_timeout, connect).await {
         Ok(result) => result,
         Err(_) => Err("no answer: the peer is down, or a firewall is in between".to_owned()),
@@ -164,7 +167,8 @@ pub(super) async fn connect(
 }
 
 async fn establish(
-    shared: &Shared,
+    config: &LinkConfig,
+    directory: &ArcSwap<Directory>,
     client: rustls::ClientConfig,
     name: &str,
     address: SocketAddr,
@@ -183,10 +187,10 @@ async fn establish(
         check_alpn(tls.alpn_protocol())?;
         let export =
             |value: &mut [u8; 32], label: &[u8]| tls.export_keying_material(value, label, Some(&[])).is_ok();
-        Authenticated::new(&shared.directory.load(), Role::Server, tls.peer_certificates(), export)
+        Authenticated::new(&directory.load(), tls::Role::Server, tls.peer_certificates(), export)
             .ok_or("no certificate")?
     };
-    let (stream_window, connection_window) = windows(&shared.config);
+    let (stream_window, connection_window) = windows(config);
     let (requests, mut connection) = h2::client::Builder::new()
         .initial_window_size(stream_window)
         .initial_connection_window_size(connection_window)

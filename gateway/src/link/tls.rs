@@ -237,13 +237,13 @@ pub fn client_config(
 #[derive(Debug)]
 pub(crate) struct Authenticated {
     pub(crate) certificate: Bytes,
+    /// Peers in CA mode whose authorities vouch for the certificate.
     pub(crate) vouched: Vec<PeerKey>,
     pub(crate) binding: ChannelBinding,
 }
 
 impl Authenticated {
-    /// `role` is what the other end is. `export` fills its first argument for the label that is its second.
-    /// `None` when the handshake is not done.
+    /// `export` fills its first argument for the label that is its second. `None` when the handshake is not done.
     pub(crate) fn new(
         directory: &Directory,
         role: Role,
@@ -251,6 +251,8 @@ impl Authenticated {
         export: impl Fn(&mut [u8; 32], &[u8]) -> bool,
     ) -> Option<Self> {
         let (end_entity, intermediates) = chain?.split_first()?;
+        let vouched = vouched(directory, role, end_entity, intermediates);
+        let certificate = Bytes::copy_from_slice(end_entity);
         let value = |label| {
             let mut value = [0; 32];
             export(&mut value, label).then_some(value)
@@ -260,17 +262,16 @@ impl Authenticated {
             acceptor: value(EXPORTER_ACCEPTOR)?,
             rotation: value(EXPORTER_ROTATION)?,
         };
-        let vouched = vouched(directory, end_entity, intermediates, role);
-        Some(Self { certificate: Bytes::copy_from_slice(end_entity), vouched, binding })
+        Some(Self { certificate, vouched, binding })
     }
 }
 
-/// Peers in CA mode that may show this certificate, as the directory is now.
+/// Which peers in CA mode may show this certificate. TLS asked only whether any may.
 fn vouched(
     directory: &Directory,
+    role: Role,
     end_entity: &CertificateDer<'_>,
     intermediates: &[CertificateDer<'_>],
-    role: Role,
 ) -> Vec<PeerKey> {
     let Ok(certificate) = Certificate::parse(end_entity) else { return Vec::new() };
     let now = UnixTime::now();
