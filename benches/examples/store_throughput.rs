@@ -1,7 +1,6 @@
 //! The embedded store under a backlog: appends, a restart, a drain, and steady traffic, with CPU, memory and
 //! bytes written for each. Arguments: `[directory] [records] [bytes of a body] [records of a commit]`.
 
-
 #![allow(clippy::print_stdout, reason = "it is run to be read")]
 use std::sync::Arc;
 use std::time::{Duration, Instant};

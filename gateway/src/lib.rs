@@ -2,7 +2,7 @@
 //!
 //! # Layout
 //! In the order an envelope walks through:
-//! - [`hub`]: the one task that owns the core and ties everything together
+//! - [`hub`], [`driver`]: the handle on the core, and the one task that owns it
 //! - [`store`]: durable storage
 //! - [`identity`]: the certificate that peers know us by
 //! - [`link`]: connections to peers
@@ -18,6 +18,7 @@ pub mod api;
 pub mod check;
 pub mod cli;
 pub mod config;
+pub mod driver;
 pub mod hub;
 pub mod identity;
 pub mod init;

@@ -31,20 +31,9 @@ pub mod resolve;
 mod tcp;
 pub mod tls;
 
+pub use trunkline_gateway_proto::link::{LinkId, Transport};
+
 pub use listen::{Congestion, LinkConfig, Links, StartError};
-
-/// One connection of this process. Never reused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct LinkId(pub u64);
-
-/// What carries a link.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Transport {
-    /// QUIC.
-    Quic,
-    /// HTTP/2 over TLS over TCP.
-    Tcp,
-}
 
 /// What happens on links. The queue to the hub is bounded: a hub that falls behind slows its peers down.
 #[derive(Debug)]
@@ -59,6 +48,8 @@ pub enum LinkEvent {
         transport: Transport,
         /// DER of the peer's certificate.
         certificate: Bytes,
+        /// Peers in CA mode whose authorities vouch for the certificate.
+        vouched: Vec<PeerKey>,
         /// The other end.
         remote: SocketAddr,
         /// What proofs are bound to.

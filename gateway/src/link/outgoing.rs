@@ -1,11 +1,10 @@
-//! What waits to be sent: whose turn it is over TCP, and when a blob is complete over QUIC.
+//! What waits to be sent over TCP, and whose turn it is.
 
 use std::collections::{HashMap, VecDeque};
 
 use bytes::{Bytes, BytesMut};
 use trunkline_gateway_proto::frame::{self, Channel};
 use trunkline_gateway_proto::wire::frame::Body;
-use trunkline_gateway_proto::wire::{Blob, Data, item};
 
 /// Frames of all channels that share one stream: control first, then every channel in turn, a frame at a time.
 #[derive(Debug, Default)]
@@ -60,55 +59,15 @@ impl Outgoing {
     }
 }
 
-/// When the blobs of one link are complete: the placeholder in the lane says how long each is, and it may go
-/// before or after the pieces.
-#[derive(Debug, Default)]
-pub(super) struct Blobs(HashMap<u64, Progress>);
-
-#[derive(Debug, Default)]
-struct Progress {
-    sent: u64,
-    expected: Option<u64>,
-}
-
-impl Blobs {
-    /// Notes the placeholders in a lane's frame; answers the blobs that are complete with it.
-    pub(super) fn announced(&mut self, data: &Data) -> Vec<u64> {
-        let mut complete = Vec::new();
-        for item in &data.items {
-            if let Some(item::Body::Blob(blob)) = &item.body {
-                let progress = self.0.entry(blob.blob_id).or_default();
-                progress.expected = Some(blob.bytes);
-                if progress.sent >= blob.bytes && progress.sent > 0 {
-                    self.0.remove(&blob.blob_id);
-                    complete.push(blob.blob_id);
-                }
-            }
-        }
-        complete
-    }
-
-    /// Notes a piece; answers whether it is the last. An empty piece is: it says that no more will come.
-    pub(super) fn sent(&mut self, blob: &Blob) -> bool {
-        let progress = self.0.entry(blob.blob_id).or_default();
-        progress.sent += blob.chunk.len() as u64;
-        let last = blob.chunk.is_empty() || progress.expected.is_some_and(|bytes| progress.sent >= bytes);
-        if last {
-            self.0.remove(&blob.blob_id);
-        }
-        last
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use trunkline_gateway_proto::store::Lane;
-    use trunkline_gateway_proto::wire::{BlobRef, Item, Ping};
+    use trunkline_gateway_proto::wire::{Blob, Data, Ping};
 
     use super::*;
 
     fn piece(blob_id: u64, length: usize) -> Body {
-        Body::Blob(Blob { blob_id, chunk: vec![0; length].into() })
+        Body::Blob(Blob { blob_id, chunk: vec![0; length].into(), last: false })
     }
 
     fn channels(outgoing: &mut Outgoing) -> Vec<Channel> {
@@ -137,24 +96,5 @@ mod tests {
         let taken = outgoing.take(2500).len();
         assert!((2500..4000).contains(&taken), "{taken}");
         assert!(!outgoing.is_empty());
-    }
-
-    #[test]
-    fn a_blob_is_complete_whichever_comes_first_the_placeholder_or_the_pieces() {
-        let mut blobs = Blobs::default();
-        let placeholder = |blob_id| {
-            let body = Some(item::Body::Blob(BlobRef { blob_id, bytes: 20 }));
-            Data { first_seq: 1, items: vec![Item { ttl_ms: 1, body }] }
-        };
-        let piece = |blob_id, length| Blob { blob_id, chunk: vec![0; length].into() };
-        assert!(blobs.announced(&placeholder(1)).is_empty());
-        assert!(!blobs.sent(&piece(1, 10)));
-        assert!(blobs.sent(&piece(1, 10)));
-        assert!(!blobs.sent(&piece(2, 10)));
-        assert!(!blobs.sent(&piece(2, 10)));
-        assert_eq!(blobs.announced(&placeholder(2)), [2]);
-        assert!(!blobs.sent(&piece(3, 10)));
-        assert!(blobs.sent(&piece(3, 0)));
-        assert!(blobs.0.is_empty());
     }
 }

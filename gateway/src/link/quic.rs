@@ -27,7 +27,6 @@ use trunkline_gateway_proto::wire::{Goaway, Reason};
 
 use super::admit::Permit;
 use super::listen::{Congestion, LinkConfig, Shared};
-use super::outgoing::Blobs;
 use super::tls::{self, Authenticated, Refusal};
 use super::{LinkCommand, LinkEvent, LinkId, Transport};
 
@@ -214,8 +213,10 @@ pub(super) async fn run(shared: Arc<Shared>, connection: Connection, dialed: Opt
         connection.peer_identity().and_then(|chain| chain.downcast::<Vec<CertificateDer<'static>>>().ok());
     let export =
         |value: &mut [u8; 32], label: &[u8]| connection.export_keying_material(value, label, &[]).is_ok();
-    let Some(Authenticated { certificate, binding }) =
-        Authenticated::new(chain.as_deref().map(Vec::as_slice), export)
+    let role = if dialed.is_some() { tls::Role::Server } else { tls::Role::Client };
+    let chain = chain.as_deref().map(Vec::as_slice);
+    let Some(Authenticated { certificate, vouched, binding }) =
+        Authenticated::new(&shared.directory.load(), role, chain, export)
     else {
         connection.close(CODE_PROTOCOL, b"no certificate");
         return;
@@ -224,7 +225,7 @@ pub(super) async fn run(shared: Arc<Shared>, connection: Connection, dialed: Opt
     let (sender, commands) = unbounded_channel();
     let remote = connection.remote_address();
     let transport = Transport::Quic;
-    let opened = LinkEvent::Opened { link, dialed, transport, certificate, remote, binding, sender };
+    let opened = LinkEvent::Opened { link, dialed, transport, certificate, vouched, remote, binding, sender };
     if shared.events.send(opened).await.is_err() {
         connection.close(CODE_DONE, b"stopping");
         return;
@@ -244,7 +245,6 @@ struct Session<'a> {
     control: Option<UnboundedSender<Body>>,
     lanes: Vec<UnboundedSender<Body>>,
     blobs: HashMap<u64, UnboundedSender<Body>>,
-    progress: Blobs,
 }
 
 impl<'a> Session<'a> {
@@ -259,7 +259,6 @@ impl<'a> Session<'a> {
             control: None,
             lanes: Vec::with_capacity(usize::from(LANES)),
             blobs: HashMap::new(),
-            progress: Blobs::default(),
         }
     }
 
@@ -365,17 +364,12 @@ impl<'a> Session<'a> {
                 }
             }
             (Channel::Lane(lane), _) => {
-                if let Body::Data(data) = &body {
-                    for complete in self.progress.announced(data) {
-                        self.blobs.remove(&complete);
-                    }
-                }
                 if let Some(lane) = self.lanes.get(usize::from(lane.0)) {
                     let _ = lane.send(body);
                 }
             }
             (Channel::Blob(id), Body::Blob(blob)) => {
-                let last = self.progress.sent(blob);
+                let last = blob.last;
                 let writer = self.blobs.entry(id).or_insert_with(|| {
                     let (sender, queue) = unbounded_channel();
                     self.writers.spawn(write_blob(self.connection.clone(), id, queue));

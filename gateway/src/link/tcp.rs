@@ -10,6 +10,7 @@ use std::sync::{Arc, OnceLock};
 use std::task::Poll;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use bytes::{Buf, Bytes, BytesMut};
 use futures_util::FutureExt;
 use h2::{Ping, PingPong, RecvStream, SendStream};
@@ -20,6 +21,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::task::JoinHandle;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 use trunkline_common::redact;
+use trunkline_gateway_proto::directory::Directory;
 use trunkline_gateway_proto::frame::{self, Channel};
 use trunkline_gateway_proto::store::PeerKey;
 use trunkline_gateway_proto::wire::frame::Body;
@@ -76,7 +78,7 @@ pub(super) async fn accept(
     server: Arc<rustls::ServerConfig>,
     permit: Permit,
 ) {
-    let handshake = Box::pin(handshake(&shared.config, stream, remote, server));
+    let handshake = Box::pin(handshake(&shared.config, &shared.directory, stream, remote, server));
     let established = match tokio::time::timeout(shared.config.handshake_timeout, handshake).await {
         Ok(Ok(established)) => established,
         Ok(Err(reason)) => {
@@ -94,6 +96,7 @@ pub(super) async fn accept(
 
 async fn handshake(
     config: &LinkConfig,
+    directory: &ArcSwap<Directory>,
     stream: TcpStream,
     remote: SocketAddr,
     server: Arc<rustls::ServerConfig>,
@@ -105,7 +108,8 @@ async fn handshake(
         check_alpn(tls.alpn_protocol())?;
         let export =
             |value: &mut [u8; 32], label: &[u8]| tls.export_keying_material(value, label, Some(&[])).is_ok();
-        Authenticated::new(tls.peer_certificates(), export).ok_or("no certificate")?
+        Authenticated::new(&directory.load(), tls::Role::Client, tls.peer_certificates(), export)
+            .ok_or("no certificate")?
     };
     let (stream_window, connection_window) = windows(config);
     let mut connection = h2::server::Builder::new()
@@ -155,7 +159,7 @@ pub(super) async fn connect(
         peer,
         Arc::clone(&refusal),
     );
-    let connect = Box::pin(establish(&shared.config, config, name, address, &refusal));
+    let connect = Box::pin(establish(&shared.config, &shared.directory, config, name, address, &refusal));
     match tokio::time::timeout(shared.config.handshake_timeout, connect).await {
         Ok(result) => result,
         Err(_) => Err("no answer: the peer is down, or a firewall is in between".to_owned()),
@@ -164,6 +168,7 @@ pub(super) async fn connect(
 
 async fn establish(
     config: &LinkConfig,
+    directory: &ArcSwap<Directory>,
     client: rustls::ClientConfig,
     name: &str,
     address: SocketAddr,
@@ -182,7 +187,8 @@ async fn establish(
         check_alpn(tls.alpn_protocol())?;
         let export =
             |value: &mut [u8; 32], label: &[u8]| tls.export_keying_material(value, label, Some(&[])).is_ok();
-        Authenticated::new(tls.peer_certificates(), export).ok_or("no certificate")?
+        Authenticated::new(&directory.load(), tls::Role::Server, tls.peer_certificates(), export)
+            .ok_or("no certificate")?
     };
     let (stream_window, connection_window) = windows(config);
     let (requests, mut connection) = h2::client::Builder::new()
@@ -306,6 +312,7 @@ pub(super) async fn run(shared: Arc<Shared>, mut established: Established, diale
         dialed,
         transport: Transport::Tcp,
         certificate: established.authenticated.certificate.clone(),
+        vouched: established.authenticated.vouched.clone(),
         remote: established.remote,
         binding: established.authenticated.binding.clone(),
         sender,

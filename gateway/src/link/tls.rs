@@ -81,7 +81,7 @@ pub enum Refusal {
 
 /// Which end of the handshake showed the certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Role {
+pub(crate) enum Role {
     Client,
     Server,
 }
@@ -237,16 +237,22 @@ pub fn client_config(
 #[derive(Debug)]
 pub(crate) struct Authenticated {
     pub(crate) certificate: Bytes,
+    /// Peers in CA mode whose authorities vouch for the certificate.
+    pub(crate) vouched: Vec<PeerKey>,
     pub(crate) binding: ChannelBinding,
 }
 
 impl Authenticated {
     /// `export` fills its first argument for the label that is its second. `None` when the handshake is not done.
     pub(crate) fn new(
+        directory: &Directory,
+        role: Role,
         chain: Option<&[CertificateDer<'_>]>,
         export: impl Fn(&mut [u8; 32], &[u8]) -> bool,
     ) -> Option<Self> {
-        let certificate = Bytes::copy_from_slice(chain?.first()?);
+        let (end_entity, intermediates) = chain?.split_first()?;
+        let vouched = vouched(directory, role, end_entity, intermediates);
+        let certificate = Bytes::copy_from_slice(end_entity);
         let value = |label| {
             let mut value = [0; 32];
             export(&mut value, label).then_some(value)
@@ -256,8 +262,24 @@ impl Authenticated {
             acceptor: value(EXPORTER_ACCEPTOR)?,
             rotation: value(EXPORTER_ROTATION)?,
         };
-        Some(Self { certificate, binding })
+        Some(Self { certificate, vouched, binding })
     }
+}
+
+/// Which peers in CA mode may show this certificate. TLS asked only whether any may.
+fn vouched(
+    directory: &Directory,
+    role: Role,
+    end_entity: &CertificateDer<'_>,
+    intermediates: &[CertificateDer<'_>],
+) -> Vec<PeerKey> {
+    let Ok(certificate) = Certificate::parse(end_entity) else { return Vec::new() };
+    let now = UnixTime::now();
+    let in_ca_mode = directory.peers().filter(|peer| matches!(peer.trust, Trust::Ca { .. }));
+    in_ca_mode
+        .filter(|peer| may_show(peer, &certificate, end_entity, intermediates, now, role).is_ok())
+        .map(|peer| peer.key)
+        .collect()
 }
 
 #[derive(Debug)]

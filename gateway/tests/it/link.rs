@@ -503,7 +503,7 @@ async fn round_trip(transport: Transport) {
     for lane in 0..LANES {
         frames.push((Channel::Lane(Lane(lane)), data(u64::from(lane), 1000)));
     }
-    let blob = Blob { blob_id: 3, chunk: vec![1; BLOB_CHUNK_BYTES].into() };
+    let blob = Blob { blob_id: 3, chunk: vec![1; BLOB_CHUNK_BYTES].into(), last: true };
     frames.push((Channel::Blob(3), Body::Blob(blob)));
     let key = |(channel, _): &(Channel, Body)| *channel;
     for (from, to) in [(&near, &mut beta), (&far, &mut alpha)] {
@@ -562,9 +562,10 @@ fn send_blob(link: &Open, blob_id: u64, bytes: usize) {
     let body = Some(item::Body::Blob(BlobRef { blob_id, bytes: bytes as u64 }));
     let items = vec![Item { ttl_ms: 1, body }];
     send(link, Channel::Lane(Lane(0)), Body::Data(Data { first_seq: blob_id, items }));
-    for _ in 0..bytes / BLOB_CHUNK_BYTES {
-        let chunk = vec![0; BLOB_CHUNK_BYTES].into();
-        send(link, Channel::Blob(blob_id), Body::Blob(Blob { blob_id, chunk }));
+    let pieces = bytes / BLOB_CHUNK_BYTES;
+    for piece in 1..=pieces {
+        let (chunk, last) = (vec![0; BLOB_CHUNK_BYTES].into(), piece == pieces);
+        send(link, Channel::Blob(blob_id), Body::Blob(Blob { blob_id, chunk, last }));
     }
 }
 

@@ -1,4 +1,4 @@
-//! The gateway's integration tests, one module per subject.
+//! Integration tests of the gateway, one module per subject.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
@@ -7,5 +7,4 @@
 
 mod config;
 mod link;
-#[cfg(test)]
 mod store;
