@@ -432,7 +432,8 @@ mod tests {
     fn one_port_for_two_listeners_is_refused() {
         let text = "domain = \"a.test\"\n[admin_api]\nlisten = \"127.0.0.1:8440\"\n";
         assert!(
-            problem(text).starts_with("gateway.toml:3:1: `admin_api.listen`: 127.0.0.1:8440 is local_api.listen")
+            problem(text)
+                .starts_with("gateway.toml:3:1: `admin_api.listen`: 127.0.0.1:8440 is local_api.listen")
         );
     }
 
