@@ -13,7 +13,7 @@ use trunkline_gateway_proto::wire;
 
 use super::Api;
 use super::auth::Tenant;
-use super::extract::{announced_length, json_problem, media_type, read_body, unsupported};
+use super::extract::{announced_length, media_type, parse_json, read_body, unsupported};
 use super::json::{EnvelopeIn, ResultOut, envelope_id, rejected};
 use super::limits::{
     BATCH_BYTES_MAX, BATCH_ENVELOPES_MAX, BODIES_UNIT_BYTES, BODIES_WAIT, ENVELOPE_OVERHEAD_BYTES,
@@ -76,8 +76,7 @@ async fn single(api: &Api, tenant: Tenant, request: Request) -> Result<Response,
     let body_bytes_max = payload_bytes_max.div_ceil(3) * 4 + ENVELOPE_OVERHEAD_BYTES;
     let room = room(api, request.headers(), body_bytes_max).await?;
     let body = read_body(request, body_bytes_max).await?;
-    let envelope: EnvelopeIn =
-        off_thread(body, |body| serde_json::from_slice(body)).await?.map_err(|error| json_problem(&error))?;
+    let envelope: EnvelopeIn = off_thread(body, parse_json).await??;
     check_payload(&envelope, payload_bytes_max)?;
     let results = api.hub.submit(tenant.network, vec![envelope.into_submission()]).await?;
     drop(room);
@@ -183,11 +182,9 @@ fn parse_lines(body: &[u8], payload_bytes_max: usize) -> Result<Lines, Problem> 
 }
 
 fn parse_line(text: &[u8], payload_bytes_max: usize) -> Result<EnvelopeIn, Problem> {
-    let envelope: EnvelopeIn = serde_json::from_slice(text).map_err(|error| {
+    let envelope: EnvelopeIn = parse_json(text).map_err(|problem| {
         // The parser sees one line only, so the line it names is always the first: the member `line` is right.
-        let text = error.to_string();
-        let detail = text.rsplit_once(" at line ").map_or(text.as_str(), |(what, _)| what);
-        Problem::new(json_problem(&error).kind(), format!("{detail} (column {})", error.column()))
+        Problem::new(problem.kind(), problem.detail().replace(" at line 1 column ", " at column "))
     })?;
     check_payload(&envelope, payload_bytes_max)?;
     Ok(envelope)

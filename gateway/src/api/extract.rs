@@ -10,6 +10,7 @@ use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http::request::Parts;
 use http_body_util::BodyExt;
 use serde::de::DeserializeOwned;
+use serde_json::error::Category;
 
 use super::problem::{
     BAD_REQUEST, INVALID_JSON, MALFORMED, Problem, TIMEOUT, TOO_LARGE, UNSUPPORTED_MEDIA_TYPE,
@@ -23,6 +24,9 @@ pub const JSON_BYTES_MAX: usize = 1024 * 1024;
 
 /// Room that is reserved for a body before any of it is here, whatever its `Content-Length` promises.
 const RESERVE_BYTES_MAX: usize = 1024 * 1024;
+
+/// What axum says before it names the field.
+const AXUM_PREFIX: &str = "into the target type: ";
 
 /// A JSON body of at most `BYTES_MAX` bytes, with `Content-Type: application/json`.
 #[derive(Clone, Copy, Debug, Default)]
@@ -44,7 +48,7 @@ where
             return Err(unsupported("application/json"));
         }
         let body = read_body(request, BYTES_MAX).await?;
-        serde_json::from_slice(&body).map(Self).map_err(|error| json_problem(&error))
+        parse_json(&body).map(Self)
     }
 }
 
@@ -76,15 +80,23 @@ pub fn unsupported(expected: &str) -> Problem {
     Problem::new(UNSUPPORTED_MEDIA_TYPE, format!("send the body as Content-Type: {expected}"))
 }
 
-/// The refusal of JSON that does not read as what was expected.
-#[must_use]
-pub fn json_problem(error: &serde_json::Error) -> Problem {
-    use serde_json::error::Category;
-    let kind = match error.classify() {
-        Category::Data => MALFORMED,
-        Category::Io | Category::Syntax | Category::Eof => INVALID_JSON,
-    };
-    Problem::new(kind, error.to_string())
+/// Reads JSON.
+///
+/// # Errors
+/// [`INVALID_JSON`] when it is none, [`MALFORMED`] when it is not what was expected: with field, line and column.
+pub fn parse_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
+    serde_json::from_slice(body).map_err(|error| {
+        if error.classify() != Category::Data {
+            return Problem::new(INVALID_JSON, error.to_string());
+        }
+        // The fast parser does not know which field it was in. axum's does, at a price that only errors pay.
+        let text = match axum::Json::<T>::from_bytes(body) {
+            Err(rejection) => rejection.body_text(),
+            Ok(_) => error.to_string(),
+        };
+        let detail = text.split_once(AXUM_PREFIX).map_or(text.as_str(), |(_, detail)| detail);
+        Problem::new(MALFORMED, detail)
+    })
 }
 
 /// The length a body announces.

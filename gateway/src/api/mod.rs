@@ -72,7 +72,6 @@ struct Api {
 }
 
 /// The local API, to be served with [`crate::serve::serve`]. Polls and streams end early once told to stop.
-#[must_use]
 pub fn router(hub: Hub, config: Config, stopping: Stopping) -> Router {
     let api = Arc::new(Api {
         hub,
