@@ -221,3 +221,24 @@ fn write_json(out: &mut Vec<u8>, value: &impl serde::Serialize) -> Result<(), Pr
 fn missing_result() -> Problem {
     Problem::new(INTERNAL, "the result of an envelope is missing: submit it again with the same id")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::{Config, api};
+    use crate::hub::Hub;
+    use trunkline_gateway_proto::directory::Directory;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_submission_without_room_for_its_body_is_turned_away_after_a_while() {
+        let (hub, _commands) = Hub::for_test(Directory::default());
+        let (_stop, stopping) = tokio::sync::watch::channel(false);
+        let api = api(hub, Config::default(), stopping);
+        let headers = HeaderMap::new();
+        let first = room(&api, &headers, BATCH_BYTES_MAX).await.unwrap();
+        let second = room(&api, &headers, BATCH_BYTES_MAX).await.unwrap();
+        assert_eq!(room(&api, &headers, BATCH_BYTES_MAX).await.unwrap_err().kind(), OVERLOADED);
+        drop((first, second));
+        assert!(room(&api, &headers, BATCH_BYTES_MAX).await.is_ok());
+    }
+}

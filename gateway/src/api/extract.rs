@@ -150,3 +150,50 @@ fn too_large(bytes_max: usize) -> Problem {
     Problem::new(TOO_LARGE, format!("the body is larger than {bytes_max} bytes: send less at a time"))
         .with("bytes_max", bytes_max)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::{StreamExt, stream};
+
+    type Chunk = Result<Bytes, std::io::Error>;
+
+    async fn read(
+        chunks: impl futures_util::Stream<Item = Chunk> + Send + 'static,
+    ) -> Result<Bytes, Problem> {
+        read_body(Request::new(Body::from_stream(chunks)), 8).await
+    }
+
+    fn chunk(text: &'static str) -> Chunk {
+        Ok(Bytes::from_static(text.as_bytes()))
+    }
+
+    #[tokio::test]
+    async fn a_body_in_pieces_is_put_together() {
+        assert_eq!(read(stream::iter([chunk("ab"), chunk("cd"), chunk("efgh")])).await.unwrap(), "abcdefgh");
+        assert_eq!(read(stream::iter([chunk("ab")])).await.unwrap(), "ab");
+        assert_eq!(read(stream::empty()).await.unwrap(), "");
+    }
+
+    #[tokio::test]
+    async fn a_body_without_an_announced_length_is_bounded_too() {
+        let problem = read(stream::iter([chunk("abcde"), chunk("fghi")])).await.unwrap_err();
+        assert_eq!(problem.kind(), TOO_LARGE);
+    }
+
+    #[tokio::test]
+    async fn a_body_that_breaks_off_is_refused() {
+        let broken = Err(std::io::ErrorKind::ConnectionReset.into());
+        let problem = read(stream::iter([chunk("ab"), broken])).await.unwrap_err();
+        assert_eq!(problem.kind(), BAD_REQUEST);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_drips_is_given_up_after_the_deadline() {
+        let drip = stream::repeat(()).then(|()| async {
+            tokio::time::sleep(BODY_DEADLINE / 3).await;
+            chunk("a")
+        });
+        assert_eq!(read(drip).await.unwrap_err().kind(), TIMEOUT);
+    }
+}
