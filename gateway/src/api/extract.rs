@@ -86,17 +86,28 @@ pub fn unsupported(expected: &str) -> Problem {
 /// [`INVALID_JSON`] when it is none, [`MALFORMED`] when it is not what was expected: with field, line and column.
 pub fn parse_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
     serde_json::from_slice(body).map_err(|error| {
-        if error.classify() != Category::Data {
-            return Problem::new(INVALID_JSON, error.to_string());
-        }
+        let problem = json_problem(&error);
         // The fast parser does not know which field it was in. axum's does, at a price that only errors pay.
-        let text = match axum::Json::<T>::from_bytes(body) {
-            Err(rejection) => rejection.body_text(),
-            Ok(_) => error.to_string(),
-        };
-        let detail = text.split_once(AXUM_PREFIX).map_or(text.as_str(), |(_, detail)| detail);
-        Problem::new(MALFORMED, detail)
+        match axum::Json::<T>::from_bytes(body) {
+            Err(rejection) if problem.kind() == MALFORMED => {
+                let text = rejection.body_text();
+                let detail = text.split_once(AXUM_PREFIX).map_or(text.as_str(), |(_, detail)| detail);
+                Problem::new(MALFORMED, detail)
+            }
+            _ => problem,
+        }
     })
+}
+
+/// The refusal of JSON that does not read as what was expected, with line and column. [`parse_json`] also names
+/// the field.
+#[must_use]
+pub fn json_problem(error: &serde_json::Error) -> Problem {
+    let kind = match error.classify() {
+        Category::Data => MALFORMED,
+        Category::Io | Category::Syntax | Category::Eof => INVALID_JSON,
+    };
+    Problem::new(kind, error.to_string())
 }
 
 /// The length a body announces.
