@@ -23,7 +23,7 @@ use super::problem::{INTERNAL, MALFORMED, OVERLOADED, Problem, ProblemType, TOO_
 use super::protobuf;
 
 /// What the core may answer for an envelope of which nothing was accepted.
-pub(super) const SUBMIT_PROBLEMS: [ProblemType; 9] = [
+pub(super) const SUBMIT_PROBLEMS: [ProblemType; 10] = [
     MALFORMED,
     TOO_LARGE,
     ProblemType::new("sender-domain", StatusCode::FORBIDDEN, "The sender is not of this network"),
@@ -37,6 +37,7 @@ pub(super) const SUBMIT_PROBLEMS: [ProblemType; 9] = [
     ProblemType::new("guest", StatusCode::FORBIDDEN, "Guests may not do this"),
     ProblemType::new("blocked", StatusCode::FORBIDDEN, "An address is blocked"),
     ProblemType::new("quota", StatusCode::INSUFFICIENT_STORAGE, "Too much waits for that peer already"),
+    ProblemType::new("disk-full", StatusCode::INSUFFICIENT_STORAGE, "The disk is almost full"),
 ];
 
 /// Where a name is none of [`SUBMIT_PROBLEMS`]: it stands in the member `reason`.

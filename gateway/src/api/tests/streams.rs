@@ -9,7 +9,7 @@ use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
 use super::*;
 use crate::api::limits::{
-    STREAM_PING, STREAM_READ_MAX, STREAM_SILENCE_MAX, STREAM_UNACKED_MAX, STREAM_WRITE_MAX,
+    EMPTY_PAUSE, STREAM_PING, STREAM_READ_MAX, STREAM_SILENCE_MAX, STREAM_UNACKED_MAX, STREAM_WRITE_MAX,
 };
 
 type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
@@ -175,6 +175,28 @@ async fn a_stream_whose_token_was_replaced_is_closed() {
     pass(STREAM_PING).await;
     let (code, reason) = closed_with(&mut socket).await;
     assert_eq!((code, reason.as_str()), (CloseCode::Policy, "the token of this stream is no longer valid"));
+}
+
+#[tokio::test]
+async fn a_stream_of_a_network_that_was_removed_is_closed_at_once() {
+    let served = served().await;
+    let mut socket = connect(&served, "/v1/inbox/stream").await;
+    served.until(|state| state.reads == 1).await;
+    served.hub.directory_watch().store(Arc::new(Directory::default()));
+    served.state().impatient = true;
+    // It answers the one read that waits, and finds the network gone.
+    served.put_envelopes([1]);
+    assert_eq!(closed_with(&mut socket).await.0, CloseCode::Policy);
+}
+
+#[tokio::test]
+async fn a_queue_that_answers_nothing_is_not_asked_in_a_busy_loop() {
+    let served = served().await;
+    served.state().impatient = true;
+    let started = std::time::Instant::now();
+    let _socket = connect(&served, "/v1/inbox/stream").await;
+    served.until(|state| state.reads >= 4).await;
+    assert!(started.elapsed() >= 3 * EMPTY_PAUSE);
 }
 
 #[tokio::test]

@@ -66,6 +66,7 @@ async fn every_reason_of_the_core_has_its_type_and_status() {
         ("guest", 403),
         ("blocked", 403),
         ("quota", 507),
+        ("disk-full", 507),
     ] {
         served.state().judge = Some(Box::new(move |submission| refused(submission, reason)));
         let document = problem(send(&served, &body()).await, status, reason).await;
