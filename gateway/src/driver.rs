@@ -120,6 +120,12 @@ struct Saving {
     bytes: usize,
 }
 
+/// What the store answered.
+enum Stored {
+    Committed(Result<(), StoreError>),
+    Loaded(Stream, LoadFor, Result<Vec<(u64, Record)>, StoreError>),
+}
+
 type Load = std::pin::Pin<Box<dyn Future<Output = (Stream, LoadFor, Result<Vec<(u64, Record)>, StoreError>)> + Send>>;
 
 /// Whoever waits for an answer.
@@ -206,8 +212,10 @@ impl Driver {
             let timeout = self.timeout();
             tokio::select! {
                 biased;
-                result = committed(&mut self.mode) => self.committed(result),
-                (stream, purpose, result) = loaded(&mut self.mode) => self.loaded(stream, purpose, result),
+                stored = stored(&mut self.mode) => match stored {
+                    Stored::Committed(result) => self.committed(result),
+                    Stored::Loaded(stream, purpose, result) => self.loaded(stream, purpose, result),
+                },
                 count = self.link_events.recv_many(&mut link_events, BATCH) => {
                     debug_assert!(count > 0, "the driver keeps a sender itself");
                     link_events.drain(..).for_each(|event| self.link_event(event));
@@ -336,7 +344,7 @@ impl Driver {
     }
 
     fn check_space(&mut self) {
-        let free = self.options.data_dir.as_deref().and_then(|dir| space::space(dir).ok()).map(|space| space.free);
+        let free = self.options.data_dir.as_deref().and_then(|dir| space::space(dir).ok()).map(|space| space.available_bytes);
         let enough = free.is_none_or(|free| free >= self.options.disk_reserve_bytes);
         match &mut self.mode {
             Mode::Running(running) => running.core.set_storage_low(self.clock.now(), !enough),
@@ -446,23 +454,20 @@ fn recover(options: &Options, clock: Clock) -> Result<Running, StoreError> {
     Ok(Running { core, store, commit: None, loads: FuturesUnordered::new() })
 }
 
-async fn committed(mode: &mut Mode) -> Result<(), StoreError> {
-    match mode {
-        Mode::Running(running) => match &mut running.commit {
+/// Waits for the next answer of the store.
+async fn stored(mode: &mut Mode) -> Stored {
+    let Mode::Running(running) = mode else { return std::future::pending().await };
+    let Running { commit, loads, .. } = &mut **running;
+    let saved = async {
+        match commit {
             Some(saving) => (&mut saving.future).await,
             None => std::future::pending().await,
-        },
-        Mode::Broken { .. } => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        result = saved => Stored::Committed(result),
+        Some((stream, purpose, result)) = loads.next() => Stored::Loaded(stream, purpose, result),
     }
-}
-
-async fn loaded(mode: &mut Mode) -> (Stream, LoadFor, Result<Vec<(u64, Record)>, StoreError>) {
-    if let Mode::Running(running) = mode
-        && let Some(done) = running.loads.next().await
-    {
-        return done;
-    }
-    std::future::pending().await
 }
 
 fn stream_of(queue: Queue) -> Stream {
