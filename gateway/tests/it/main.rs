@@ -7,4 +7,5 @@
 
 mod config;
 mod link;
+mod serve;
 mod store;
