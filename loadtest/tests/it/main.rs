@@ -13,7 +13,9 @@ fn run(args: &[&str]) -> Value {
         .expect("the program was built with this test");
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{args:?} ended with {}\n{out}{err}", output.status);
-    serde_json::from_str(out.trim()).unwrap_or_else(|error| panic!("not one JSON line ({error}): {out}"))
+    let report = serde_json::from_str(out.trim());
+    assert!(report.is_ok(), "not one JSON line: {out}");
+    report.unwrap_or_default()
 }
 
 /// Asserts that a scenario delivered everything exactly once, unchanged and in order.
