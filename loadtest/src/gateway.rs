@@ -94,7 +94,6 @@ impl Gateway {
         domain: &str,
         addresses: Addresses,
     ) -> Result<Self, LoadError> {
-        fs::create_dir_all(&dir).map_err(LoadError::io(format!("making {}", dir.display())))?;
         let gateway =
             Self { domain: domain.to_owned(), dir, addresses, launcher: launcher.clone(), child: None };
         let addresses = &gateway.addresses;
@@ -104,8 +103,8 @@ impl Gateway {
         for (flag, address) in [
             ("--listen", addresses.federation),
             ("--advertise", addresses.advertised),
-            ("--api-listen", addresses.api),
-            ("--admin-listen", addresses.admin),
+            ("--local-api", addresses.api),
+            ("--admin-api", addresses.admin),
         ] {
             command.arg(flag).arg(address.to_string());
         }
