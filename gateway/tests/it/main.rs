@@ -1,0 +1,9 @@
+//! Integration tests of the gateway, one module per subject.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test's helpers fail the test: clippy excuses only functions marked as tests"
+)]
+
+mod link;
+mod store;
