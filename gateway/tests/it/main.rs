@@ -5,7 +5,10 @@
     reason = "a test's helpers fail the test: clippy excuses only functions marked as tests"
 )]
 
+mod admin;
+mod cli;
 mod config;
 mod link;
+mod process;
 mod serve;
 mod store;
