@@ -5,6 +5,7 @@
     reason = "a test's helpers fail the test: clippy excuses only functions marked as tests"
 )]
 
+mod api;
 mod config;
 mod link;
 mod serve;
