@@ -602,7 +602,11 @@ mod tests {
         let (dir, identity) = made();
         let (other, replacement) = made();
         let (seen, mut reports) = mpsc::unbounded_channel();
-        let _watch = identity.watch(move |result| drop(seen.send(result.is_ok_and(|c| c)))).unwrap();
+        let _watch = identity
+            .watch(move |result| {
+                let _ = seen.send(result.is_ok_and(|changed| changed));
+            })
+            .unwrap();
         for name in ["current.key", "current.crt"] {
             fs::copy(other.path().join(name), dir.path().join(name)).unwrap();
         }

@@ -125,7 +125,7 @@ fn system(what: &'static str) -> impl FnOnce(io::Error) -> RunError {
 /// # Errors
 /// When it cannot start.
 pub fn run(config: Config) -> Result<(), RunError> {
-    telemetry::start(&telemetry::Settings {
+    telemetry::init(&telemetry::Settings {
         format: config.log.format.into(),
         detail: config.log.detail,
         ..telemetry::Settings::default()
@@ -165,7 +165,7 @@ async fn serve_until_stopped(config: Config, hub: Hub, driver: Driver) -> Result
     let identity = open_identity(&config)?;
     let _watch = identity.watch(report_reload).inspect_err(|error| warn!(%error, "SIGHUP still reloads")).ok();
     let link_config =
-        LinkConfig { listen: config.link.listen, congestion: config.link.congestion.into(), ..LinkConfig::default() };
+        LinkConfig { listen: config.link.listen, congestion: config.link.congestion, ..LinkConfig::default() };
     let links =
         Arc::new(Links::start(link_config, Arc::clone(&identity), hub.directory_watch(), driver.link_events()).await?);
     let (stop_driver, driver_stop) = watch::channel(false);

@@ -44,6 +44,7 @@ struct Open {
     dialed: Option<PeerKey>,
     transport: Transport,
     certificate: Bytes,
+    vouched: Vec<PeerKey>,
     binding: ChannelBinding,
     sender: LinkSender,
 }
@@ -126,8 +127,8 @@ impl Side {
 
     async fn opened(&mut self) -> Open {
         match self.event().await {
-            LinkEvent::Opened { link, dialed, transport, certificate, binding, sender, .. } => {
-                Open { link, dialed, transport, certificate, binding, sender }
+            LinkEvent::Opened { link, dialed, transport, certificate, vouched, binding, sender, .. } => {
+                Open { link, dialed, transport, certificate, vouched, binding, sender }
             }
             other => panic!("expected a link, got {other:?}"),
         }
@@ -411,7 +412,7 @@ async fn in_ca_mode_a_good_chain_that_names_the_domain_is_let_in() {
     let (mut alpha, mut beta) = ca_mode(authority.issue("alpha.test", |_| ()), &authority).await;
     let (near, far) = connect(&mut alpha, &mut beta).await;
     assert_eq!(far.certificate, alpha.identity.current().der());
-    drop(near);
+    assert_eq!((near.vouched, far.vouched), (Vec::new(), vec![PEER]));
 }
 
 #[tokio::test]
@@ -423,7 +424,7 @@ async fn in_ca_mode_a_dialled_server_is_held_to_its_chain_too() {
     // Alpha knows beta by its pin, beta knows alpha by the CA.
     let near = beta.opened().await;
     alpha.opened().await;
-    assert_eq!(near.certificate, alpha.identity.current().der());
+    assert_eq!(near.vouched, [PEER]);
     beta.knows("alpha.test", Authority::new().trust(), &alpha);
     beta.links.dial(PEER);
     let reason = beta.failed().await;
@@ -564,8 +565,8 @@ fn send_blob(link: &Open, blob_id: u64, bytes: usize) {
     send(link, Channel::Lane(Lane(0)), Body::Data(Data { first_seq: blob_id, items }));
     let pieces = bytes / BLOB_CHUNK_BYTES;
     for piece in 1..=pieces {
-        let (chunk, last) = (vec![0; BLOB_CHUNK_BYTES].into(), piece == pieces);
-        send(link, Channel::Blob(blob_id), Body::Blob(Blob { blob_id, chunk, last }));
+        let chunk = vec![0; BLOB_CHUNK_BYTES].into();
+        send(link, Channel::Blob(blob_id), Body::Blob(Blob { blob_id, chunk, last: piece == pieces }));
     }
 }
 
@@ -591,7 +592,7 @@ async fn more_blobs_than_may_go_at_once_all_arrive_over_quic() {
         send_blob(&near, blob_id, pieces * BLOB_CHUNK_BYTES);
     }
     let mut got = 0;
-    while got < blobs as usize * pieces {
+    while got < 100 * pieces {
         got += usize::from(matches!(beta.frame().await.0, Channel::Blob(_)));
     }
 }

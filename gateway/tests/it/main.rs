@@ -1,9 +1,6 @@
-//! Integration tests of the gateway, one module per subject.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "a test's helpers fail the test: clippy excuses only functions marked as tests"
-)]
+//! The gateway's integration tests, one module per subject.
 
+#[cfg(test)]
 mod link;
+#[cfg(test)]
 mod store;
