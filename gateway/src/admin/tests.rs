@@ -428,3 +428,16 @@ async fn the_document_has_every_route_of_both_apis_and_no_other() {
     assert!(local.contains("POST /v1/envelopes") && admin.contains("GET /healthz"), "{local:?} {admin:?}");
     assert_eq!(openapi::operations(), local.union(&admin).cloned().collect());
 }
+
+#[test]
+fn every_route_is_in_the_manual_with_its_role() {
+    let manual = include_str!("../../../docs/API.md");
+    for route in ROUTES {
+        let role = match route.access {
+            Access::Open => "none",
+            Access::Role(role) => fail::role(role),
+        };
+        let start = format!("| `{} {}` | {role} |", route.method.as_str(), route.path);
+        assert!(manual.contains(&start), "docs/API.md has no row that starts with {start}");
+    }
+}

@@ -107,3 +107,14 @@ fn events_are_followed_as_they_happen() {
     assert!(event["kind"].as_str().unwrap().starts_with("link."), "{event}");
     assert_eq!(event["peer"], "beta.test");
 }
+
+#[test]
+fn a_recovered_token_opens_the_gateway_from_its_next_start_on() {
+    let mut gateway = Gateway::running("alpha.test");
+    let token = gateway.ok(&["token", "recover"]);
+    std::fs::write(gateway.path("admin.token"), token).unwrap();
+    assert_eq!(gateway.cli(&["status"]).status.code(), Some(1));
+    assert_eq!(gateway.stop(), Some(0));
+    gateway.start();
+    assert_eq!(gateway.json(&["token", "list"])["tokens"].as_array().unwrap().len(), 2);
+}
