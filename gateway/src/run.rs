@@ -98,7 +98,7 @@ pub enum RunError {
         /// Which section.
         field: &'static str,
         /// Why.
-        source: TlsError,
+        source: Box<TlsError>,
     },
     /// What `init` left for the first start.
     #[error(transparent)]
@@ -282,7 +282,7 @@ async fn bind(field: &'static str, api: &ApiConfig) -> Result<(TcpListener, Opti
     let tls = match (&api.tls_certificate, &api.tls_key) {
         (Some(certificate), Some(key)) => {
             let files = TlsFiles { certificate: certificate.clone(), key: key.clone() };
-            Some(Tls::load(files).map_err(|source| RunError::Tls { field, source })?)
+            Some(Tls::load(files).map_err(|source| RunError::Tls { field, source: Box::new(source) })?)
         }
         _ => None,
     };
