@@ -7,58 +7,26 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use thiserror::Error;
+use trunkline_common::config::{self, Source};
 use trunkline_common::ids::Domain;
 use trunkline_common::limits::{PAYLOAD_BYTES_CEILING, PAYLOAD_BYTES_MAX};
 use trunkline_common::redact::Detail;
+use trunkline_common::telemetry::Format;
 use trunkline_gateway_proto::bundle::{ENDPOINTS_MAX, split_endpoint};
 
 pub mod deployment_key;
-mod source;
 mod units;
 
+pub use trunkline_common::config::ConfigError;
 pub use units::{Size, Span};
+
+pub use crate::link::Congestion;
 
 /// The commented example, with every setting at its default. `init` writes it with a deployment's own values.
 pub const EXAMPLE: &str = include_str!("../../config/gateway.toml");
 
 /// Longest retention. Longer keeps what nobody will ask for, and its keys.
 const RETENTION_DAYS_MAX: u64 = 365;
-
-/// What is wrong with a configuration: the operator's to mend.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum ConfigError {
-    /// It cannot be read.
-    #[error("cannot read {file}: {reason}")]
-    Unreadable {
-        /// The file.
-        file: String,
-        /// Why.
-        reason: String,
-    },
-    /// A setting is not what it should be.
-    #[error("{file}:{line}: {field}: {problem}")]
-    Field {
-        /// The file.
-        file: String,
-        /// Where in it.
-        line: usize,
-        /// Which setting, with its section.
-        field: String,
-        /// What is wrong, and what was expected.
-        problem: String,
-    },
-    /// Not TOML.
-    #[error("{file}:{line}: {problem}")]
-    Syntax {
-        /// The file.
-        file: String,
-        /// Where in it.
-        line: usize,
-        /// What is wrong.
-        problem: String,
-    },
-}
 
 /// All settings. Paths are absolute, or relative to the working directory, once loaded.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -111,19 +79,6 @@ pub struct LinkConfig {
     pub advertise: Vec<String>,
     /// How QUIC finds its rate.
     pub congestion: Congestion,
-}
-
-/// How QUIC finds its rate.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Congestion {
-    /// By loss: fair to other traffic.
-    #[default]
-    Cubic,
-    /// By bandwidth and delay: fast on long, lossy paths.
-    Bbr,
-    /// By loss, as old as TCP.
-    NewReno,
 }
 
 /// An HTTP API.
@@ -200,6 +155,15 @@ pub enum LogFormat {
     Json,
 }
 
+impl From<LogFormat> for Format {
+    fn from(format: LogFormat) -> Self {
+        match format {
+            LogFormat::Text => Self::Text,
+            LogFormat::Json => Self::Json,
+        }
+    }
+}
+
 impl Config {
     /// The defaults, for a domain; paths as the example writes them.
     #[must_use]
@@ -225,10 +189,7 @@ impl Config {
     /// # Errors
     /// The first thing that is wrong, with file, line and field.
     pub fn load(file: &Path) -> Result<Self, ConfigError> {
-        let name = file.display().to_string();
-        let text = std::fs::read_to_string(file)
-            .map_err(|error| ConfigError::Unreadable { file: name.clone(), reason: error.to_string() })?;
-        let mut config = Self::parse(&name, &text)?;
+        let mut config = Self::checked(config::load(file)?)?;
         let base = file.parent().filter(|parent| !parent.as_os_str().is_empty());
         config.resolve(base.unwrap_or(Path::new(".")));
         Ok(config)
@@ -239,11 +200,11 @@ impl Config {
     /// # Errors
     /// The first thing that is wrong, with line and field.
     pub fn parse(file: &str, text: &str) -> Result<Self, ConfigError> {
-        let mut config: Self = toml::from_str(text).map_err(|error| not_read(file, text, &error))?;
-        if let Err((field, problem)) = config.check() {
-            let line = source::line_of(text, field);
-            return Err(ConfigError::Field { file: file.into(), line, field: field.into(), problem });
-        }
+        Self::checked(config::parse(Path::new(file), text.to_owned())?)
+    }
+
+    fn checked((mut config, source): (Self, Source)) -> Result<Self, ConfigError> {
+        config.check().map_err(|(field, problem)| source.error(field, problem))?;
         if config.deployment_key_command.is_none() {
             config.deployment_key_file.get_or_insert_with(|| "deployment.key".into());
         }
@@ -404,26 +365,6 @@ fn default_store() -> String {
     "redb".into()
 }
 
-fn not_read(file: &str, text: &str, error: &toml::de::Error) -> ConfigError {
-    let position = error.span().map_or(0, |span| span.start);
-    let (file, line) = (file.to_owned(), source::line_at(text, position));
-    let problem = error.message().replace('\n', ", ");
-    // The message of a missing or unknown field names it; a wrong value is named by where it stands.
-    let named = ["missing field `", "unknown field `"]
-        .iter()
-        .find_map(|start| problem.strip_prefix(start)?.split('`').next().map(str::to_owned));
-    let section = source::field_at(text, position);
-    let field = match (named, section) {
-        (Some(name), Some(section)) if !section.ends_with(&name) => Some(format!("{section}.{name}")),
-        (Some(name), None) => Some(name),
-        (_, section) => section,
-    };
-    match field {
-        Some(field) => ConfigError::Field { file, line, field, problem },
-        None => ConfigError::Syntax { file, line, problem },
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -435,7 +376,7 @@ mod tests {
     #[test]
     fn a_wrong_value_is_named_with_line_and_field() {
         let text = "domain = \"alpha.test\"\n\n[limits]\nretention = \"soon\"\n";
-        let expected = "gateway.toml:4: limits.retention: expected a duration";
+        let expected = "gateway.toml:4:13: `limits.retention`: expected a duration";
         assert!(problem(text).starts_with(expected), "{}", problem(text));
     }
 
@@ -444,38 +385,38 @@ mod tests {
         let text = "domain = \"alpha.test\"\n[limits]\n# much\npayload_bytes_max = \"1GiB\"\n";
         assert_eq!(
             problem(text),
-            "gateway.toml:4: limits.payload_bytes_max: expected \"1B\" to \"16MiB\", found \"1GiB\""
+            "gateway.toml:4:1: `limits.payload_bytes_max`: expected \"1B\" to \"16MiB\", found \"1GiB\""
         );
     }
 
     #[test]
     fn an_unknown_field_is_named_with_its_section() {
         let text = "domain = \"alpha.test\"\n[link]\nlisten = \"0.0.0.0:1\"\nadvertize = []\n";
-        let expected = "gateway.toml:4: link.advertize: unknown field `advertize`, expected one of";
+        let expected = "gateway.toml:4:1: `link.advertize`: unknown field `advertize`, expected one of";
         assert!(problem(text).starts_with(expected), "{}", problem(text));
     }
 
     #[test]
     fn a_missing_domain_is_named() {
-        assert!(problem("store = \"redb\"\n").contains("domain: missing field `domain`"));
+        assert!(problem("store = \"redb\"\n").contains("`domain`: missing field `domain`"));
     }
 
     #[test]
     fn what_is_no_toml_is_named_with_its_line() {
-        assert!(problem("domain = \"alpha.test\"\nlink = = 3\n").starts_with("gateway.toml:2: "));
+        assert!(problem("domain = \"alpha.test\"\nlink = = 3\n").starts_with("gateway.toml:2:"));
     }
 
     #[test]
     fn postgresql_is_said_not_to_be_in_this_release() {
         let text = "domain = \"alpha.test\"\nstore = \"postgres://db/trunkline\"\n";
-        assert!(problem(text).starts_with("gateway.toml:2: store: PostgreSQL is not in this release"));
+        assert!(problem(text).starts_with("gateway.toml:2:1: `store`: PostgreSQL is not in this release"));
     }
 
     #[test]
     fn two_sources_of_the_deployment_key_are_refused() {
         let text =
             "domain = \"a.test\"\ndeployment_key_file = \"k\"\ndeployment_key_command = [\"cat\", \"k\"]\n";
-        assert!(problem(text).starts_with("gateway.toml:3: deployment_key_command: expected this or"));
+        assert!(problem(text).starts_with("gateway.toml:3:1: `deployment_key_command`: expected this or"));
     }
 
     #[test]
@@ -483,7 +424,7 @@ mod tests {
         let text = "domain = \"a.test\"\n[admin_api]\nlisten = \"127.0.0.1:1\"\ntls_certificate = \"c\"\n";
         assert!(
             problem(text)
-                .starts_with("gateway.toml:4: admin_api.tls_certificate: expected admin_api.tls_key")
+                .starts_with("gateway.toml:4:1: `admin_api.tls_certificate`: expected admin_api.tls_key")
         );
     }
 
@@ -491,7 +432,8 @@ mod tests {
     fn one_port_for_two_listeners_is_refused() {
         let text = "domain = \"a.test\"\n[admin_api]\nlisten = \"127.0.0.1:8440\"\n";
         assert!(
-            problem(text).starts_with("gateway.toml:3: admin_api.listen: 127.0.0.1:8440 is local_api.listen")
+            problem(text)
+                .starts_with("gateway.toml:3:1: `admin_api.listen`: 127.0.0.1:8440 is local_api.listen")
         );
     }
 

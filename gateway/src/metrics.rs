@@ -219,7 +219,7 @@ mod tests {
         let mut overview = Overview {
             domain: "alpha.test".parse().unwrap(),
             at: Time::from_unix_ms(0),
-            peers: vec![crate::metrics::tests::peer()],
+            peers: vec![peer()],
             networks: Vec::new(),
             totals: Totals::default(),
         };

@@ -13,7 +13,7 @@ use trunkline_gateway_proto::wire;
 
 use super::Api;
 use super::auth::Tenant;
-use super::extract::{announced_length, json_problem, media_type, read_body, unsupported};
+use super::extract::{announced_length, media_type, parse_json, read_body, unsupported};
 use super::json::{EnvelopeIn, ResultOut, envelope_id, rejected};
 use super::limits::{
     BATCH_BYTES_MAX, BATCH_ENVELOPES_MAX, BODIES_UNIT_BYTES, BODIES_WAIT, ENVELOPE_OVERHEAD_BYTES,
@@ -23,7 +23,7 @@ use super::problem::{INTERNAL, MALFORMED, OVERLOADED, Problem, ProblemType, TOO_
 use super::protobuf;
 
 /// What the core may answer for an envelope of which nothing was accepted.
-pub(super) const SUBMIT_PROBLEMS: [ProblemType; 9] = [
+pub(super) const SUBMIT_PROBLEMS: [ProblemType; 10] = [
     MALFORMED,
     TOO_LARGE,
     ProblemType::new("sender-domain", StatusCode::FORBIDDEN, "The sender is not of this network"),
@@ -37,6 +37,7 @@ pub(super) const SUBMIT_PROBLEMS: [ProblemType; 9] = [
     ProblemType::new("guest", StatusCode::FORBIDDEN, "Guests may not do this"),
     ProblemType::new("blocked", StatusCode::FORBIDDEN, "An address is blocked"),
     ProblemType::new("quota", StatusCode::INSUFFICIENT_STORAGE, "Too much waits for that peer already"),
+    ProblemType::new("disk-full", StatusCode::INSUFFICIENT_STORAGE, "The disk is almost full"),
 ];
 
 /// Where a name is none of [`SUBMIT_PROBLEMS`]: it stands in the member `reason`.
@@ -76,8 +77,7 @@ async fn single(api: &Api, tenant: Tenant, request: Request) -> Result<Response,
     let body_bytes_max = payload_bytes_max.div_ceil(3) * 4 + ENVELOPE_OVERHEAD_BYTES;
     let room = room(api, request.headers(), body_bytes_max).await?;
     let body = read_body(request, body_bytes_max).await?;
-    let envelope: EnvelopeIn =
-        off_thread(body, |body| serde_json::from_slice(body)).await?.map_err(|error| json_problem(&error))?;
+    let envelope: EnvelopeIn = off_thread(body, parse_json).await??;
     check_payload(&envelope, payload_bytes_max)?;
     let results = api.hub.submit(tenant.network, vec![envelope.into_submission()]).await?;
     drop(room);
@@ -183,11 +183,9 @@ fn parse_lines(body: &[u8], payload_bytes_max: usize) -> Result<Lines, Problem> 
 }
 
 fn parse_line(text: &[u8], payload_bytes_max: usize) -> Result<EnvelopeIn, Problem> {
-    let envelope: EnvelopeIn = serde_json::from_slice(text).map_err(|error| {
+    let envelope: EnvelopeIn = parse_json(text).map_err(|problem| {
         // The parser sees one line only, so the line it names is always the first: the member `line` is right.
-        let text = error.to_string();
-        let detail = text.rsplit_once(" at line ").map_or(text.as_str(), |(what, _)| what);
-        Problem::new(json_problem(&error).kind(), format!("{detail} (column {})", error.column()))
+        Problem::new(problem.kind(), problem.detail().replace(" at line 1 column ", " at column "))
     })?;
     check_payload(&envelope, payload_bytes_max)?;
     Ok(envelope)
@@ -223,4 +221,25 @@ fn write_json(out: &mut Vec<u8>, value: &impl serde::Serialize) -> Result<(), Pr
 
 fn missing_result() -> Problem {
     Problem::new(INTERNAL, "the result of an envelope is missing: submit it again with the same id")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::{Config, api};
+    use crate::hub::Hub;
+    use trunkline_gateway_proto::directory::Directory;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_submission_without_room_for_its_body_is_turned_away_after_a_while() {
+        let (hub, _commands) = Hub::for_test(Directory::default());
+        let (_stop, stopping) = tokio::sync::watch::channel(false);
+        let api = api(hub, Config::default(), stopping);
+        let headers = HeaderMap::new();
+        let first = room(&api, &headers, BATCH_BYTES_MAX).await.unwrap();
+        let second = room(&api, &headers, BATCH_BYTES_MAX).await.unwrap();
+        assert_eq!(room(&api, &headers, BATCH_BYTES_MAX).await.unwrap_err().kind(), OVERLOADED);
+        drop((first, second));
+        assert!(room(&api, &headers, BATCH_BYTES_MAX).await.is_ok());
+    }
 }

@@ -10,6 +10,7 @@ use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http::request::Parts;
 use http_body_util::BodyExt;
 use serde::de::DeserializeOwned;
+use serde_json::error::Category;
 
 use super::problem::{
     BAD_REQUEST, INVALID_JSON, MALFORMED, Problem, TIMEOUT, TOO_LARGE, UNSUPPORTED_MEDIA_TYPE,
@@ -23,6 +24,9 @@ pub const JSON_BYTES_MAX: usize = 1024 * 1024;
 
 /// Room that is reserved for a body before any of it is here, whatever its `Content-Length` promises.
 const RESERVE_BYTES_MAX: usize = 1024 * 1024;
+
+/// What axum says before it names the field.
+const AXUM_PREFIX: &str = "into the target type: ";
 
 /// A JSON body of at most `BYTES_MAX` bytes, with `Content-Type: application/json`.
 #[derive(Clone, Copy, Debug, Default)]
@@ -44,7 +48,7 @@ where
             return Err(unsupported("application/json"));
         }
         let body = read_body(request, BYTES_MAX).await?;
-        serde_json::from_slice(&body).map(Self).map_err(|error| json_problem(&error))
+        parse_json(&body).map(Self)
     }
 }
 
@@ -76,10 +80,29 @@ pub fn unsupported(expected: &str) -> Problem {
     Problem::new(UNSUPPORTED_MEDIA_TYPE, format!("send the body as Content-Type: {expected}"))
 }
 
-/// The refusal of JSON that does not read as what was expected.
+/// Reads JSON.
+///
+/// # Errors
+/// [`INVALID_JSON`] when it is none, [`MALFORMED`] when it is not what was expected: with field, line and column.
+pub fn parse_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
+    serde_json::from_slice(body).map_err(|error| {
+        let problem = json_problem(&error);
+        // The fast parser does not know which field it was in. axum's does, at a price that only errors pay.
+        match axum::Json::<T>::from_bytes(body) {
+            Err(rejection) if problem.kind() == MALFORMED => {
+                let text = rejection.body_text();
+                let detail = text.split_once(AXUM_PREFIX).map_or(text.as_str(), |(_, detail)| detail);
+                Problem::new(MALFORMED, detail)
+            }
+            _ => problem,
+        }
+    })
+}
+
+/// The refusal of JSON that does not read as what was expected, with line and column. [`parse_json`] also names
+/// the field.
 #[must_use]
 pub fn json_problem(error: &serde_json::Error) -> Problem {
-    use serde_json::error::Category;
     let kind = match error.classify() {
         Category::Data => MALFORMED,
         Category::Io | Category::Syntax | Category::Eof => INVALID_JSON,
@@ -137,4 +160,51 @@ async fn collect(mut body: Body, announced: usize, bytes_max: usize) -> Result<B
 fn too_large(bytes_max: usize) -> Problem {
     Problem::new(TOO_LARGE, format!("the body is larger than {bytes_max} bytes: send less at a time"))
         .with("bytes_max", bytes_max)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::{StreamExt, stream};
+
+    type Chunk = Result<Bytes, std::io::Error>;
+
+    async fn read(
+        chunks: impl futures_util::Stream<Item = Chunk> + Send + 'static,
+    ) -> Result<Bytes, Problem> {
+        read_body(Request::new(Body::from_stream(chunks)), 8).await
+    }
+
+    fn chunk(text: &'static str) -> Chunk {
+        Ok(Bytes::from_static(text.as_bytes()))
+    }
+
+    #[tokio::test]
+    async fn a_body_in_pieces_is_put_together() {
+        assert_eq!(read(stream::iter([chunk("ab"), chunk("cd"), chunk("efgh")])).await.unwrap(), "abcdefgh");
+        assert_eq!(read(stream::iter([chunk("ab")])).await.unwrap(), "ab");
+        assert_eq!(read(stream::empty()).await.unwrap(), "");
+    }
+
+    #[tokio::test]
+    async fn a_body_without_an_announced_length_is_bounded_too() {
+        let problem = read(stream::iter([chunk("abcde"), chunk("fghi")])).await.unwrap_err();
+        assert_eq!(problem.kind(), TOO_LARGE);
+    }
+
+    #[tokio::test]
+    async fn a_body_that_breaks_off_is_refused() {
+        let broken = Err(std::io::ErrorKind::ConnectionReset.into());
+        let problem = read(stream::iter([chunk("ab"), broken])).await.unwrap_err();
+        assert_eq!(problem.kind(), BAD_REQUEST);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_drips_is_given_up_after_the_deadline() {
+        let drip = stream::repeat(()).then(|()| async {
+            tokio::time::sleep(BODY_DEADLINE / 3).await;
+            chunk("a")
+        });
+        assert_eq!(read(drip).await.unwrap_err().kind(), TIMEOUT);
+    }
 }

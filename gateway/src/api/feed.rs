@@ -69,16 +69,19 @@ impl Feed {
 
     /// Records as an encoded `InboxBatch` or `ReceiptBatch`. Their bodies are copied once, and never decoded.
     pub(super) fn protobuf_batch(self, records: &[(u64, Record)]) -> Bytes {
-        let (length, put): (fn(u64, &Record) -> usize, fn(u64, &Record, &mut Vec<u8>)) = match self {
-            Self::Inbox => (inbox::item_len, inbox::put_item),
-            Self::Receipts => (receipts::item_len, receipts::put_item),
+        let length = |seq, record| match self {
+            Self::Inbox => inbox::item_len(seq, record),
+            Self::Receipts => receipts::item_len(seq, record),
         };
         let total = records.iter().map(|(seq, record)| protobuf::length_delimited_len(length(*seq, record)));
         let mut out = Vec::with_capacity(total.sum());
         for (seq, record) in records {
             // Both batches list their records in field 1.
             protobuf::put_length(1, length(*seq, record), &mut out);
-            put(*seq, record, &mut out);
+            match self {
+                Self::Inbox => inbox::put_item(*seq, record, &mut out),
+                Self::Receipts => receipts::put_item(*seq, record, &mut out),
+            }
         }
         out.into()
     }

@@ -36,6 +36,10 @@ pub const READ_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Longest a poll may wait. Must stay below the server's standstill limit, or polls are cut off.
 pub const WAIT_MAX: Duration = Duration::from_secs(60);
 
+/// Pause before a queue is asked again that answered "nothing" to who was ready to wait, as it does when its
+/// network was removed or the gateway stops. Shorter finds what comes right then sooner, and asks more often.
+pub const EMPTY_PAUSE: Duration = Duration::from_millis(100);
+
 /// Streams open at a time. Each holds up to [`READ_BYTES_MAX`] while its reader is slow.
 pub const STREAMS_MAX: usize = 256;
 

@@ -72,17 +72,8 @@ struct Api {
 }
 
 /// The local API, to be served with [`crate::serve::serve`]. Polls and streams end early once told to stop.
-#[must_use]
 pub fn router(hub: Hub, config: Config, stopping: Stopping) -> Router {
-    let api = Arc::new(Api {
-        hub,
-        config,
-        stopping,
-        failed_logins: FailedLogins::default(),
-        token_budget: config.requests_per_s_max.map(TokenBudget::new),
-        body_room: Arc::new(Semaphore::new(limits::BODIES_BYTES_MAX / limits::BODIES_UNIT_BYTES)),
-        streams: Arc::new(Semaphore::new(limits::STREAMS_MAX)),
-    });
+    let api = Arc::new(api(hub, config, stopping));
     let mut router = Router::new().route("/v1/envelopes", post(envelopes::submit));
     for (path, feed) in [("/v1/inbox", Feed::Inbox), ("/v1/receipts", Feed::Receipts)] {
         router = router
@@ -101,6 +92,18 @@ pub fn router(hub: Hub, config: Config, stopping: Stopping) -> Router {
         .fallback(problem::not_found)
         .method_not_allowed_fallback(problem::method_not_allowed)
         .with_state(api)
+}
+
+fn api(hub: Hub, config: Config, stopping: Stopping) -> Api {
+    Api {
+        hub,
+        config,
+        stopping,
+        failed_logins: FailedLogins::default(),
+        token_budget: config.requests_per_s_max.map(TokenBudget::new),
+        body_room: Arc::new(Semaphore::new(limits::BODIES_BYTES_MAX / limits::BODIES_UNIT_BYTES)),
+        streams: Arc::new(Semaphore::new(limits::STREAMS_MAX)),
+    }
 }
 
 /// Counts a request by path and status.

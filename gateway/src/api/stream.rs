@@ -22,8 +22,8 @@ use super::auth::Tenant;
 use super::extract::Query;
 use super::feed::{Feed, Format};
 use super::limits::{
-    STREAM_FRAME_BYTES, STREAM_MESSAGE_BYTES_MAX, STREAM_PING, STREAM_READ_MAX, STREAM_SILENCE_MAX,
-    STREAM_UNACKED_MAX, STREAM_WRITE_MAX, WAIT_MAX,
+    EMPTY_PAUSE, STREAM_FRAME_BYTES, STREAM_MESSAGE_BYTES_MAX, STREAM_PING, STREAM_READ_MAX,
+    STREAM_SILENCE_MAX, STREAM_UNACKED_MAX, STREAM_WRITE_MAX, WAIT_MAX,
 };
 use super::poll::bound;
 use super::problem::{BAD_REQUEST, OVERLOADED, Problem};
@@ -64,6 +64,8 @@ struct Stream {
     /// Acknowledged by the client, and not handed to the hub yet.
     ack_wanted: Option<u64>,
     heard: Instant,
+    /// The last read gave nothing.
+    was_empty: bool,
 }
 
 pub(super) async fn open(
@@ -91,6 +93,7 @@ pub(super) async fn open(
         last_sent: None,
         ack_wanted: None,
         heard: Instant::now(),
+        was_empty: false,
     };
     Ok(upgrade
         .max_message_size(STREAM_MESSAGE_BYTES_MAX)
@@ -163,7 +166,11 @@ impl Stream {
         }
         let (hub, queue) = (self.api.hub.clone(), self.feed.queue(self.tenant.network));
         let (after, max) = (self.last_sent, room.min(STREAM_READ_MAX));
-        Some(Box::pin(async move { hub.read(queue, after, max, WAIT_MAX).await }))
+        let pause = if self.was_empty { EMPTY_PAUSE } else { Duration::ZERO };
+        Some(Box::pin(async move {
+            tokio::time::sleep(pause).await;
+            hub.read(queue, after, max, WAIT_MAX).await
+        }))
     }
 
     /// Hands on what was acknowledged since the last time: one commit for all that came meanwhile.
@@ -197,6 +204,10 @@ impl Stream {
     }
 
     async fn send(&mut self, socket: &mut WebSocket, records: &[(u64, Record)]) -> Result<(), End> {
+        self.was_empty = records.is_empty();
+        if self.was_empty {
+            return self.check_token();
+        }
         let feed = self.feed;
         match self.format {
             Format::Json => {
@@ -218,14 +229,20 @@ impl Stream {
     }
 
     async fn tick(&mut self, socket: &mut WebSocket) -> Result<(), End> {
-        if !self.tenant.still_valid(&self.api) {
-            return Err(close(close_code::POLICY, "the token of this stream is no longer valid"));
-        }
+        self.check_token()?;
         if self.heard.elapsed() > STREAM_SILENCE_MAX {
             return Err(close(close_code::POLICY, "no pong in time"));
         }
         self.write(socket, Message::Ping(bytes::Bytes::new())).await?;
         self.flush(socket).await
+    }
+
+    fn check_token(&self) -> Result<(), End> {
+        if self.tenant.still_valid(&self.api) {
+            Ok(())
+        } else {
+            Err(close(close_code::POLICY, "the token of this stream is no longer valid"))
+        }
     }
 
     /// Gives a message to the socket, whose own buffer is bounded: a slow reader is waited for, and not forever.

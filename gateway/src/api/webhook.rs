@@ -22,7 +22,7 @@ use trunkline_gateway_proto::directory::{Directory, Webhook};
 use trunkline_gateway_proto::store::{NetworkKey, Record};
 
 use super::feed::Feed;
-use super::limits::READ_DEFAULT;
+use super::limits::{EMPTY_PAUSE, READ_DEFAULT};
 use super::poll::bound;
 use super::problem::Problem;
 use crate::hub::{Hub, HubError};
@@ -165,7 +165,8 @@ impl Delivery {
         let mut batch_max = READ_DEFAULT;
         loop {
             match self.deliver(batch_max).await {
-                Ok(()) => {
+                Ok(false) => {}
+                Ok(true) => {
                     if failures > 0 {
                         tracing::info!(network = %self.id, failures, "webhook deliveries go through again");
                     }
@@ -188,18 +189,21 @@ impl Delivery {
         }
     }
 
-    /// Waits for envelopes and delivers one batch.
-    async fn deliver(&self, batch_max: usize) -> Result<(), DeliveryError> {
+    /// Waits for envelopes and delivers one batch; false when none came.
+    async fn deliver(&self, batch_max: usize) -> Result<bool, DeliveryError> {
         let queue = Feed::Inbox.queue(self.network);
         let mut records = self.hub.read(queue, None, batch_max, READ_WAIT).await?;
         let started = Instant::now();
         bound(&mut records);
-        let Some(up_to) = records.last().map(|(seq, _)| *seq) else { return Ok(()) };
+        let Some(up_to) = records.last().map(|(seq, _)| *seq) else {
+            sleep(EMPTY_PAUSE).await;
+            return Ok(false);
+        };
         self.post(&records).await?;
         self.hub.ack(queue, up_to).await?;
         metrics::counter!("trunkline_webhook_envelopes_total").increment(records.len() as u64);
         metrics::histogram!("trunkline_webhook_delivery_seconds").record(started.elapsed().as_secs_f64());
-        Ok(())
+        Ok(true)
     }
 
     async fn post(&self, records: &[(u64, Record)]) -> Result<(), DeliveryError> {

@@ -30,6 +30,9 @@ mod status;
 mod target;
 mod token;
 
+#[cfg(test)]
+mod tests;
+
 use client::Api;
 pub use console::Console;
 use target::Target;

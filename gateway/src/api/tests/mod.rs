@@ -47,6 +47,8 @@ pub(super) struct State {
     pub(super) reads: usize,
     /// Reads whose caller went away.
     pub(super) given_up: usize,
+    /// Reads that find nothing are answered at once, as for a network that was removed.
+    pub(super) impatient: bool,
     pub(super) judge: Option<Judge>,
     pub(super) error: Option<HubError>,
 }
@@ -122,6 +124,7 @@ async fn answer(
                     let _ = reply.send(Err(error));
                     continue;
                 }
+                let wait = if state.lock().unwrap().impatient { Duration::ZERO } else { wait };
                 state.lock().unwrap().reads += 1;
                 changed.send_modify(|version| *version += 1);
                 let (state, changed) = (Arc::clone(&state), changed.clone());

@@ -8,7 +8,9 @@ use tokio_tungstenite::tungstenite::{Error, Message as Frame};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
 use super::*;
-use crate::api::limits::{STREAM_READ_MAX, STREAM_UNACKED_MAX};
+use crate::api::limits::{
+    EMPTY_PAUSE, STREAM_PING, STREAM_READ_MAX, STREAM_SILENCE_MAX, STREAM_UNACKED_MAX, STREAM_WRITE_MAX,
+};
 
 type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
@@ -155,4 +157,87 @@ async fn a_stream_with_the_wrong_token_is_not_opened() {
 async fn a_stream_path_without_an_upgrade_is_a_problem_document() {
     let served = served().await;
     problem(served.get("/v1/inbox/stream").send().await.unwrap(), 400, "bad-request").await;
+}
+
+/// Lets this time pass at once.
+async fn pass(time: Duration) {
+    tokio::time::pause();
+    tokio::time::advance(time).await;
+    tokio::time::resume();
+}
+
+#[tokio::test]
+async fn a_stream_whose_token_was_replaced_is_closed() {
+    let served = served().await;
+    let mut socket = connect(&served, "/v1/inbox/stream").await;
+    served.until(|state| state.reads == 1).await;
+    served.hub.directory_watch().store(Arc::new(Directory::default()));
+    pass(STREAM_PING).await;
+    let (code, reason) = closed_with(&mut socket).await;
+    assert_eq!((code, reason.as_str()), (CloseCode::Policy, "the token of this stream is no longer valid"));
+}
+
+#[tokio::test]
+async fn a_stream_of_a_network_that_was_removed_is_closed_at_once() {
+    let served = served().await;
+    let mut socket = connect(&served, "/v1/inbox/stream").await;
+    served.until(|state| state.reads == 1).await;
+    served.hub.directory_watch().store(Arc::new(Directory::default()));
+    served.state().impatient = true;
+    // It answers the one read that waits, and finds the network gone.
+    served.put_envelopes([1]);
+    assert_eq!(closed_with(&mut socket).await.0, CloseCode::Policy);
+}
+
+#[tokio::test]
+async fn a_queue_that_answers_nothing_is_not_asked_in_a_busy_loop() {
+    let served = served().await;
+    served.state().impatient = true;
+    let started = std::time::Instant::now();
+    let _socket = connect(&served, "/v1/inbox/stream").await;
+    served.until(|state| state.reads >= 4).await;
+    assert!(started.elapsed() >= 3 * EMPTY_PAUSE);
+}
+
+#[tokio::test]
+async fn a_stream_whose_client_is_silent_is_closed() {
+    let served = served().await;
+    // This client answers no ping, because nobody reads from it.
+    let mut socket = connect(&served, "/v1/inbox/stream").await;
+    served.until(|state| state.reads == 1).await;
+    pass(STREAM_SILENCE_MAX + STREAM_PING).await;
+    let (code, reason) = closed_with(&mut socket).await;
+    assert_eq!((code, reason.as_str()), (CloseCode::Policy, "no pong in time"));
+}
+
+#[tokio::test]
+async fn a_failed_store_closes_the_stream_with_a_reason() {
+    let served = served().await;
+    let error = crate::store::StoreError::Failed("input/output error".into());
+    served.state().error = Some(HubError::Store(error));
+    let mut socket = connect(&served, "/v1/inbox/stream").await;
+    assert_eq!(closed_with(&mut socket).await.0, CloseCode::Again);
+}
+
+#[tokio::test]
+async fn a_reader_that_never_reads_is_closed_and_what_it_was_sent_comes_again() {
+    let served = served().await;
+    let large = record(&envelope(&vec![0; 1024 * 1024]));
+    served.put(INBOX, (1..=64).map(|seq| (seq, large.clone())));
+    let mut slow = connect(&served, "/v1/inbox/stream").await;
+    served.until(|state| state.reads == 1).await;
+    for _ in 0..10 {
+        // The stream fills the socket, waits for its reader, and runs out of patience.
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        pass(STREAM_WRITE_MAX).await;
+    }
+    let mut frames = 0;
+    while let Some(Ok(frame)) = slow.next().await {
+        frames += u64::from(frame.is_text());
+    }
+    assert!(frames < 64, "{frames} frames went to a reader that did not read");
+    let mut socket = connect(&served, "/v1/inbox/stream").await;
+    assert_eq!(next_seq(&mut socket).await, 1);
 }

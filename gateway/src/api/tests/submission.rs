@@ -66,6 +66,7 @@ async fn every_reason_of_the_core_has_its_type_and_status() {
         ("guest", 403),
         ("blocked", 403),
         ("quota", 507),
+        ("disk-full", 507),
     ] {
         served.state().judge = Some(Box::new(move |submission| refused(submission, reason)));
         let document = problem(send(&served, &body()).await, status, reason).await;
@@ -105,10 +106,12 @@ async fn fields_with_the_wrong_content_are_refused_by_name() {
     let many: Vec<_> = (0..501).map(|n| format!("p{n}@beta.test")).collect();
     for (field, value, says) in [
         ("payload", json!("a*b"), "`payload`"),
+        ("from", json!(7), "from: "),
         ("to", json!(many), "`to`"),
-        ("kind", json!("letter"), "`letter`"),
-        ("id", json!("7"), "UUID"),
-        ("ttl_s", json!(0), "nonzero"),
+        ("to", json!(["bob@beta.test", 7]), "to[1]: "),
+        ("kind", json!("letter"), "kind: "),
+        ("id", json!("7"), "id: "),
+        ("ttl_s", json!(0), "ttl_s: "),
     ] {
         let mut body = body();
         body[field] = value;
@@ -153,6 +156,7 @@ async fn a_bad_ndjson_line_gives_an_error_on_its_line_and_harms_no_other() {
     assert_eq!((&results[0]["id"], &results[2]["id"]), (&json!(ID), &json!(ID)));
     assert_eq!(results[1]["type"], "urn:trunkline:problem:malformed");
     assert_eq!((&results[1]["line"], &results[3]["line"]), (&json!(2), &json!(5)));
+    assert!(results[1]["detail"].as_str().unwrap().starts_with("from: "), "{}", results[1]);
     assert_eq!(results[3]["type"], "urn:trunkline:problem:invalid-json");
     assert_eq!(served.state().batches.len(), 1, "one commit for the whole batch");
     assert_eq!(served.state().batches[0].len(), 2);
@@ -257,4 +261,33 @@ async fn a_failed_store_is_a_503_with_a_time_to_retry() {
     let response = send(&served, &body()).await;
     assert!(response.headers().contains_key("retry-after"));
     problem(response, 503, "storage").await;
+}
+
+#[test]
+fn every_problem_type_is_documented_with_its_status() {
+    use crate::api::envelopes::SUBMIT_PROBLEMS;
+    use crate::api::{problem as p, protobuf};
+    let shared = [
+        p::BAD_REQUEST,
+        p::INVALID_JSON,
+        protobuf::INVALID_PROTOBUF,
+        p::UNAUTHENTICATED,
+        p::NOT_FOUND,
+        p::METHOD_NOT_ALLOWED,
+        p::NOT_ACCEPTABLE,
+        p::TIMEOUT,
+        p::TOO_LARGE,
+        p::UNSUPPORTED_MEDIA_TYPE,
+        p::MALFORMED,
+        p::TOO_MANY_REQUESTS,
+        p::INTERNAL,
+        p::STORAGE,
+        p::STOPPING,
+        p::OVERLOADED,
+    ];
+    let documentation = include_str!("../../../../docs/API.md");
+    for kind in shared.iter().chain(&SUBMIT_PROBLEMS) {
+        let row = format!("| `{}` | {} |", kind.name, kind.status.as_u16());
+        assert!(documentation.contains(&row), "docs/API.md has no row {row}");
+    }
 }

@@ -11,6 +11,7 @@ use tokio::task::JoinHandle;
 
 use super::*;
 use crate::api::webhook;
+use crate::serve::tls::{Tls, TlsFiles};
 
 const SECRET: &str = "shared secret";
 
@@ -42,18 +43,30 @@ impl IntoResponse for Answer {
 impl Receiver {
     /// Starts a server that answers with these statuses first, and points the network's webhook at it.
     async fn start(served: &Served, statuses: &[u16]) -> (Self, JoinHandle<()>) {
+        Self::start_with(served, statuses, None, None).await
+    }
+
+    /// The same over TLS when there is one, with a webhook that trusts these authorities.
+    async fn start_with(
+        served: &Served,
+        statuses: &[u16],
+        tls: Option<Arc<Tls>>,
+        ca_pem: Option<Vec<u8>>,
+    ) -> (Self, JoinHandle<()>) {
         let receiver = Self::default();
         receiver.statuses.lock().unwrap().extend(statuses);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}/hook?key=in-url", listener.local_addr().unwrap());
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        let url = format!("{scheme}://{}/hook?key=in-url", listener.local_addr().unwrap());
         let router = Router::new().fallback(receive).with_state(receiver.clone());
         tokio::spawn(async move {
             let (_keep, stopping) = watch::channel(false);
-            serve::serve(listener, None, router, Limits::default(), stopping).await;
+            serve::serve(listener, tls, router, Limits::default(), stopping).await;
         });
         let webhook = Webhook { url, secret: SECRET.into() };
         served.hub.directory_watch().store(Arc::new(directory(Some(webhook))));
         let config = webhook::Config {
+            ca_pem,
             backoff_min: Duration::from_millis(1),
             backoff_max: Duration::from_millis(5),
             ..webhook::Config::default()
@@ -143,4 +156,36 @@ async fn webhooks_end_when_the_gateway_stops() {
     let (_receiver, task) = Receiver::start(&served, &[]).await;
     served.stop.send_replace(true);
     tokio::time::timeout(PATIENCE, task).await.unwrap().unwrap();
+}
+
+/// A server's TLS for 127.0.0.1, and the certificate to trust.
+fn tls() -> (Arc<Tls>, Vec<u8>) {
+    let directory = tempfile::tempdir().unwrap();
+    let pair = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+    let files =
+        TlsFiles { certificate: directory.path().join("hook.crt"), key: directory.path().join("hook.key") };
+    std::fs::write(&files.certificate, pair.cert.pem()).unwrap();
+    std::fs::write(&files.key, pair.signing_key.serialize_pem()).unwrap();
+    (Tls::load(files).unwrap(), pair.cert.pem().into_bytes())
+}
+
+#[tokio::test]
+async fn an_https_webhook_with_a_trusted_certificate_is_delivered_to() {
+    let served = served().await;
+    served.put_envelopes([1]);
+    let (tls, pem) = tls();
+    let (_receiver, _task) = Receiver::start_with(&served, &[], Some(tls), Some(pem)).await;
+    served.until(|state| state.acks == [(INBOX, 1)]).await;
+}
+
+#[tokio::test]
+async fn an_https_webhook_with_another_certificate_gets_nothing() {
+    let served = served().await;
+    served.put_envelopes([1]);
+    let ((tls, _), (_, other)) = (tls(), tls());
+    let (receiver, _task) = Receiver::start_with(&served, &[], Some(tls), Some(other)).await;
+    // It is tried again and again, and never acknowledged.
+    served.until(|state| state.reads >= 3).await;
+    assert!(served.state().acks.is_empty());
+    assert!(receiver.received.lock().unwrap().is_empty());
 }
