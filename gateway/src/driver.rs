@@ -103,7 +103,10 @@ struct Clock {
 enum Mode {
     Running(Box<Running>),
     /// Nothing is acknowledged; opened again when `retry` says so.
-    Broken { error: StoreError, retry: bool },
+    Broken {
+        error: StoreError,
+        retry: bool,
+    },
 }
 
 struct Running {
@@ -126,7 +129,8 @@ enum Stored {
     Loaded(Stream, LoadFor, Result<Vec<(u64, Record)>, StoreError>),
 }
 
-type Load = std::pin::Pin<Box<dyn Future<Output = (Stream, LoadFor, Result<Vec<(u64, Record)>, StoreError>)> + Send>>;
+type Load =
+    std::pin::Pin<Box<dyn Future<Output = (Stream, LoadFor, Result<Vec<(u64, Record)>, StoreError>)> + Send>>;
 
 /// Whoever waits for an answer.
 enum Waiter {
@@ -344,7 +348,12 @@ impl Driver {
     }
 
     fn check_space(&mut self) {
-        let free = self.options.data_dir.as_deref().and_then(|dir| space::space(dir).ok()).map(|space| space.available_bytes);
+        let free = self
+            .options
+            .data_dir
+            .as_deref()
+            .and_then(|dir| space::space(dir).ok())
+            .map(|space| space.available_bytes);
         let enough = free.is_none_or(|free| free >= self.options.disk_reserve_bytes);
         match &mut self.mode {
             Mode::Running(running) => running.core.set_storage_low(self.clock.now(), !enough),
@@ -384,7 +393,9 @@ impl Driver {
                             answer(waiter, reply);
                         }
                     }
-                    Action::DirectoryChanged => self.directory.store(Arc::new(running.core.directory().clone())),
+                    Action::DirectoryChanged => {
+                        self.directory.store(Arc::new(running.core.directory().clone()))
+                    }
                     Action::Event { kind, peer, detail } => {
                         let peer = peer.map(|domain| domain.as_str().to_owned());
                         info!(kind, peer, detail, "event");
@@ -417,7 +428,12 @@ impl Driver {
         }
         let failure = HubError::Store(error.clone());
         self.waiters.drain().for_each(|(_, waiter)| waiter.fail(failure.clone()));
-        let event = Event { at_ms: self.clock.now().unix_ms(), kind: "store.failed", peer: None, detail: error.to_string() };
+        let event = Event {
+            at_ms: self.clock.now().unix_ms(),
+            kind: "store.failed",
+            peer: None,
+            detail: error.to_string(),
+        };
         self.events.send(event).ok();
         self.mode = Mode::Broken { error, retry };
     }
@@ -450,7 +466,8 @@ fn recover(options: &Options, clock: Clock) -> Result<Running, StoreError> {
             damage = recovery.add(now, found);
         }
     })?;
-    let core = damage.and_then(|()| recovery.finish(now)).map_err(|error| StoreError::Corrupt(error.to_string()))?;
+    let core =
+        damage.and_then(|()| recovery.finish(now)).map_err(|error| StoreError::Corrupt(error.to_string()))?;
     Ok(Running { core, store, commit: None, loads: FuturesUnordered::new() })
 }
 
