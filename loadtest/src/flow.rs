@@ -44,11 +44,11 @@ pub(crate) struct Flow {
     pattern: Bytes,
 }
 
-/// Microseconds since this process first asked. Sender and receiver live in this one process, so latencies
-/// need no synchronised clocks.
+/// Microseconds since this process first asked, plus one, so that 0 lies before everything. Sender and receiver
+/// live in this one process, so latencies need no synchronised clocks.
 pub(crate) fn now_us() -> u64 {
     static START: LazyLock<Instant> = LazyLock::new(Instant::now);
-    u64::try_from(START.elapsed().as_micros()).unwrap_or(u64::MAX)
+    u64::try_from(START.elapsed().as_micros()).unwrap_or(u64::MAX).saturating_add(1)
 }
 
 impl Flow {

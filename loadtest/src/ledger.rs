@@ -9,6 +9,7 @@ use hdrhistogram::Histogram;
 use tokio::sync::Notify;
 
 use crate::flow::{Flow, Stamp, now_us};
+use crate::report::round;
 
 /// Gaps that are remembered, to tell an envelope that comes late from one that comes twice. A run with more is
 /// broken anyway.
@@ -151,7 +152,7 @@ impl Ledger {
     pub(crate) fn latency(&self, phase: usize) -> Option<Latency> {
         let book = self.book();
         let (_, histogram) = book.phases.get(phase).filter(|(_, histogram)| !histogram.is_empty())?;
-        let ms = |us: u64| Duration::from_micros(us).as_secs_f64() * 1e3;
+        let ms = |us: u64| round(Duration::from_micros(us).as_secs_f64() * 1e3);
         Some(Latency {
             p50: ms(histogram.value_at_quantile(0.5)),
             p99: ms(histogram.value_at_quantile(0.99)),

@@ -12,8 +12,12 @@ use crate::error::LoadError;
 /// # Errors
 /// When standard output is closed.
 pub(crate) fn print(report: &impl Serialize, json: bool) -> Result<(), LoadError> {
-    let value = serde_json::to_value(report).unwrap_or_default();
-    let text = if json { format!("{value}\n") } else { table(&value) };
+    let text = if json {
+        // Fields in the order they are declared in, which a `Value` does not keep.
+        serde_json::to_string(report).unwrap_or_default() + "\n"
+    } else {
+        table(&serde_json::to_value(report).unwrap_or_default())
+    };
     let mut out = std::io::stdout().lock();
     out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(LoadError::io("printing the result"))
 }

@@ -14,7 +14,7 @@ use super::auth::Actor;
 use super::extract::OptionalJson;
 use super::{AdminState, Answer, fail};
 use crate::config::IdentityMode;
-use crate::identity::KeyPair;
+use crate::identity::{IdentityError, KeyPair};
 
 /// Who we are to peers.
 #[derive(Debug, Serialize)]
@@ -69,9 +69,7 @@ pub(super) async fn rotate(
     refuse_in_ca_mode(&state)?;
     let identity = state.identity.clone();
     let next = blocking(move || identity.make_next()).await?.map_err(|error| fail::identity(&error))?;
-    let certificate = bytes::Bytes::copy_from_slice(next.der());
-    let op = AdminOp::IdentityAnnounce { certificate };
-    state.hub.admin(&actor.label, op).await.map_err(fail::admin)?;
+    announce(&state, &actor, &next).await?;
     view(&state).await.map(Json)
 }
 
@@ -81,6 +79,9 @@ pub(super) async fn activate(
     OptionalJson(Activate { force }): OptionalJson<Activate>,
 ) -> Answer<Json<IdentityView>> {
     refuse_in_ca_mode(&state)?;
+    let next = state.identity.next().ok_or_else(|| fail::identity(&IdentityError::NoNext))?;
+    // A crash may have come between making the pair and announcing it: what peers are ready for is then another.
+    announce(&state, &actor, &next).await?;
     let overview = state.hub.overview().await.map_err(fail::hub)?;
     let (_, not_ready) = readiness(&overview);
     if !not_ready.is_empty() && !force {
@@ -97,6 +98,11 @@ pub(super) async fn activate(
     let note = AdminOp::Note { action: "identity.activate", target };
     state.hub.admin(&actor.label, note).await.map_err(fail::admin)?;
     view(&state).await.map(Json)
+}
+
+async fn announce(state: &AdminState, actor: &Actor, next: &KeyPair) -> Answer<()> {
+    let op = AdminOp::IdentityAnnounce { certificate: bytes::Bytes::copy_from_slice(next.der()) };
+    state.hub.admin(&actor.label, op).await.map_err(fail::admin).map(drop)
 }
 
 async fn view(state: &AdminState) -> Answer<IdentityView> {

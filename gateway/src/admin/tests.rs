@@ -1,5 +1,6 @@
 //! The admin API over its router, with a stand-in for the hub.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::Path;
 
@@ -392,4 +393,37 @@ async fn answers_have_the_fields_that_the_document_says() {
     ] {
         assert_eq!(keys(value), fields(schema), "{schema}");
     }
+}
+
+/// Paths of a router, out of its debug output: axum lists them nowhere else.
+fn paths_of(router: &Router) -> BTreeSet<String> {
+    let text = format!("{router:?}");
+    let quoted = text.split('"').skip(1).step_by(2);
+    quoted.filter(|text| text.starts_with('/')).map(str::to_owned).collect()
+}
+
+/// Every operation a router answers, as `METHOD /path`: what it does not have is refused with 404 or 405.
+async fn operations_of(router: &Router) -> BTreeSet<String> {
+    let mut operations = BTreeSet::new();
+    for path in paths_of(router) {
+        for method in ["GET", "POST", "PUT", "DELETE", "PATCH"] {
+            let request = Request::builder().method(method).uri(concrete(&path)).body(Body::empty()).unwrap();
+            let response = TowerToHyperService::new(router.clone()).call(request).await.unwrap();
+            if response.status() != StatusCode::METHOD_NOT_ALLOWED {
+                operations.insert(format!("{method} {path}"));
+            }
+        }
+    }
+    operations
+}
+
+#[tokio::test]
+async fn the_document_has_every_route_of_both_apis_and_no_other() {
+    let api = fixture();
+    let (hub, _fake) = FakeHub::start();
+    let (_stop, stopping) = tokio::sync::watch::channel(false);
+    let local = operations_of(&crate::api::router(hub, crate::api::Config::default(), stopping)).await;
+    let admin = operations_of(&api.router).await;
+    assert!(local.contains("POST /v1/envelopes") && admin.contains("GET /healthz"), "{local:?} {admin:?}");
+    assert_eq!(openapi::operations(), local.union(&admin).cloned().collect());
 }

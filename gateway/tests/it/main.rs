@@ -5,8 +5,11 @@
     reason = "a test's helpers fail the test: clippy excuses only functions marked as tests"
 )]
 
+mod admin;
 mod api;
+mod cli;
 mod config;
 mod link;
+mod process;
 mod serve;
 mod store;
