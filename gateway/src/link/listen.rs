@@ -30,6 +30,9 @@ pub const PORT_DEFAULT: u16 = 8443;
 /// How long links get to say goodbye when the process stops. Longer delays the stop, and saves no envelope.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(2);
 
+/// Socket buffers of QUIC in bytes: what arrives while others have the core. Smaller drops bursts of fast peers.
+const SOCKET_BUFFER_BYTES: usize = 4 << 20;
+
 /// Ports tried until one is free for both transports, when the system chooses.
 const PORT_TRIES: usize = 16;
 
@@ -83,7 +86,7 @@ impl Default for LinkConfig {
             quic: true,
             tcp: true,
             congestion: Congestion::default(),
-            window_bytes: 64 << 20,
+            window_bytes: 32 << 20,
             keep_alive: Duration::from_secs(5),
             idle_timeout: Duration::from_secs(15),
             handshake_timeout: Duration::from_secs(5),
@@ -331,6 +334,7 @@ fn endpoints(
     server: &rustls::ServerConfig,
 ) -> Result<Endpoints, StartError> {
     let Some(socket) = socket else { return Ok(Endpoints::default()) };
+    enlarge_buffers(&socket);
     let crypto = QuicServerConfig::try_from(server.clone()).expect("the provider has AES-128-GCM");
     let main = Endpoint::new(
         EndpointConfig::default(),
@@ -348,6 +352,20 @@ fn endpoints(
         SocketAddr::V6(_) => None,
     };
     Ok(Endpoints { main: Some(main), other })
+}
+
+/// As far as the system allows; what it refuses shows as retransmissions under load, nothing worse.
+fn enlarge_buffers(socket: &std::net::UdpSocket) {
+    if let Ok(state) = quinn_udp::UdpSocketState::new(socket.into()) {
+        for result in [
+            state.set_recv_buffer_size(socket.into(), SOCKET_BUFFER_BYTES),
+            state.set_send_buffer_size(socket.into(), SOCKET_BUFFER_BYTES),
+        ] {
+            if let Err(error) = result {
+                tracing::debug!(%error, "the UDP socket keeps its ordinary buffers");
+            }
+        }
+    }
 }
 
 async fn accept_quic(shared: Arc<Shared>, endpoint: Endpoint, admission: Arc<Admission>) {
