@@ -1,5 +1,5 @@
-//! The hub: one task that owns the core, and the only one that touches it. Everything else talks to it through
-//! a [`Hub`] handle; links report to it; it commits to the store and lets the core's messages leave afterwards.
+//! The hub: the handle through which everything else talks to the one task that owns the core
+//! ([`crate::driver`]).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -102,6 +102,22 @@ pub struct Hub {
 }
 
 impl Hub {
+    pub(crate) fn new(
+        commands: mpsc::Sender<Command>,
+        directory: Arc<ArcSwap<Directory>>,
+        events: broadcast::Sender<Event>,
+    ) -> Self {
+        Self { commands, directory, events }
+    }
+
+    /// A handle whose commands a test answers.
+    #[cfg(test)]
+    pub(crate) fn for_test(directory: Directory) -> (Self, mpsc::Receiver<Command>) {
+        let (commands, received) = mpsc::channel(64);
+        let (events, _) = broadcast::channel(64);
+        (Self { commands, directory: Arc::new(ArcSwap::from_pointee(directory)), events }, received)
+    }
+
     /// Who is who, as of the last commit.
     #[must_use]
     pub fn directory(&self) -> Arc<Directory> {

@@ -4,9 +4,11 @@
 //! - [`rng`]: the random source that all the rest draws from; the same seed gives the same run
 //! - [`seeds`]: runs a test over many seeds and prints the one that failed
 //! - [`clock`]: wall-clock time that moves only when the test says so
+//! - [`shaper`]: a slow, lossy, breakable network between real UDP and TCP sockets
 //! - [`disk`]: a disk that forgets what was not synced, and fails where it is told to
 
 pub mod clock;
 pub mod disk;
 pub mod rng;
 pub mod seeds;
+pub mod shaper;

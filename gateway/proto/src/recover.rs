@@ -1,0 +1,217 @@
+//! Making the core from what a store holds: the only way it starts, whether on the first day or after a crash.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use prost::Message;
+
+use crate::core::{Config, Core, Mailbox};
+use crate::directory::PeerRecord;
+use crate::lane::lanes;
+use crate::peer::Peer;
+use crate::pin::Pin;
+use crate::retire::{Job, Why};
+use crate::state::{Key, StateError, from_json, from_numbers};
+use crate::store::{BlockInfo, Head, PeerKey, Recovered, Stream};
+use crate::time::Time;
+use crate::wire;
+
+/// Collects what [`Recovered`] items say, then becomes a core.
+#[derive(Debug)]
+pub struct Recovery {
+    core: Core,
+    fresh: bool,
+    outboxes: BTreeMap<PeerKey, Vec<u64>>,
+    positions: Vec<(Stream, Vec<u64>)>,
+    gone: Vec<(Stream, u64, Bytes)>,
+    inbound: Vec<(PeerKey, Bytes)>,
+    refusals: Vec<(PeerKey, wire::Nack)>,
+    ready: Vec<(PeerKey, Pin)>,
+    positioned: bool,
+}
+
+impl Recovery {
+    /// Starts with nothing.
+    #[must_use]
+    pub fn new(config: Config) -> Self {
+        Self {
+            core: Core::blank(config),
+            fresh: true,
+            outboxes: BTreeMap::new(),
+            positions: Vec::new(),
+            gone: Vec::new(),
+            inbound: Vec::new(),
+            refusals: Vec::new(),
+            ready: Vec::new(),
+            positioned: false,
+        }
+    }
+
+    /// Takes one thing found in the store: all state first, then all blocks.
+    ///
+    /// # Errors
+    /// When it does not read as what was written.
+    pub fn add(&mut self, now: Time, found: Recovered) -> Result<(), StateError> {
+        match found {
+            Recovered::State { key, value } => self.add_state(Key::decode(&key)?, value),
+            Recovered::Block { stream, info, heads } => {
+                self.position(now)?;
+                self.add_block(now, stream, info, &heads);
+                Ok(())
+            }
+        }
+    }
+
+    /// The core, ready to be driven: dials are scheduled with jitter, and a store that was blank gets an epoch.
+    ///
+    /// # Errors
+    /// When state does not read as what was written.
+    pub fn finish(mut self, now: Time) -> Result<Core, StateError> {
+        self.position(now)?;
+        let mut core = self.core;
+        if self.fresh {
+            core.epoch = core.config.fresh_epoch;
+            core.put(now, &Key::Epoch, core.epoch.to_vec().into());
+        }
+        let known: BTreeSet<PeerKey> = core.directory.peers().map(|record| record.key).collect();
+        let mut jobs = Vec::new();
+        for peer in core.peers.values_mut() {
+            for lane in &mut peer.lanes {
+                lane.link_down();
+            }
+            if !known.contains(&peer.key) {
+                // Its operator removed it, and the process ended before all was purged.
+                peer.leaving = true;
+                jobs.extend(peer.lanes.iter().map(|lane| (lane.queue.stream, lane.queue.next_seq - 1)));
+            }
+        }
+        for (stream, to) in jobs {
+            core.start_job(now, Job { stream, why: Why::Purged, from: 0, to });
+        }
+        for key in known {
+            core.schedule_dial(now, key, false);
+        }
+        core.start_expiry(now);
+        Ok(core)
+    }
+
+    fn add_state(&mut self, key: Key, value: Bytes) -> Result<(), StateError> {
+        let core = &mut self.core;
+        match key {
+            Key::Epoch => {
+                core.epoch = value[..].try_into().map_err(|_| StateError { what: "epoch" })?;
+                self.fresh = false;
+            }
+            Key::Counters => {
+                let [peer, network] = from_numbers("counters", &value)?[..] else {
+                    return Err(StateError { what: "counters" });
+                };
+                core.next_peer = u32::try_from(peer).map_err(|_| StateError { what: "counters" })?;
+                core.next_network = u32::try_from(network).map_err(|_| StateError { what: "counters" })?;
+            }
+            Key::Peer(_) => {
+                let record: PeerRecord = from_json("peer", &value)?;
+                core.directory.put_peer(record);
+            }
+            Key::Network(_) => core.directory.put_network(from_json("network", &value)?),
+            Key::Token(_) => core.directory.put_token(from_json("token", &value)?),
+            Key::Outbox(peer) => drop(self.outboxes.insert(peer, from_numbers("outbox", &value)?)),
+            Key::Position(stream) => self.positions.push((stream, from_numbers("position", &value)?)),
+            Key::Gone(stream, first_seq) => self.gone.push((stream, first_seq, value)),
+            Key::Inbound(peer) => self.inbound.push((peer, value)),
+            Key::Refusal(peer, _, _) => {
+                let nack = wire::Nack::decode(value).map_err(|_| StateError { what: "refusal" })?;
+                self.refusals.push((peer, nack));
+            }
+            Key::Ready(peer) => {
+                let pin = value[..].try_into().map_err(|_| StateError { what: "ready" })?;
+                self.ready.push((peer, Pin::from_bytes(pin)));
+            }
+            Key::NextCertificate => core.next_certificate = Some(value),
+            Key::AuditHead => {
+                core.audit_head =
+                    String::from_utf8(value.to_vec()).map_err(|_| StateError { what: "audit head" })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// All state is there: sets every queue to where it stood, so that blocks can follow.
+    fn position(&mut self, now: Time) -> Result<(), StateError> {
+        if std::mem::replace(&mut self.positioned, true) {
+            return Ok(());
+        }
+        for record in self.core.directory.peers().cloned().collect::<Vec<_>>() {
+            self.core.peers.insert(record.key, Peer::new(record.key, record.domain, now));
+        }
+        for key in self.core.directory.networks().map(|record| record.key).collect::<Vec<_>>() {
+            self.core.mailboxes.insert(key, Mailbox::new(key));
+        }
+        for (key, numbers) in std::mem::take(&mut self.outboxes) {
+            let peer = self.peer(now, key);
+            let (pairs, _) = numbers.as_chunks::<2>();
+            if pairs.len() != peer.lanes.len() {
+                return Err(StateError { what: "outbox" });
+            }
+            for (lane, [acked, next]) in peer.lanes.iter_mut().zip(pairs) {
+                lane.queue.recover_position(*acked, *next);
+            }
+        }
+        for (stream, numbers) in std::mem::take(&mut self.positions) {
+            let [acked, next] = numbers[..] else { return Err(StateError { what: "position" }) };
+            if let Some(queue) = self.core.queue_mut(stream) {
+                queue.recover_position(acked, next);
+            }
+        }
+        for (stream, first_seq, bits) in std::mem::take(&mut self.gone) {
+            if let Some(queue) = self.core.queue_mut(stream) {
+                queue.recover_gone(first_seq, &bits);
+            }
+        }
+        for (key, value) in std::mem::take(&mut self.inbound) {
+            self.peer(now, key).inbound.recover(&value)?;
+        }
+        for (key, nack) in std::mem::take(&mut self.refusals) {
+            let lane =
+                lanes().find(|lane| u32::from(lane.0) == nack.lane).ok_or(StateError { what: "refusal" })?;
+            self.peer(now, key).inbound.lane_mut(lane).refusals.insert(nack.seq, nack);
+        }
+        for (key, pin) in std::mem::take(&mut self.ready) {
+            self.peer(now, key).ready = Some(pin);
+        }
+        Ok(())
+    }
+
+    /// A peer that is there, or one that was removed and still leaves something behind.
+    fn peer(&mut self, now: Time, key: PeerKey) -> &mut Peer {
+        let removed = || Peer::new(key, "removed.invalid".parse().expect("a domain name"), now);
+        self.core.peers.entry(key).or_insert_with(removed)
+    }
+
+    fn add_block(&mut self, now: Time, stream: Stream, info: BlockInfo, heads: &[Head]) {
+        if let Stream::Outbox { peer, .. } = stream {
+            self.peer(now, peer);
+        }
+        let Some(queue) = self.core.queue_mut(stream) else { return };
+        let numbered = (info.first_seq..).zip(heads);
+        let live: Vec<_> =
+            numbered.filter(|(seq, _)| !queue.has_left(*seq)).map(|(seq, head)| (seq, *head)).collect();
+        queue.recover_block(info, live.len() as u64, live.iter().map(|(_, head)| head.at).min());
+        match stream {
+            Stream::Outbox { .. } => {
+                for (_, head) in live {
+                    self.core.remember(head.network, head.id);
+                }
+            }
+            Stream::Receipts { network } => {
+                for (seq, head) in live {
+                    self.core.remember(network, head.id);
+                    if let Some(mailbox) = self.core.mailboxes.get_mut(&network) {
+                        mailbox.receipt_ids.push_back((seq, head.id));
+                    }
+                }
+            }
+            Stream::Inbox { .. } | Stream::Audit => {}
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! Tests of the core as its users see it.
+
+mod fuzz_seeds;
