@@ -1,4 +1,4 @@
-//! The embedded engine: redb, with everything sealed ([`super::seal`]).
+//! The embedded engine: redb, with everything sealed.
 //!
 //! Two files in one directory: `gateway.redb` and `gateway.keys`. Neither is of use without the other, nor
 //! without the deployment key.
