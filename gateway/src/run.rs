@@ -160,18 +160,14 @@ fn driver_options(config: &Config) -> Result<driver::Options, RunError> {
 }
 
 async fn serve_until_stopped(config: Config, hub: Hub, driver: Driver) -> Result<(), RunError> {
-    let (_trigger, shutdown, reload) = shutdown::on_signals(DRAIN_MAX).map_err(system("handling signals"))?;
+    let (_trigger, shutdown, reload) =
+        shutdown::on_signals(DRAIN_MAX).map_err(system("handling signals"))?;
     let identity = open_identity(&config)?;
-    let _watch =
-        identity.watch(report_reload).inspect_err(|error| warn!(%error, "SIGHUP still reloads")).ok();
-    let link_config = LinkConfig {
-        listen: config.link.listen,
-        congestion: config.link.congestion,
-        ..LinkConfig::default()
-    };
-    let links = Arc::new(
-        Links::start(link_config, Arc::clone(&identity), hub.directory_watch(), driver.link_events()).await?,
-    );
+    let _watch = identity.watch(report_reload).inspect_err(|error| warn!(%error, "SIGHUP still reloads")).ok();
+    let link_config =
+        LinkConfig { listen: config.link.listen, congestion: config.link.congestion, ..LinkConfig::default() };
+    let links =
+        Arc::new(Links::start(link_config, Arc::clone(&identity), hub.directory_watch(), driver.link_events()).await?);
     let (stop_driver, driver_stop) = watch::channel(false);
     let driver = tokio::spawn(driver.run(Arc::clone(&links), driver_stop));
     bootstrap(&config.data_dir, &hub).await?;
@@ -180,8 +176,7 @@ async fn serve_until_stopped(config: Config, hub: Hub, driver: Driver) -> Result
     let readiness = Arc::new(Readiness::default());
     let (local_listener, local_tls) = bind("local_api", &config.local_api).await?;
     let (admin_listener, admin_tls) = bind("admin_api", &config.admin_api).await?;
-    let local_addr =
-        |listener: &TcpListener| listener.local_addr().map_err(system("reading a listener's address"));
+    let local_addr = |listener: &TcpListener| listener.local_addr().map_err(system("reading a listener's address"));
     let listening = Listening {
         link: links.local_addr(),
         local_api: local_addr(&local_listener)?,
@@ -203,13 +198,7 @@ async fn serve_until_stopped(config: Config, hub: Hub, driver: Driver) -> Result
         allow_private_ips: config.allow_private_ips,
     };
     let state = AdminState::new(hub.clone(), Arc::clone(&identity), about, Arc::clone(&readiness));
-    tasks.spawn(serve::serve(
-        admin_listener,
-        admin_tls,
-        admin::router(state),
-        Limits::default(),
-        apis_stop.clone(),
-    ));
+    tasks.spawn(serve::serve(admin_listener, admin_tls, admin::router(state), Limits::default(), apis_stop.clone()));
     let api_config = api::Config {
         payload_bytes_max: usize::try_from(config.limits.payload_bytes_max.0).unwrap_or(usize::MAX),
         requests_per_s_max: None,
@@ -248,10 +237,8 @@ async fn serve_until_stopped(config: Config, hub: Hub, driver: Driver) -> Result
 }
 
 fn open_identity(config: &Config) -> Result<Arc<Identity>, RunError> {
-    let current =
-        Files { certificate: config.identity.certificate.clone(), key: config.identity.key.clone() };
-    let next_to =
-        |path: &PathBuf| path.with_file_name("next").with_extension(path.extension().unwrap_or_default());
+    let current = Files { certificate: config.identity.certificate.clone(), key: config.identity.key.clone() };
+    let next_to = |path: &PathBuf| path.with_file_name("next").with_extension(path.extension().unwrap_or_default());
     let next = Files { certificate: next_to(&current.certificate), key: next_to(&current.key) };
     Ok(Identity::open_files(current, next, config.domain.clone())?)
 }
@@ -264,12 +251,7 @@ fn report_reload(result: Result<bool, IdentityError>) {
     }
 }
 
-async fn reload_on_signal(
-    mut reload: Reload,
-    identity: Arc<Identity>,
-    tls: Vec<Arc<Tls>>,
-    mut stop: watch::Receiver<bool>,
-) {
+async fn reload_on_signal(mut reload: Reload, identity: Arc<Identity>, tls: Vec<Arc<Tls>>, mut stop: watch::Receiver<bool>) {
     loop {
         tokio::select! {
             () = reload.requested() => {}
