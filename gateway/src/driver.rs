@@ -7,7 +7,6 @@
 //! what the disk holds is not known.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -28,7 +27,7 @@ use trunkline_gateway_proto::wire;
 use crate::hub::{AdminFailure, Command, Event, Hub, HubError, Queue};
 use crate::link::{LinkCommand, LinkEvent, LinkSender};
 use crate::metrics;
-use crate::store::{Store, StoreError, StoreFuture, space};
+use crate::store::{Store, StoreError, StoreFuture};
 
 /// Commands that wait for the driver. More lets callers run ahead, and waits longer when it is behind.
 const COMMANDS_MAX: usize = 1024;
@@ -47,6 +46,9 @@ const SPACE_CHECK: Duration = Duration::from_secs(2);
 
 /// Opens the store: at the start, and again after the disk was full.
 pub type OpenStore = Box<dyn Fn() -> Result<Arc<dyn Store>, StoreError> + Send + Sync>;
+
+/// Bytes that the store may still take; `None` when that is not known, which holds nothing back.
+pub type FreeBytes = Box<dyn Fn() -> Option<u64> + Send + Sync>;
 
 /// How the driver reaches peers.
 pub trait Dialer: Send + 'static {
@@ -72,8 +74,8 @@ pub struct Options {
     pub config: Config,
     /// Opens the store.
     pub open_store: OpenStore,
-    /// Where the store is, for looking at free space; `None` does not look.
-    pub data_dir: Option<PathBuf>,
+    /// Looks at the room that is left for the store.
+    pub free_bytes: FreeBytes,
     /// Free space that is left to others.
     pub disk_reserve_bytes: u64,
 }
@@ -348,13 +350,8 @@ impl Driver {
     }
 
     fn check_space(&mut self) {
-        let free = self
-            .options
-            .data_dir
-            .as_deref()
-            .and_then(|dir| space::space(dir).ok())
-            .map(|space| space.available_bytes);
-        let enough = free.is_none_or(|free| free >= self.options.disk_reserve_bytes);
+        let free_bytes = (self.options.free_bytes)();
+        let enough = free_bytes.is_none_or(|free| free >= self.options.disk_reserve_bytes);
         match &mut self.mode {
             Mode::Running(running) => running.core.set_storage_low(self.clock.now(), !enough),
             Mode::Broken { retry: true, .. } if enough => self.reopen(),

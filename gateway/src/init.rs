@@ -18,6 +18,7 @@ use trunkline_gateway_proto::admin::{AdminOp, NetworkSpec};
 use trunkline_gateway_proto::directory::Role;
 use trunkline_gateway_proto::pin::Pin;
 use trunkline_gateway_proto::policy::Policy;
+use zeroize::Zeroizing;
 
 use crate::admin::{ADMIN_TOKEN_PREFIX, NETWORK_TOKEN_PREFIX};
 use crate::config::{Config, ConfigError, EXAMPLE, deployment_key};
@@ -134,6 +135,12 @@ pub enum BootstrapError {
     Hub(#[from] AdminFailure),
 }
 
+impl Bootstrap {
+    fn to_json(&self) -> Vec<u8> {
+        serde_json::to_vec_pretty(self).expect("invariant: plain data with text keys")
+    }
+}
+
 /// Makes the directory of a new gateway. What was begun is removed when something fails.
 ///
 /// # Errors
@@ -192,8 +199,7 @@ fn fill(options: &Options) -> Result<Made, InitError> {
             token: TokenHash::of(&admin_token),
         }],
     };
-    let bootstrap = serde_json::to_vec_pretty(&bootstrap).expect("invariant: plain data with text keys");
-    write(&dir.join("data").join(BOOTSTRAP_FILE), &bootstrap)?;
+    write(&dir.join("data").join(BOOTSTRAP_FILE), &bootstrap.to_json())?;
     // Last, because this is what makes the directory a gateway's.
     write(&config_file, config_text.as_bytes())?;
     Ok(Made {
@@ -204,6 +210,21 @@ fn fill(options: &Options) -> Result<Made, InitError> {
         network: options.network.clone(),
         network_token_file,
     })
+}
+
+/// Makes an admin token for the next start to take, when all others are lost: who owns the data directory owns the
+/// gateway anyway.
+///
+/// # Errors
+/// When something waits for the next start already, or it cannot be written.
+pub fn recover_token(data_dir: &Path) -> Result<(String, Zeroizing<String>), InitError> {
+    let token = token::generate(ADMIN_TOKEN_PREFIX);
+    // Unique, so that the next start does not take it for one it knows.
+    let label = format!("recovered-{}", uuid::Uuid::new_v4().simple());
+    let entry = BootstrapToken { label: label.clone(), role: Role::Admin, token: TokenHash::of(&token) };
+    let bootstrap = Bootstrap { networks: Vec::new(), tokens: vec![entry] };
+    write(&data_dir.join(BOOTSTRAP_FILE), &bootstrap.to_json())?;
+    Ok((label, token))
 }
 
 /// Carries out what `init` left for the first start; nothing when there is nothing left.

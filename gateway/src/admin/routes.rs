@@ -145,7 +145,9 @@ pub static ROUTES: &[Route] = &[
     })
     .open()
     .gives("text/plain"),
-    look("/openapi.json", "", "This document.", || get(health::openapi)).open().gives("application/json"),
+    look("/openapi.json", "", "The OpenAPI document of both APIs.", || get(health::openapi))
+        .open()
+        .gives("application/json"),
     look("/admin/v1/status", "Status", "Everything at a glance.", || get(health::status)),
     look("/admin/v1/identity", "Identity", "Our certificate, and the one announced next.", || {
         get(identity::show)

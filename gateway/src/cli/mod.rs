@@ -1,4 +1,4 @@
-//! The command line. Every verb but `init` and `run` is a call of the admin API.
+//! The command line. Every verb but `init`, `run` and `token recover` is a call of the admin API.
 //!
 //! Exit codes: 0 done, 1 it failed, 2 it was not understood. An error is one line on stderr that says what to do.
 //!
@@ -156,6 +156,9 @@ fn carry_out(cli: Cli, console: &mut Console<'_>) -> Result<(), CliError> {
     let verb = match cli.verb {
         Verb::Init(args) => return init::init(&cli.target, args, console),
         Verb::Run(args) => return run::run(&cli.target, args, console),
+        Verb::Token(token::Verb::Recover { out }) => {
+            return token::recover(&cli.target, out.as_deref(), console);
+        }
         verb => verb,
     };
     let runtime = tokio::runtime::Builder::new_current_thread()

@@ -179,7 +179,7 @@ fn merge(known: Value, settings: Settings) -> Value {
     put(&mut policy, "permitted", (!permitted.is_empty()).then(|| json!(permitted)));
     put(&mut policy, "allow_guests", allow_guests.map(Value::from));
     put(&mut policy, "blocked", (!blocked.is_empty()).then(|| json!(blocked)));
-    put(&mut body, "policy", (!policy.is_empty()).then(|| Value::Object(policy)));
+    put(&mut body, "policy", (!policy.is_empty()).then_some(Value::Object(policy)));
     put(&mut body, "label", label.map(Value::from));
     put(&mut body, "local_domains", (!local_domains.is_empty()).then(|| json!(local_domains)));
     put(&mut body, "webhook", webhook.map(|url| json!({ "url": url })));

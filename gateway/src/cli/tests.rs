@@ -276,3 +276,42 @@ fn a_check_names_what_would_keep_the_gateway_from_starting() {
         assert!(line.contains("FAILED"), "{line}");
     }
 }
+
+/// Command lines of a document's shell blocks that start this program, as arguments.
+fn commands_of(document: &str) -> Vec<Vec<String>> {
+    let blocks = document.split("```").skip(1).step_by(2).filter(|block| block.starts_with("bash"));
+    let joined = blocks.map(|block| block.replace("\\\n", " ")).collect::<Vec<_>>().join("\n");
+    let mut commands = Vec::new();
+    for line in joined.lines() {
+        let line = line.strip_prefix("runuser -u trunkline -- ").unwrap_or(line);
+        if line.starts_with("trunkline-gateway ") {
+            let words = line.split(" #").next().unwrap_or_default().split_whitespace();
+            commands.push(words.map(str::to_owned).collect());
+        }
+    }
+    commands
+}
+
+#[test]
+fn every_command_in_the_operations_manual_is_one() {
+    let commands = commands_of(include_str!("../../../docs/OPERATIONS.md"));
+    assert!(commands.len() > 40, "{}", commands.len());
+    let pin = trunkline_gateway_proto::pin::Pin::from_bytes([7; 32]).to_string();
+    for command in commands {
+        let words = command.iter().map(|word| if word == "PIN" { pin.as_str() } else { word });
+        if let Err(error) = Cli::try_parse_from(words) {
+            panic!("{}: {error}", command.join(" "));
+        }
+    }
+}
+
+#[test]
+fn a_recovered_token_waits_for_the_next_start_and_is_never_overwritten() {
+    let gateway = Gateway::start("alpha.test");
+    std::fs::remove_file(gateway.file("data/bootstrap.json")).unwrap();
+    let made = gateway.run(&["--json", "token", "recover"]).fine().json();
+    let waiting = std::fs::read_to_string(gateway.file("data/bootstrap.json")).unwrap();
+    assert!(waiting.contains(made["label"].as_str().unwrap()));
+    assert!(!waiting.contains(made["token"].as_str().unwrap()));
+    assert!(gateway.run(&["token", "recover"]).error(1).contains("bootstrap.json"));
+}

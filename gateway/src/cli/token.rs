@@ -1,6 +1,6 @@
 //! `token`: admin tokens.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Subcommand, ValueEnum};
 use serde::Deserialize;
@@ -8,7 +8,10 @@ use serde_json::json;
 use trunkline_gateway_proto::time::Time;
 
 use super::client::{segment, view};
+use super::target::Target;
 use super::{Api, CliError, Console, console};
+use crate::config::Config;
+use crate::init::{self, CONFIG_FILE};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Verb {
@@ -29,6 +32,12 @@ pub(super) enum Verb {
     Remove {
         /// Its label
         label: String,
+    },
+    /// Make a token of role admin without one: on the gateway's machine, good from its next start on
+    Recover {
+        /// Write the token to this file (mode 0600) instead of showing it
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
     },
 }
 
@@ -52,6 +61,21 @@ struct Token {
     label: String,
     role: String,
     created: Time,
+}
+
+/// `token recover` does without the admin API.
+pub(super) fn recover(target: &Target, file: Option<&Path>, out: &mut Console<'_>) -> Result<(), CliError> {
+    let dir = target.directory().ok_or_else(|| {
+        CliError::Usage("which gateway? Name its directory with --dir DIR, on its own machine".to_owned())
+    })?;
+    file.map_or(Ok(()), console::vacant)?;
+    let config = Config::load(&dir.join(CONFIG_FILE)).map_err(CliError::failed)?;
+    let (label, token) = init::recover_token(&config.data_dir).map_err(CliError::failed)?;
+    if !out.json {
+        out.hint(&format!("restart the gateway: it takes the token `{label}` then"));
+    }
+    let answer = json!({ "label": label, "role": "admin", "token": token.as_str() });
+    console::deliver_secret(out, file, answer, "token")
 }
 
 pub(super) async fn call(verb: Verb, api: &Api, out: &mut Console<'_>) -> Result<(), CliError> {
@@ -79,6 +103,8 @@ pub(super) async fn call(verb: Verb, api: &Api, out: &mut Console<'_>) -> Result
             let answer = api.delete(&format!("/admin/v1/tokens/{}", segment(&label))).await?;
             out.show(&answer, || format!("token `{label}` removed"));
         }
+        // Carried out before there was an API to call.
+        Verb::Recover { .. } => {}
     }
     Ok(())
 }

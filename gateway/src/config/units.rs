@@ -65,7 +65,7 @@ fn number(text: &str, units: &[(&str, u64)]) -> Option<u64> {
 }
 
 fn write(f: &mut fmt::Formatter<'_>, value: u64, units: &[(&str, u64)]) -> fmt::Result {
-    let unit = units.iter().find(|(_, factor)| value != 0 && value % factor == 0);
+    let unit = units.iter().find(|(_, factor)| value != 0 && value.is_multiple_of(*factor));
     let (name, factor) = unit.or(units.last()).copied().unwrap_or(("", 1));
     write!(f, "{}{name}", value / factor)
 }

@@ -86,7 +86,7 @@ impl Default for LinkConfig {
             quic: true,
             tcp: true,
             congestion: Congestion::default(),
-            window_bytes: 64 << 20,
+            window_bytes: 32 << 20,
             keep_alive: Duration::from_secs(5),
             idle_timeout: Duration::from_secs(15),
             handshake_timeout: Duration::from_secs(5),
@@ -427,6 +427,5 @@ fn spawn_tcp(
 }
 
 fn turned_away(remote: SocketAddr, transport: &'static str) {
-    metrics::counter!("trunkline_link_turned_away_total", "transport" => transport).increment(1);
     tracing::debug!(remote = %redact::ip(&remote), transport, "too many handshakes at once: turned away");
 }

@@ -1,15 +1,20 @@
 //! How blocks and state entries are laid out and sealed.
 //!
-//! A block is one row of the table of heads, and one or more **parts** in the table of bodies:
+//! Every block has a number, one above that of the block before, whatever their streams. It is one row of the
+//! table of heads, and one or more **parts** in the table of bodies:
 //!
 //! ```text
-//! heads:   stream(6) first_seq(8)          → header(40) sealed{ head(40) × count } tag(16)
-//! bodies:  stream(6) first_seq(8) part(2)  → sealed{ a cut of all bodies, one behind the other } tag(16)
-//! state:   key                             → data key(8) nonce(10) sealed{ value } tag(16)
+//! heads:   block(8)          → header(54) sealed{ head(40) × count } tag(16)
+//! bodies:  block(8) part(2)  → sealed{ a cut of all bodies, one behind the other } tag(16)
+//! state:   key               → data key(8) nonce(10) sealed{ value } tag(16)
 //! ```
 //!
-//! Numbers in keys are big-endian, so that a stream is a range; in values they are little-endian. Everything
-//! outside `sealed` is authenticated with it: a row put elsewhere does not open.
+//! Everything outside `sealed` is authenticated with it: a row put elsewhere does not open.
+//!
+//! **Why numbers.** With rows in the order of their arrival, the rows of a commit lie side by side at the end of
+//! the tables, and mostly leave side by side from the front. Ordered by stream, each would touch, copy and write
+//! pages of its own: ten times the work when a commit has one envelope for each of many lanes and peers. Which
+//! blocks a stream has, [`super::index`] knows.
 //!
 //! **Why parts.** redb keeps a large value in a page of its own, whose size is a power of two, and writes all of
 //! that page. A body of 35 KiB would cost 64; cut into 32 + 4 it costs 36.
@@ -21,12 +26,14 @@ use trunkline_gateway_proto::time::Time;
 
 use super::seal::{KeyId, NONCE_BASE_LEN, NonceBase, TAG_LEN};
 
-/// Key of a row of heads.
-pub(super) type BlockKey = [u8; 14];
+/// Number of a block, and key of its row of heads.
+pub(super) type BlockNumber = u64;
 /// Key of a row of bodies.
-pub(super) type PartKey = [u8; 16];
+pub(super) type PartKey = (BlockNumber, u16);
 
-const HEADER_LEN: usize = 40;
+const STREAM_LEN: usize = 6;
+const HEADER_LEN: usize = 40 + STREAM_LEN + 8;
+const AAD_LEN: usize = 1 + 8 + 2 + HEADER_LEN;
 const HEAD_LEN: usize = 40;
 const STATE_PREFIX_LEN: usize = 8 + NONCE_BASE_LEN;
 
@@ -35,7 +42,7 @@ const PAGE_MIN: usize = 4096;
 /// Largest page that a part may fill. Larger ones make fewer rows, and fragment the file more.
 const PAGE_MAX: usize = 128 * 1024;
 /// What redb needs in a page that holds one part: page header, key, offset of the value.
-const PAGE_OVERHEAD: usize = 4 + 16 + 4;
+const PAGE_OVERHEAD: usize = 4 + 10 + 4;
 
 /// A row whose content is not what it must be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +51,10 @@ pub(super) struct Damaged;
 /// What a block says of itself in the clear.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Header {
+    /// Which stream it belongs to.
+    pub(super) stream: Stream,
+    /// Sequence number of its first record.
+    pub(super) first_seq: u64,
     /// Which data key sealed it.
     pub(super) key: KeyId,
     /// What the nonces of its rows are made of.
@@ -56,46 +67,6 @@ pub(super) struct Header {
     pub(super) bytes: u64,
     /// The earliest expiry.
     pub(super) expires_min: Time,
-}
-
-/// First and last possible block key of a stream.
-pub(super) fn stream_range(stream: Stream) -> (BlockKey, BlockKey) {
-    (block_key(stream, 0), block_key(stream, u64::MAX))
-}
-
-pub(super) fn block_key(stream: Stream, first_seq: u64) -> BlockKey {
-    let (kind, owner, lane) = match stream {
-        Stream::Outbox { peer, lane } => (1, peer.0, lane.0),
-        Stream::Inbox { network } => (2, network.0, 0),
-        Stream::Receipts { network } => (3, network.0, 0),
-        Stream::Audit => (4, 0, 0),
-    };
-    let mut key = [0; 14];
-    key[0] = kind;
-    key[1..5].copy_from_slice(&u32::to_be_bytes(owner));
-    key[5] = lane;
-    key[6..].copy_from_slice(&first_seq.to_be_bytes());
-    key
-}
-
-pub(super) fn parse_block_key(key: &BlockKey) -> Result<(Stream, u64), Damaged> {
-    let [kind, o0, o1, o2, o3, lane, seq @ ..] = *key;
-    let owner = u32::from_be_bytes([o0, o1, o2, o3]);
-    let stream = match (kind, lane) {
-        (1, lane) => Stream::Outbox { peer: PeerKey(owner), lane: Lane(lane) },
-        (2, 0) => Stream::Inbox { network: NetworkKey(owner) },
-        (3, 0) => Stream::Receipts { network: NetworkKey(owner) },
-        (4, 0) if owner == 0 => Stream::Audit,
-        _ => return Err(Damaged),
-    };
-    Ok((stream, u64::from_be_bytes(seq)))
-}
-
-pub(super) fn part_key(block: &BlockKey, part: u16) -> PartKey {
-    let mut key = [0; 16];
-    key[..14].copy_from_slice(block);
-    key[14..].copy_from_slice(&part.to_be_bytes());
-    key
 }
 
 /// How the bodies of a block are cut: sizes of the parts before sealing, which fill redb's pages well.
@@ -121,7 +92,7 @@ fn cut(left: usize) -> Option<usize> {
 /// Seals a block row by row, in one buffer that is used again for each.
 pub(super) struct Sealer<'a> {
     pub(super) cipher: &'a LessSafeKey,
-    pub(super) block: BlockKey,
+    pub(super) block: BlockNumber,
     pub(super) header: Header,
     pub(super) buffer: &'a mut Vec<u8>,
 }
@@ -142,7 +113,7 @@ impl Sealer<'_> {
     pub(super) fn bodies<E: From<Damaged>>(
         &mut self,
         records: &[Record],
-        mut row: impl FnMut(&PartKey, &[u8]) -> Result<(), E>,
+        mut row: impl FnMut(PartKey, &[u8]) -> Result<(), E>,
     ) -> Result<(), E> {
         let mut bodies = records.iter().map(|record| &record.body[..]);
         let mut rest: &[u8] = &[];
@@ -157,13 +128,13 @@ impl Sealer<'_> {
                 rest = left;
             }
             self.seal(part + 1, 0)?;
-            row(&part_key(&self.block, part), self.buffer)?;
+            row((self.block, part), self.buffer)?;
         }
         Ok(())
     }
 
     fn seal(&mut self, row: u16, from: usize) -> Result<(), Damaged> {
-        let aad = block_aad(&self.block, row, &self.header.encode());
+        let aad = block_aad(self.block, row, &self.header.encode());
         seal(self.cipher, self.header.nonce.nonce(row), &aad, self.buffer, from)
     }
 }
@@ -174,7 +145,7 @@ const HEADS: u16 = 0;
 /// Opens the heads of a block, and with them proves its header.
 pub(super) fn open_heads(
     cipher: &LessSafeKey,
-    block: &BlockKey,
+    block: BlockNumber,
     value: &[u8],
 ) -> Result<(Vec<Head>, Vec<u32>), Damaged> {
     let header = Header::decode(value)?;
@@ -201,7 +172,7 @@ pub(super) fn open_heads(
 /// Opens one part of a block into `out`, which takes all of it; gives how long it was.
 pub(super) fn open_part(
     cipher: &LessSafeKey,
-    block: &BlockKey,
+    block: BlockNumber,
     header: &Header,
     part: u16,
     sealed: &[u8],
@@ -267,7 +238,13 @@ pub(super) fn open_state(cipher: &LessSafeKey, key: &[u8], value: &[u8]) -> Resu
 
 impl Header {
     /// Measures a block.
-    pub(super) fn measure(key: KeyId, nonce: NonceBase, records: &[Record]) -> Result<Self, Damaged> {
+    pub(super) fn measure(
+        stream: Stream,
+        first_seq: u64,
+        key: KeyId,
+        nonce: NonceBase,
+        records: &[Record],
+    ) -> Result<Self, Damaged> {
         let count = u32::try_from(records.len()).map_err(|_| Damaged)?;
         let mut bytes = 0_u64;
         for record in records {
@@ -277,12 +254,17 @@ impl Header {
         let parts =
             u16::try_from(cuts(bytes).count()).ok().filter(|parts| *parts < u16::MAX).ok_or(Damaged)?;
         let expires_min = records.iter().map(|record| record.head.expires).min().ok_or(Damaged)?;
-        Ok(Self { key, nonce, parts, count, bytes, expires_min })
+        Ok(Self { stream, first_seq, key, nonce, parts, count, bytes, expires_min })
     }
 
     /// What the core keeps in mind of the block.
-    pub(super) fn info(&self, first_seq: u64) -> BlockInfo {
-        BlockInfo { first_seq, count: self.count, bytes: self.bytes, expires_min: self.expires_min }
+    pub(super) fn info(&self) -> BlockInfo {
+        BlockInfo {
+            first_seq: self.first_seq,
+            count: self.count,
+            bytes: self.bytes,
+            expires_min: self.expires_min,
+        }
     }
 
     fn encode(&self) -> [u8; HEADER_LEN] {
@@ -292,7 +274,9 @@ impl Header {
         bytes[18..20].copy_from_slice(&self.parts.to_le_bytes());
         bytes[20..24].copy_from_slice(&self.count.to_le_bytes());
         bytes[24..32].copy_from_slice(&self.bytes.to_le_bytes());
-        bytes[32..].copy_from_slice(&self.expires_min.unix_ms().to_le_bytes());
+        bytes[32..40].copy_from_slice(&self.expires_min.unix_ms().to_le_bytes());
+        bytes[40..46].copy_from_slice(&encode_stream(self.stream));
+        bytes[46..].copy_from_slice(&self.first_seq.to_le_bytes());
         bytes
     }
 
@@ -303,8 +287,12 @@ impl Header {
         let (parts, rest) = rest.split_first_chunk().ok_or(Damaged)?;
         let (count, rest) = rest.split_first_chunk().ok_or(Damaged)?;
         let (bytes, rest) = rest.split_first_chunk().ok_or(Damaged)?;
-        let (expires, _) = rest.split_first_chunk().ok_or(Damaged)?;
+        let (expires, rest) = rest.split_first_chunk().ok_or(Damaged)?;
+        let (stream, rest) = rest.split_first_chunk().ok_or(Damaged)?;
+        let (first_seq, _) = rest.split_first_chunk().ok_or(Damaged)?;
         Ok(Self {
+            stream: decode_stream(*stream)?,
+            first_seq: u64::from_le_bytes(*first_seq),
             key: KeyId(u64::from_le_bytes(*key)),
             nonce: NonceBase(*nonce),
             parts: u16::from_le_bytes(*parts),
@@ -312,6 +300,28 @@ impl Header {
             bytes: u64::from_le_bytes(*bytes),
             expires_min: Time::from_unix_ms(u64::from_le_bytes(*expires)),
         })
+    }
+}
+
+fn encode_stream(stream: Stream) -> [u8; STREAM_LEN] {
+    let (kind, owner, lane) = match stream {
+        Stream::Outbox { peer, lane } => (1, peer.0, lane.0),
+        Stream::Inbox { network } => (2, network.0, 0),
+        Stream::Receipts { network } => (3, network.0, 0),
+        Stream::Audit => (4, 0, 0),
+    };
+    let [o0, o1, o2, o3] = u32::to_le_bytes(owner);
+    [kind, lane, o0, o1, o2, o3]
+}
+
+fn decode_stream([kind, lane, owner @ ..]: [u8; STREAM_LEN]) -> Result<Stream, Damaged> {
+    let owner = u32::from_le_bytes(owner);
+    match (kind, lane) {
+        (1, lane) => Ok(Stream::Outbox { peer: PeerKey(owner), lane: Lane(lane) }),
+        (2, 0) => Ok(Stream::Inbox { network: NetworkKey(owner) }),
+        (3, 0) => Ok(Stream::Receipts { network: NetworkKey(owner) }),
+        (4, 0) if owner == 0 => Ok(Stream::Audit),
+        _ => Err(Damaged),
     }
 }
 
@@ -342,12 +352,12 @@ fn decode_head(encoded: &[u8; HEAD_LEN]) -> (Head, u32) {
     (head, u32_at(36))
 }
 
-fn block_aad(block: &BlockKey, row: u16, header: &[u8; HEADER_LEN]) -> [u8; 1 + 14 + 2 + HEADER_LEN] {
-    let mut aad = [0; 1 + 14 + 2 + HEADER_LEN];
+fn block_aad(block: BlockNumber, row: u16, header: &[u8; HEADER_LEN]) -> [u8; AAD_LEN] {
+    let mut aad = [0; AAD_LEN];
     aad[0] = b'b';
-    aad[1..15].copy_from_slice(block);
-    aad[15..17].copy_from_slice(&row.to_le_bytes());
-    aad[17..].copy_from_slice(header);
+    aad[1..9].copy_from_slice(&block.to_le_bytes());
+    aad[9..11].copy_from_slice(&row.to_le_bytes());
+    aad[11..].copy_from_slice(header);
     aad
 }
 
@@ -389,22 +399,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keys_of_a_stream_are_a_range_in_order() {
+    fn a_stream_survives_its_encoding() {
         let streams = [
             Stream::Outbox { peer: PeerKey(1), lane: Lane(15) },
-            Stream::Outbox { peer: PeerKey(2), lane: Lane(0) },
             Stream::Inbox { network: NetworkKey(0) },
             Stream::Receipts { network: NetworkKey(u32::MAX) },
             Stream::Audit,
         ];
-        for pair in streams.windows(2) {
-            assert!(stream_range(pair[0]).1 < stream_range(pair[1]).0);
-        }
         for stream in streams {
-            assert!(block_key(stream, 255) < block_key(stream, 256));
-            assert_eq!(parse_block_key(&block_key(stream, 256)), Ok((stream, 256)));
+            assert_eq!(decode_stream(encode_stream(stream)), Ok(stream));
         }
-        assert_eq!(parse_block_key(&[9; 14]), Err(Damaged));
+        for bad in [[0; 6], [2, 1, 0, 0, 0, 0], [4, 0, 1, 0, 0, 0], [5; 6]] {
+            assert_eq!(decode_stream(bad), Err(Damaged));
+        }
     }
 
     #[test]
@@ -424,6 +431,8 @@ mod tests {
     #[test]
     fn a_header_survives_its_encoding() {
         let header = Header {
+            stream: Stream::Outbox { peer: PeerKey(3), lane: Lane(9) },
+            first_seq: 77,
             key: KeyId(7),
             nonce: NonceBase([3; NONCE_BASE_LEN]),
             parts: 2,

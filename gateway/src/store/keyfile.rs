@@ -19,7 +19,6 @@ use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKe
 use trunkline_common::token;
 use trunkline_gateway_proto::store::{NetworkKey, PeerKey, Scope};
 use trunkline_gateway_proto::time::Time;
-use zeroize::Zeroizing;
 
 use super::StoreError;
 use super::fault::{Faults, KEYS_FILE};
@@ -169,9 +168,9 @@ impl KeyFile {
         self.io(self.backend.set_len(len))
     }
 
-    fn read_all(&self) -> io::Result<Zeroizing<Vec<u8>>> {
+    fn read_all(&self) -> io::Result<Vec<u8>> {
         let len = usize::try_from(self.backend.len()?).map_err(|_| io::ErrorKind::FileTooLarge)?;
-        let mut bytes = Zeroizing::new(vec![0; len]);
+        let mut bytes = vec![0; len];
         self.backend.read(0, &mut bytes)?;
         Ok(bytes)
     }

@@ -4,33 +4,38 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-use ::redb::{Database, ReadOnlyTable, ReadableDatabase, ReadableTable};
+use ::redb::{Database, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable};
 use bytes::Bytes;
 use tokio::sync::oneshot;
 use trunkline_gateway_proto::store::{Record, Recovered, Stream};
 
 use super::StoreError;
-use super::block::{self, BlockKey, Damaged, Header, PartKey};
+use super::block::{self, BlockNumber, Damaged, Header, PartKey};
 use super::fault::{Faults, KEYS_FILE, STORE_FILE};
+use super::index::{Entry, SharedIndex};
 use super::redb::{BODIES, HEADS, STATE};
-use super::seal::{KeyId, Keys};
+use super::seal::Keys;
 
 /// Threads that read. More help when many peers read from a slow disk at once.
 const READERS: usize = 2;
+
+/// Blocks looked up at once. More holds the index for longer.
+const RUN_MAX: usize = 64;
 
 /// Reads blocks and state.
 #[derive(Clone)]
 pub(super) struct Reader {
     pub(super) db: Arc<Database>,
     pub(super) keys: Keys,
+    pub(super) index: SharedIndex,
     pub(super) faults: Faults,
 }
 
 /// Why a block was not read.
 enum Unread {
     Error(StoreError),
-    /// Its data key is gone. When the block is, too, that is as it should be: the reader was overtaken.
-    NoKey(BlockKey, KeyId),
+    /// Its row or its data key is gone.
+    Gone(StoreError),
 }
 
 impl From<StoreError> for Unread {
@@ -78,17 +83,13 @@ impl Reader {
         from_seq: u64,
         bytes_max: usize,
     ) -> Result<Vec<(u64, Record)>, StoreError> {
-        let mut missed = None;
         loop {
             match self.read_once(stream, from_seq, bytes_max) {
                 Ok(records) => return Ok(records),
-                Err(Unread::Error(error)) => return Err(error),
-                // The block was removed, and its key destroyed, after this transaction began. A later one does
-                // not meet that block any more, unless the key is missing for another reason.
-                Err(Unread::NoKey(block, key)) if missed == Some((block, key)) => {
-                    return Err(self.no_key());
-                }
-                Err(Unread::NoKey(block, key)) => missed = Some((block, key)),
+                Err((_, Unread::Error(error))) => return Err(error),
+                // Removed, and its key destroyed, after it was looked up: as it should be, but look again.
+                Err((entry, Unread::Gone(_))) if !self.index.lock().contains(stream, entry) => {}
+                Err((_, Unread::Gone(error))) => return Err(error),
             }
         }
     }
@@ -98,66 +99,74 @@ impl Reader {
         stream: Stream,
         from_seq: u64,
         bytes_max: usize,
-    ) -> Result<Vec<(u64, Record)>, Unread> {
-        let snapshot = self.db.begin_read().map_err(|error| self.faults.redb(error))?;
-        let heads = snapshot.open_table(HEADS).map_err(|error| self.faults.redb(error))?;
-        let bodies = snapshot.open_table(BODIES).map_err(|error| self.faults.redb(error))?;
-        let (first, last) = block::stream_range(stream);
-        // The block that holds `from_seq` may begin before it.
-        let before = heads.range::<&BlockKey>(&first..=&block::block_key(stream, from_seq));
-        let before = before.map_err(|error| self.faults.redb(error))?.next_back().transpose();
-        let start = before.map_err(|error| self.faults.redb(error))?.map_or(first, |(key, _)| *key.value());
-
+    ) -> Result<Vec<(u64, Record)>, (Entry, Unread)> {
+        // Looked at first: what is durable by now is in the snapshot.
+        let up_to = self.index.lock().committed();
+        let mut tables = None;
         let mut found = Vec::new();
-        let mut bytes = 0_usize;
-        for row in heads.range::<&BlockKey>(&start..=&last).map_err(|error| self.faults.redb(error))? {
-            let (key, value) = row.map_err(|error| self.faults.redb(error))?;
-            let (key, value) = (key.value(), value.value());
-            let (_, first_seq) = block::parse_block_key(key).map_err(|Damaged| self.damaged(key))?;
-            let header = Header::decode(value).map_err(|Damaged| self.damaged(key))?;
-            if first_seq.saturating_add(u64::from(header.count)) <= from_seq {
-                continue;
+        let (mut from, mut bytes) = (from_seq, 0_usize);
+        loop {
+            let run = self.index.lock().run(stream, from, up_to, RUN_MAX);
+            for entry in &run {
+                let tables = match &mut tables {
+                    Some(tables) => tables,
+                    none => none.insert(Tables::open(self).map_err(|error| (*entry, error.into()))?),
+                };
+                let block = self.entry(tables, stream, *entry).map_err(|unread| (*entry, unread))?;
+                for (seq, record) in block {
+                    if seq < from_seq {
+                        continue;
+                    }
+                    bytes = bytes.saturating_add(record.body.len());
+                    if bytes > bytes_max && !found.is_empty() {
+                        return Ok(found);
+                    }
+                    found.push((seq, record));
+                    from = seq.saturating_add(1);
+                }
             }
-            for (seq, record) in self.block(&bodies, key, value)? {
-                if seq < from_seq {
-                    continue;
-                }
-                bytes = bytes.saturating_add(record.body.len());
-                if bytes > bytes_max && !found.is_empty() {
-                    return Ok(found);
-                }
-                found.push((seq, record));
+            if run.len() < RUN_MAX {
+                return Ok(found);
             }
         }
-        Ok(found)
+    }
+
+    fn entry(&self, tables: &Tables, stream: Stream, entry: Entry) -> Result<Vec<(u64, Record)>, Unread> {
+        let gone = || Unread::Gone(self.faults.corrupt(STORE_FILE, "a block that was there is gone"));
+        let row = tables.heads.get(entry.block).map_err(|error| self.faults.redb(error))?.ok_or_else(gone)?;
+        let (header, records) = self.block(tables, entry.block, row.value())?;
+        if (header.stream, header.first_seq) != (stream, entry.first_seq) {
+            return Err(self.damaged(entry.block).into());
+        }
+        Ok(records)
     }
 
     /// All records of a block, whose bodies share one buffer.
     fn block(
         &self,
-        bodies: &ReadOnlyTable<&'static PartKey, &'static [u8]>,
-        key: &BlockKey,
+        tables: &Tables,
+        block: BlockNumber,
         value: &[u8],
-    ) -> Result<Vec<(u64, Record)>, Unread> {
-        let damaged = |Damaged| Unread::Error(self.damaged(key));
-        let (_, first_seq) = block::parse_block_key(key).map_err(damaged)?;
+    ) -> Result<(Header, Vec<(u64, Record)>), Unread> {
+        let damaged = |Damaged| Unread::Error(self.damaged(block));
         let header = Header::decode(value).map_err(damaged)?;
-        let cipher = self.keys.cipher(header.key).ok_or(Unread::NoKey(*key, header.key))?;
+        let cipher = self.keys.cipher(header.key).ok_or_else(|| Unread::Gone(self.no_key()))?;
         // Opening the heads proves the header, whose length may then be believed.
-        let (heads, lens) = block::open_heads(&cipher, key, value).map_err(damaged)?;
+        let (heads, lens) = block::open_heads(&cipher, block, value).map_err(damaged)?;
         let len = usize::try_from(header.bytes).map_err(|_| damaged(Damaged))?;
         let mut body = vec![0; len];
         let mut filled = 0;
         for part in 0..header.parts {
-            let row = bodies.get(&block::part_key(key, part)).map_err(|error| self.faults.redb(error))?;
+            let row = tables.bodies.get((block, part)).map_err(|error| self.faults.redb(error))?;
             let row = row.ok_or(Damaged).map_err(damaged)?;
             let out = body.get_mut(filled..).unwrap_or_default();
-            filled += block::open_part(&cipher, key, &header, part, row.value(), out).map_err(damaged)?;
+            filled += block::open_part(&cipher, block, &header, part, row.value(), out).map_err(damaged)?;
         }
         if filled != len {
             return Err(damaged(Damaged));
         }
-        block::records(first_seq, heads, &lens, &Bytes::from(body)).map_err(damaged)
+        let records = block::records(header.first_seq, heads, &lens, &Bytes::from(body)).map_err(damaged)?;
+        Ok((header, records))
     }
 
     /// See [`super::Store::recover`].
@@ -172,30 +181,29 @@ impl Reader {
         let heads = snapshot.open_table(HEADS).map_err(|error| self.faults.redb(error))?;
         for row in heads.iter().map_err(|error| self.faults.redb(error))? {
             let (key, value) = row.map_err(|error| self.faults.redb(error))?;
-            let (key, value) = (key.value(), value.value());
-            let damaged = |Damaged| self.damaged(key);
-            let (stream, first_seq) = block::parse_block_key(key).map_err(damaged)?;
+            let (block, value) = (key.value(), value.value());
+            let damaged = |Damaged| self.damaged(block);
             let header = Header::decode(value).map_err(damaged)?;
             let cipher = self.keys.cipher(header.key).ok_or_else(|| self.no_key())?;
-            let (heads, _) = block::open_heads(&cipher, key, value).map_err(damaged)?;
-            visit(Recovered::Block { stream, info: header.info(first_seq), heads });
+            let (heads, _) = block::open_heads(&cipher, block, value).map_err(damaged)?;
+            visit(Recovered::Block { stream: header.stream, info: header.info(), heads });
         }
         Ok(())
     }
 
     /// Opens every block; see [`super::redb::RedbStore::check`].
     pub(super) fn check(&self, damage: &mut dyn FnMut(Stream, u64)) -> Result<u64, StoreError> {
-        let snapshot = self.db.begin_read().map_err(|error| self.faults.redb(error))?;
-        let heads = snapshot.open_table(HEADS).map_err(|error| self.faults.redb(error))?;
-        let bodies = snapshot.open_table(BODIES).map_err(|error| self.faults.redb(error))?;
+        let tables = Tables::open(self)?;
         let mut records = 0;
-        for row in heads.iter().map_err(|error| self.faults.redb(error))? {
+        for row in tables.heads.iter().map_err(|error| self.faults.redb(error))? {
             let (key, value) = row.map_err(|error| self.faults.redb(error))?;
-            let (stream, first_seq) =
-                block::parse_block_key(key.value()).map_err(|Damaged| self.damaged(key.value()))?;
-            match self.block(&bodies, key.value(), value.value()) {
-                Ok(block) => records += u64::try_from(block.len()).unwrap_or(u64::MAX),
-                Err(Unread::Error(StoreError::Corrupt(_)) | Unread::NoKey(..)) => damage(stream, first_seq),
+            let block = key.value();
+            let header = Header::decode(value.value()).map_err(|Damaged| self.damaged(block))?;
+            match self.block(&tables, block, value.value()) {
+                Ok((_, block)) => records += u64::try_from(block.len()).unwrap_or(u64::MAX),
+                Err(Unread::Error(StoreError::Corrupt(_)) | Unread::Gone(_)) => {
+                    damage(header.stream, header.first_seq);
+                }
                 Err(Unread::Error(error)) => return Err(error),
             }
         }
@@ -217,11 +225,26 @@ impl Reader {
         self.faults.corrupt(KEYS_FILE, &what)
     }
 
-    pub(super) fn damaged(&self, key: &BlockKey) -> StoreError {
-        let what = match block::parse_block_key(key) {
-            Ok((stream, first_seq)) => format!("the block at {first_seq} of {stream:?} does not decrypt"),
-            Err(Damaged) => "a block has an impossible key".to_owned(),
-        };
-        self.faults.corrupt(STORE_FILE, &what)
+    pub(super) fn damaged(&self, block: BlockNumber) -> StoreError {
+        self.faults.corrupt(STORE_FILE, &format!("block {block} does not decrypt"))
+    }
+}
+
+/// The tables of a snapshot.
+struct Tables {
+    heads: ReadOnlyTable<BlockNumber, &'static [u8]>,
+    bodies: ReadOnlyTable<PartKey, &'static [u8]>,
+    /// Keeps the pages that are read from being used again.
+    _snapshot: ReadTransaction,
+}
+
+impl Tables {
+    fn open(reader: &Reader) -> Result<Self, StoreError> {
+        let snapshot = reader.db.begin_read().map_err(|error| reader.faults.redb(error))?;
+        Ok(Self {
+            heads: snapshot.open_table(HEADS).map_err(|error| reader.faults.redb(error))?,
+            bodies: snapshot.open_table(BODIES).map_err(|error| reader.faults.redb(error))?,
+            _snapshot: snapshot,
+        })
     }
 }

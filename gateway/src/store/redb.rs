@@ -21,9 +21,9 @@ use trunkline_gateway_proto::store::{Commit, Op, Record, Recovered, Stream};
 use trunkline_gateway_proto::time::Time;
 use zeroize::Zeroizing;
 
-use super::block::{self, BlockKey, Damaged, Header, PartKey};
+use super::block::{BlockNumber, Damaged, Header, PartKey};
 use super::fault::{Faults, KEYS_FILE, STORE_FILE};
-use super::index::Index;
+use super::index::SharedIndex;
 use super::keyfile::{Found, KeyFile, StoreId};
 use super::reader::{self, Reader};
 use super::seal::KeyRing;
@@ -40,8 +40,8 @@ const VERIFY_BYTES_MAX: u64 = 4 << 30;
 /// Layout of the tables. A store of another format is refused.
 const FORMAT: u64 = 1;
 
-pub(super) const HEADS: TableDefinition<'_, &BlockKey, &[u8]> = TableDefinition::new("heads");
-pub(super) const BODIES: TableDefinition<'_, &PartKey, &[u8]> = TableDefinition::new("bodies");
+pub(super) const HEADS: TableDefinition<'_, BlockNumber, &[u8]> = TableDefinition::new("heads");
+pub(super) const BODIES: TableDefinition<'_, PartKey, &[u8]> = TableDefinition::new("bodies");
 pub(super) const STATE: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("state");
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 
@@ -134,15 +134,10 @@ impl RedbStore {
             };
         let ring = KeyRing::new(keyfile, found);
         let db = Arc::new(db);
-        let reader = Reader { db: Arc::clone(&db), keys: ring.keys(), faults: faults.clone() };
-        let mut writer = Writer {
-            db,
-            ring,
-            index: Index::default(),
-            faults: faults.clone(),
-            buffer: Vec::new(),
-            poison: None,
-        };
+        let index = SharedIndex::default();
+        let reader =
+            Reader { db: Arc::clone(&db), keys: ring.keys(), index: index.clone(), faults: faults.clone() };
+        let mut writer = Writer { db, ring, index, faults: faults.clone(), buffer: Vec::new(), poison: None };
         faults.contain(|| take_stock(&reader, &mut writer))?;
         Self::start(reader, writer).map_err(|error| faults.io("starting the store's threads", &error))
     }
@@ -283,16 +278,17 @@ fn take_stock(reader: &Reader, writer: &mut Writer) -> Result<(), StoreError> {
     let heads = snapshot.open_table(HEADS).map_err(|error| faults.opening(STORE_FILE, error))?;
     for row in heads.iter().map_err(|error| faults.redb(error))? {
         let (key, value) = row.map_err(|error| faults.redb(error))?;
-        let damaged = |Damaged| reader.damaged(key.value());
-        let (stream, first_seq) = block::parse_block_key(key.value()).map_err(damaged)?;
+        let block = key.value();
+        let damaged = |Damaged| reader.damaged(block);
         let header = Header::decode(value.value()).map_err(damaged)?;
-        if !writer.index.append(stream, first_seq, header.count) {
+        if !writer.index.lock().restore(block, header.stream, header.first_seq, header.count) {
             return Err(damaged(Damaged));
         }
         if !writer.ring.used(header.key) {
             return Err(reader.no_key());
         }
     }
+    writer.index.lock().commit();
     let state = snapshot.open_table(STATE).map_err(|error| faults.opening(STORE_FILE, error))?;
     let mut ops = Vec::new();
     for row in state.iter().map_err(|error| faults.redb(error))? {

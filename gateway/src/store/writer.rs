@@ -10,9 +10,9 @@ use trunkline_gateway_proto::store::{Commit, Op, Record, Stream};
 use trunkline_gateway_proto::time::Time;
 
 use super::StoreError;
-use super::block::{self, BlockKey, Damaged, Header, PartKey, Sealer};
+use super::block::{self, BlockNumber, Damaged, Header, PartKey, Sealer};
 use super::fault::{Faults, STORE_FILE};
-use super::index::Index;
+use super::index::SharedIndex;
 use super::redb::{BODIES, HEADS, STATE};
 use super::seal::{KeyRing, KeyScope};
 
@@ -29,7 +29,7 @@ pub(super) struct Job {
 pub(super) struct Writer {
     pub(super) db: Arc<Database>,
     pub(super) ring: KeyRing,
-    pub(super) index: Index,
+    pub(super) index: SharedIndex,
     pub(super) faults: Faults,
     /// Sealed rows are made here.
     pub(super) buffer: Vec<u8>,
@@ -97,7 +97,9 @@ impl Writer {
                 self.carry_out(&mut tables, op)?;
             }
         }
-        transaction.commit().map_err(|error| self.faults.redb(error))
+        transaction.commit().map_err(|error| self.faults.redb(error))?;
+        self.index.lock().commit();
+        Ok(())
     }
 
     /// Begins a transaction with the settings of docs/decisions/0003-redb-settings.md, which are redb's own:
@@ -112,10 +114,8 @@ impl Writer {
             Op::Truncate { stream, up_to } => self.truncate(tables, *stream, *up_to),
             Op::Clear { stream } => self.truncate(tables, *stream, u64::MAX),
             Op::Remove { stream, first_seq } => {
-                if self.index.remove(*stream, *first_seq) {
-                    self.remove(tables, &block::block_key(*stream, *first_seq))?;
-                }
-                Ok(())
+                let removed = self.index.lock().remove(*stream, *first_seq);
+                removed.map_or(Ok(()), |block| self.remove(tables, block))
             }
             Op::Put { key, value } => self.put(tables, key, value),
             Op::Delete { key } => {
@@ -138,14 +138,12 @@ impl Writer {
         let unfit = |Damaged| refused("it is empty or too large");
         let scope = KeyScope::Stream(stream.scope());
         let (current, nonce) = self.ring.seal(scope).ok_or_else(|| refused("its scope has no data key"))?;
-        let header = Header::measure(current.id, nonce, records).map_err(unfit)?;
-        if !self.index.append(stream, first_seq, header.count) {
-            return Err(refused("its place is taken"));
-        }
-        let block = block::block_key(stream, first_seq);
+        let header = Header::measure(stream, first_seq, current.id, nonce, records).map_err(unfit)?;
+        let block = self.index.lock().append(stream, first_seq, header.count);
+        let block = block.ok_or_else(|| refused("its place is taken"))?;
         let mut sealer = Sealer { cipher: &current.cipher, block, header, buffer: &mut self.buffer };
         let heads = sealer.heads(records).map_err(unfit)?;
-        tables.heads.insert(&block, heads).map_err(|error| self.faults.redb(error))?;
+        tables.heads.insert(block, heads).map_err(|error| self.faults.redb(error))?;
         sealer
             .bodies(records, |key, part| {
                 tables.bodies.insert(key, part).map_err(|error| Unkept::Error(self.faults.redb(error)))?;
@@ -159,18 +157,21 @@ impl Writer {
     }
 
     fn truncate(&mut self, tables: &mut Tables<'_>, stream: Stream, up_to: u64) -> Result<(), StoreError> {
-        while let Some(first_seq) = self.index.pop_through(stream, up_to) {
-            self.remove(tables, &block::block_key(stream, first_seq))?;
+        loop {
+            let removed = self.index.lock().pop_through(stream, up_to);
+            match removed {
+                Some(block) => self.remove(tables, block)?,
+                None => return Ok(()),
+            }
         }
-        Ok(())
     }
 
-    fn remove(&mut self, tables: &mut Tables<'_>, block: &BlockKey) -> Result<(), StoreError> {
+    fn remove(&mut self, tables: &mut Tables<'_>, block: BlockNumber) -> Result<(), StoreError> {
         let damaged = || self.faults.corrupt(STORE_FILE, "a block that was there is gone");
         let row = tables.heads.remove(block).map_err(|error| self.faults.redb(error))?;
         let header = row.and_then(|row| Header::decode(row.value()).ok()).ok_or_else(damaged)?;
         for part in 0..header.parts {
-            tables.bodies.remove(&block::part_key(block, part)).map_err(|error| self.faults.redb(error))?;
+            tables.bodies.remove((block, part)).map_err(|error| self.faults.redb(error))?;
         }
         self.ring.released(header.key);
         Ok(())
@@ -188,8 +189,8 @@ impl Writer {
 
 /// The tables of a transaction.
 struct Tables<'t> {
-    heads: Table<'t, &'static BlockKey, &'static [u8]>,
-    bodies: Table<'t, &'static PartKey, &'static [u8]>,
+    heads: Table<'t, BlockNumber, &'static [u8]>,
+    bodies: Table<'t, PartKey, &'static [u8]>,
     state: Table<'t, &'static [u8], &'static [u8]>,
 }
 

@@ -56,3 +56,21 @@ fn who_guesses_tokens_is_locked_out_whatever_comes_next() {
     let valid = request(&gateway, "GET /admin/v1/audit", Some(&root_token(&gateway)));
     assert!(valid.starts_with("HTTP/1.1 429"), "{valid}");
 }
+
+#[test]
+fn the_documented_commands_run_as_they_stand() {
+    let gateway = Gateway::running("alpha.test");
+    let manual = include_str!("../../../docs/API.md").split("\n## Admin API").nth(1).unwrap();
+    let commands: Vec<_> =
+        manual.split("```bash\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
+    assert!(!commands.is_empty());
+    for text in commands {
+        let output = std::process::Command::new("bash")
+            .args(["-euo", "pipefail", "-c", text])
+            .env("ADMIN_API", format!("http://{}", gateway.address("admin_api")))
+            .env("ADMIN_TOKEN", root_token(&gateway))
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
+    }
+}

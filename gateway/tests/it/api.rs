@@ -47,7 +47,7 @@ async fn start() -> Gateway {
     let options = Options {
         config: Config::new("alpha.test".parse().unwrap()),
         open_store: Box::new(move || Ok(RedbStore::open(&store)?)),
-        data_dir: None,
+        free_bytes: Box::new(|| None),
         disk_reserve_bytes: 0,
     };
     let (hub, driver) = Driver::open(options).unwrap();

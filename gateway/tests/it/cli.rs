@@ -107,3 +107,30 @@ fn events_are_followed_as_they_happen() {
     assert!(event["kind"].as_str().unwrap().starts_with("link."), "{event}");
     assert_eq!(event["peer"], "beta.test");
 }
+
+#[test]
+fn a_recovered_token_opens_the_gateway_from_its_next_start_on() {
+    let mut gateway = Gateway::running("alpha.test");
+    let token = gateway.ok(&["token", "recover"]);
+    std::fs::write(gateway.path("admin.token"), token).unwrap();
+    assert_eq!(gateway.cli(&["status"]).status.code(), Some(1));
+    assert_eq!(gateway.stop(), Some(0));
+    gateway.start();
+    assert_eq!(gateway.json(&["token", "list"])["tokens"].as_array().unwrap().len(), 2);
+}
+
+#[test]
+fn the_command_line_trusts_the_certificate_that_the_configuration_gives_the_admin_api() {
+    let mut gateway = Gateway::init("alpha.test");
+    let certified = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+    std::fs::write(gateway.path("admin.crt"), certified.cert.pem()).unwrap();
+    std::fs::write(gateway.path("admin.key"), certified.signing_key.serialize_pem()).unwrap();
+    let config = std::fs::read_to_string(gateway.path("gateway.toml")).unwrap();
+    let (before, admin) = config.split_once("[admin_api]").unwrap();
+    let admin = admin
+        .replace("# tls_certificate = \"tls/admin.crt\"", "tls_certificate = \"admin.crt\"")
+        .replace("# tls_key = \"tls/admin.key\"", "tls_key = \"admin.key\"");
+    std::fs::write(gateway.path("gateway.toml"), format!("{before}[admin_api]{admin}")).unwrap();
+    gateway.start();
+    assert_eq!(gateway.json(&["status"])["domain"], "alpha.test");
+}

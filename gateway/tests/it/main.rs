@@ -9,6 +9,7 @@ mod admin;
 mod api;
 mod cli;
 mod config;
+mod federation;
 mod link;
 mod process;
 mod serve;

@@ -90,16 +90,12 @@ fn seqs(records: &[(u64, Record)]) -> Vec<u64> {
 
 /// A record that can be told from others by `tag`.
 fn record(tag: u64, len: usize) -> Record {
-    let mut id = [0; 16];
+    let (small, mut id) = (u32::try_from(tag).unwrap(), [0; 16]);
     id[..8].copy_from_slice(&tag.to_le_bytes());
-    let body: Vec<u8> = (0..len).map(|at| (tag as usize * 31 + at * 7 + at / 251).to_le_bytes()[0]).collect();
+    let body: Vec<u8> =
+        (0..len).map(|at| (small as usize * 31 + at * 7 + at / 251).to_le_bytes()[0]).collect();
     Record {
-        head: Head {
-            id,
-            network: NetworkKey(tag as u32),
-            expires: START + HOUR * (tag as u32 % 9 + 1),
-            at: START,
-        },
+        head: Head { id, network: NetworkKey(small), expires: START + HOUR * (small % 9 + 1), at: START },
         body: Bytes::from(body),
     }
 }
@@ -183,7 +179,7 @@ impl Model {
 fn measure(first_seq: u64, records: &[Record]) -> BlockInfo {
     BlockInfo {
         first_seq,
-        count: records.len() as u32,
+        count: u32::try_from(records.len()).unwrap(),
         bytes: records.iter().map(|record| record.body.len() as u64).sum(),
         expires_min: records.iter().map(|record| record.head.expires).min().unwrap(),
     }

@@ -136,3 +136,29 @@ fn dropping_the_store_carries_out_what_was_asked() {
     drop(store);
     assert_eq!(read(&open(&disk).unwrap(), INBOX, 0).len(), 20);
 }
+
+#[test]
+fn a_reader_overtaken_by_removals_and_destroyed_keys_sees_no_damage() {
+    let store = open(&Disk::new(1)).unwrap();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    let reads = std::thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            let mut reads = 0;
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                let seqs = seqs(&read(&store, INBOX, 0));
+                assert!(seqs.windows(2).all(|pair| pair[0] + 1 == pair[1]), "a hole in {seqs:?}");
+                reads += 1;
+            }
+            reads
+        });
+        for n in 0..300_u32 {
+            let first_seq = u64::from(n) * 3 + 1;
+            let ops = vec![append(INBOX, first_seq, 3, 2_000), truncate(INBOX, first_seq.saturating_sub(4))];
+            commit_at(&store, START + HOUR * n, ops).unwrap();
+        }
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        reader.join().unwrap()
+    });
+    assert!(reads > 0);
+    assert_eq!(read(&store, INBOX, 0).len(), 6);
+}

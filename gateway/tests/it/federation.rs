@@ -1,0 +1,32 @@
+//! Whole gateways in this process, peered over real sockets on loopback: what two operators and their messaging
+//! servers get, whatever happens in between.
+//!
+//! # Layout
+//! - `site`: a gateway with its directory, disk, APIs, and a network of its own in front
+//! - `load`: messaging servers that write and read all the time, and compare at the end
+//! - one module of tests per subject
+
+use std::time::{Duration, Instant};
+
+mod delivery;
+mod load;
+mod site;
+
+use load::{Load, Reader};
+use site::{Site, peer};
+
+/// Longer than anything here takes.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Between two looks at a condition.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
+
+/// Looks until `condition` holds, and answers after how long.
+async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) -> Duration {
+    let started = Instant::now();
+    while !condition().await {
+        assert!(started.elapsed() < PATIENCE, "{what}: not within {PATIENCE:?}");
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+    started.elapsed()
+}
