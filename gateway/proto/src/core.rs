@@ -14,6 +14,7 @@ use trunkline_common::ids::Domain;
 
 use crate::admin::{AdminError, AdminReply, Totals};
 use crate::directory::Directory;
+use crate::envelope::ENVELOPE_OVERHEAD_BYTES_MAX;
 use crate::frame::Channel;
 use crate::lane::lanes;
 use crate::link::{Link, LinkId};
@@ -281,7 +282,10 @@ pub struct Core {
 }
 
 impl Core {
-    pub(crate) fn blank(config: Config) -> Self {
+    pub(crate) fn blank(mut config: Config) -> Self {
+        // The largest envelope must fit into the credit, or it would wait for ever.
+        let envelope_bytes_max = (config.payload_bytes_max + ENVELOPE_OVERHEAD_BYTES_MAX) as u64;
+        config.credit_bytes = config.credit_bytes.max(2 * envelope_bytes_max);
         let rng = Rng::new(config.seed);
         Self {
             epoch: [0; 16],
