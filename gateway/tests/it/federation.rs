@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 mod delivery;
 mod load;
+mod policy;
 mod rotation;
 mod site;
 mod trust;
