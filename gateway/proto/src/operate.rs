@@ -11,7 +11,7 @@ use crate::directory::{
     AdminToken, Invite, LocalDomain, NetworkRecord, Owner, PeerRecord, PeerState, Role, Trust,
 };
 use crate::key::{ApiKey, KEYS_LIVE_MAX};
-use crate::lane::lanes;
+use crate::lane::{LaneOut, lanes};
 use crate::peer::{Alarm, Peer};
 use crate::pin::{Pin, PinSet};
 use crate::policy::{BLOCKED_MAX, PERMITTED_MAX};
@@ -376,10 +376,15 @@ impl Core {
         let Some(peer) = self.peers.get_mut(&key) else { return done() };
         peer.leaving = true;
         let waiting = peer.lanes.iter().map(|lane| lane.queue.depth).sum::<u64>();
-        let to: Vec<_> = peer.lanes.iter().map(|lane| (lane.queue.stream, lane.queue.next_seq - 1)).collect();
-        for (stream, to) in to {
-            self.start_job(now, Job { stream, why: Why::Purged, from: 0, to });
-        }
+        // All passes before the first step: a leaving peer with none left is forgotten, with all it still has.
+        let passes = peer.lanes.iter().map(|LaneOut { queue, .. }| Job {
+            stream: queue.stream,
+            why: Why::Purged,
+            from: 0,
+            to: queue.next_seq - 1,
+        });
+        self.jobs.extend(passes);
+        self.step_jobs(now);
         Ok((AdminReply::Count(waiting), format!("{waiting} purged")))
     }
 
