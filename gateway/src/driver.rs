@@ -353,7 +353,7 @@ impl Driver {
         let free_bytes = (self.options.free_bytes)();
         let enough = free_bytes.is_none_or(|free| free >= self.options.disk_reserve_bytes);
         match &mut self.mode {
-            Mode::Running(running) => running.core.set_storage_low(self.clock.now(), !enough),
+            Mode::Running(running) => running.core.set_storage_low(!enough),
             Mode::Broken { retry: true, .. } if enough => self.reopen(),
             Mode::Broken { .. } => {}
         }

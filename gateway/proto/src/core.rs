@@ -190,7 +190,8 @@ pub(crate) struct Pending {
 #[derive(Debug)]
 struct Committing {
     durable: Vec<(Stream, u64)>,
-    marks: Vec<(PeerKey, Vec<wire::LaneMark>)>,
+    /// Which lanes came how far, and in which epoch of the peer's store.
+    marks: Vec<(PeerKey, Option<[u8; 16]>, Vec<wire::LaneMark>)>,
     taken: BTreeMap<LinkId, (u64, u64)>,
     after: Vec<After>,
 }
@@ -374,8 +375,8 @@ impl Core {
                 After::DirectoryChanged => self.actions.push_back(Action::DirectoryChanged),
             }
         }
-        for (peer, marks) in done.marks {
-            self.acknowledge(peer, marks);
+        for (peer, epoch, marks) in done.marks {
+            self.acknowledge(peer, epoch, marks);
         }
         for (link, (bytes, messages)) in done.taken {
             self.grant_credit(link, bytes, messages);
@@ -404,7 +405,7 @@ impl Core {
 
     /// The disk is nearly full, or no longer. While it is, submissions are refused and peers are not granted
     /// more.
-    pub fn set_storage_low(&mut self, now: Time, low: bool) {
+    pub fn set_storage_low(&mut self, low: bool) {
         if low == self.storage_low {
             return;
         }
@@ -416,7 +417,7 @@ impl Core {
         };
         self.event(kind, None, detail.to_owned());
         if !low {
-            self.regrant(now);
+            self.regrant();
         }
     }
 
@@ -579,7 +580,8 @@ impl Core {
                 lane: lane.0.into(),
                 seq: state.inbound.lane(lane).received,
             };
-            marks.push((peer, lanes().filter(|lane| mask & (1 << lane.0) != 0).map(mark).collect()));
+            let moved = lanes().filter(|lane| mask & (1 << lane.0) != 0).map(mark).collect();
+            marks.push((peer, state.inbound.epoch, moved));
         }
         ops.extend(pending.puts.into_iter().map(|(key, value)| match value {
             Some(value) => Op::Put { key, value },

@@ -19,6 +19,10 @@ pub const FRAME_BYTES_MAX: usize = 512 * 1024;
 /// Envelopes with an encoding larger than this travel as a blob. Smaller lets other lanes through sooner.
 pub const BLOB_BYTES_MIN: usize = 256 * 1024;
 
+/// Blobs that a sender may have under way: sent, and not acknowledged. Part of the protocol: a receiver that is
+/// given more to put together closes the link. More lets more large envelopes travel side by side.
+pub const BLOBS_MAX: usize = 64;
+
 /// Piece of a blob in one frame. Smaller lets other channels in between sooner over TCP, and costs headers.
 pub const BLOB_CHUNK_BYTES: usize = 64 * 1024;
 

@@ -8,6 +8,7 @@ use bytes::{Bytes, BytesMut};
 use crate::core::{After, Core};
 use crate::directory::Owner;
 use crate::envelope::{self, EnvelopeError, View};
+use crate::frame::BLOBS_MAX;
 use crate::lane::{LaneIn, lanes};
 use crate::link::{LinkId, Phase};
 use crate::outbound::lane_named;
@@ -16,9 +17,6 @@ use crate::state::{Key, StateError};
 use crate::store::{Head, Lane, NetworkKey, PeerKey, Record, Stream};
 use crate::time::Time;
 use crate::wire;
-
-/// Blobs of one peer that are being put together. More lets more large envelopes travel side by side.
-const BLOBS_MAX: usize = 64;
 
 /// Refusals kept for a peer that does not settle them. Beyond it nothing more is taken in from it.
 const REFUSALS_MAX: usize = 10_000;
@@ -197,13 +195,14 @@ impl Core {
                 self.delete(now, &Key::Refusal(key, lane, seq));
             }
         }
-        self.regrant(now);
+        self.regrant();
         Ok(())
     }
 
     /// These lanes are durable up to these marks: says so.
-    pub(crate) fn acknowledge(&mut self, key: PeerKey, marks: Vec<wire::LaneMark>) {
-        let Some(peer) = self.peers.get_mut(&key) else { return };
+    pub(crate) fn acknowledge(&mut self, key: PeerKey, epoch: Option<[u8; 16]>, marks: Vec<wire::LaneMark>) {
+        // A new store may have come while these were saved: the same numbers mean other envelopes in it.
+        let Some(peer) = self.peers.get_mut(&key).filter(|peer| peer.inbound.epoch == epoch) else { return };
         for mark in &marks {
             if let Ok(lane) = lane_named(mark.lane) {
                 let lane = peer.inbound.lane_mut(lane);
@@ -246,7 +245,7 @@ impl Core {
     }
 
     /// Something that held credit back may be over.
-    pub(crate) fn regrant(&mut self, _now: Time) {
+    pub(crate) fn regrant(&mut self) {
         let up: Vec<_> = self.peers.values().filter_map(|peer| Some((peer.key, peer.link?))).collect();
         for (key, link) in up {
             self.offer_credit(key, link);

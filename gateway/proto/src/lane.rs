@@ -33,6 +33,8 @@ pub(crate) struct LaneOut {
     pub(crate) told: u64,
     /// The peer's RESUME said that it has everything up to here.
     pub(crate) settled_to: u64,
+    /// The peer was told to skip what it lost, and has not acknowledged that.
+    pub(crate) rewound: bool,
     /// Sent and not acknowledged.
     pub(crate) flight: VecDeque<(u64, Record)>,
     /// Read from the store, not sent yet.
@@ -51,6 +53,7 @@ impl LaneOut {
             sent: 0,
             told: 0,
             settled_to: 0,
+            rewound: false,
             flight: VecDeque::new(),
             loaded: VecDeque::new(),
             loading: false,
@@ -64,6 +67,7 @@ impl LaneOut {
         self.sent = self.queue.acked;
         self.told = 0;
         self.settled_to = 0;
+        self.rewound = false;
         self.refusals_since_settled = false;
         self.flight = VecDeque::new();
         self.loaded = VecDeque::new();

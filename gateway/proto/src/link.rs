@@ -68,6 +68,8 @@ pub(crate) struct Link {
     pub(crate) peer: Option<PeerKey>,
     /// Id of the key the peer proved.
     pub(crate) proven_key: Option<String>,
+    /// Another key was announced to the peer on this link.
+    pub(crate) rotated: bool,
     /// Id of the key we proved.
     pub(crate) our_key: Option<String>,
     pub(crate) heard: Time,

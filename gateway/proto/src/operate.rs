@@ -11,10 +11,11 @@ use crate::directory::{
     AdminToken, Invite, LocalDomain, NetworkRecord, Owner, PeerRecord, PeerState, Role, Trust,
 };
 use crate::key::{ApiKey, KEYS_LIVE_MAX};
-use crate::lane::{LaneOut, lanes};
+use crate::lane::lanes;
 use crate::peer::{Alarm, Peer};
 use crate::pin::{Pin, PinSet};
 use crate::policy::{BLOCKED_MAX, PERMITTED_MAX};
+use crate::queue::Queue;
 use crate::retire::{Job, Why};
 use crate::state::{Key, to_json, to_numbers};
 use crate::store::{Head, Lane, NetworkKey, Op, PeerKey, Record, Stream};
@@ -336,11 +337,7 @@ impl Core {
         let key = self.record(domain)?.key;
         let alarm = self.peers.get_mut(&key).and_then(|peer| peer.alarm.take());
         match alarm {
-            Some(Alarm::PeerLost(_)) => {
-                if let Some(peer) = self.peers.get_mut(&key) {
-                    peer.rewind_allowed = true;
-                }
-            }
+            Some(Alarm::PeerLost(_)) => self.allow_rewind(now, key, true),
             Some(Alarm::WeLost(_)) => self.new_epoch(now),
             None => {}
         }
@@ -352,8 +349,8 @@ impl Core {
     fn new_epoch(&mut self, now: Time) {
         self.epoch = token::random();
         self.put(now, &Key::Epoch, self.epoch.to_vec().into());
-        for peer in self.peers.values_mut() {
-            peer.rewind_allowed = true;
+        for key in self.peers.keys().copied().collect::<Vec<_>>() {
+            self.allow_rewind(now, key, true);
         }
         let goaway = wire::Goaway {
             reason: wire::Reason::Shutdown.into(),
@@ -376,15 +373,8 @@ impl Core {
         let Some(peer) = self.peers.get_mut(&key) else { return done() };
         peer.leaving = true;
         let waiting = peer.lanes.iter().map(|lane| lane.queue.depth).sum::<u64>();
-        // All passes before the first step: a leaving peer with none left is forgotten, with all it still has.
-        let passes = peer.lanes.iter().map(|LaneOut { queue, .. }| Job {
-            stream: queue.stream,
-            why: Why::Purged,
-            from: 0,
-            to: queue.next_seq - 1,
-        });
-        self.jobs.extend(passes);
-        self.step_jobs(now);
+        let jobs: Vec<_> = peer.lanes.iter().map(|lane| purge_of(&lane.queue)).collect();
+        self.start_jobs(now, jobs);
         Ok((AdminReply::Count(waiting), format!("{waiting} purged")))
     }
 
@@ -397,12 +387,19 @@ impl Core {
         let peer = self.peers.get(&key).filter(|peer| peer.up).ok_or_else(down)?;
         let id = peer.link.ok_or_else(down)?;
         let link = self.links.get(&id).ok_or_else(down)?;
+        if link.rotated {
+            // Were a second one lost on the way, the peer would prove the first one, which is no longer good.
+            return Err(conflict("a new API key went over this link already: the next link will use it"));
+        }
         let proven =
             record.keys_issued.iter().find(|issued| Some(&issued.id) == link.proven_key.as_ref()).cloned();
         let old = proven.ok_or_else(down)?;
         let next = old.derive(&link.opened.binding.rotation, &ApiKey::generate().id);
         let next_key_id = next.id.clone();
         record.keys_issued = vec![old, next];
+        if let Some(link) = self.links.get_mut(&id) {
+            link.rotated = true;
+        }
         self.save_peer(now, record);
         let keys = wire::Keys { next_certificate: bytes::Bytes::new(), next_key_id };
         self.after_commit(now, After::Send(id, wire::frame::Body::Keys(keys)));
@@ -427,14 +424,15 @@ impl Core {
     fn purge(&mut self, now: Time, domain: &Domain, lane: Option<Lane>) -> Done {
         let key = self.record(domain)?.key;
         let mut count = 0;
+        let mut jobs = Vec::new();
         for name in lanes().filter(|name| lane.is_none_or(|lane| lane == *name)) {
             let Some(peer) = self.peers.get_mut(&key) else { break };
-            let up = peer.up;
             let out = peer.lane_mut(name);
-            count += out.queue.depth - if up { out.flight.len() as u64 } else { 0 };
-            let (stream, to) = (out.queue.stream, out.queue.next_seq - 1);
-            self.start_job(now, Job { stream, why: Why::Purged, from: 0, to });
+            // What is in flight may have arrived: its acknowledgement decides.
+            count += out.queue.depth - out.flight.len() as u64;
+            jobs.push(purge_of(&out.queue));
         }
+        self.start_jobs(now, jobs);
         Ok((AdminReply::Count(count), format!("{count} purged")))
     }
 
@@ -529,6 +527,7 @@ impl Core {
             }
         }
         self.ids.retain(|id, _| !id.belongs_to(key));
+        self.regrant();
         Ok((AdminReply::Count(waiting), format!("{waiting} purged")))
     }
 
@@ -545,6 +544,11 @@ impl Core {
         self.after_commit(now, After::DirectoryChanged);
         done()
     }
+}
+
+/// A pass that purges what is in a queue now.
+fn purge_of(queue: &Queue) -> Job {
+    Job { stream: queue.stream, why: Why::Purged, from: 0, to: queue.next_seq - 1 }
 }
 
 /// Issues a key to a peer; the oldest goes when there are too many.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::core::{Action, After, Core, LoadFor};
-use crate::frame::{BLOB_BYTES_MIN, BLOB_CHUNK_BYTES, Channel};
+use crate::frame::{BLOB_BYTES_MIN, BLOB_CHUNK_BYTES, BLOBS_MAX, Channel};
 use crate::lane::{LaneOut, lanes};
 use crate::link::LinkId;
 use crate::queue::Found;
@@ -158,13 +158,15 @@ impl Core {
                         left.push(Left { lane: name, seq, record, outcome: Outcome::Refused(nack) });
                         continue;
                     }
-                    if !peer.credit.covers(size) {
+                    let large = is_large(&record);
+                    if !peer.credit.covers(size) || (large && peer.blobs >= BLOBS_MAX) {
                         break;
                     }
                     peer.credit.spend(size);
                     let ttl_ms =
                         u64::try_from(record.head.expires.since(now).as_millis()).unwrap_or(u64::MAX);
-                    if record.body.len() >= BLOB_BYTES_MIN {
+                    if large {
+                        peer.blobs += 1;
                         let blob_id = self.blob_next;
                         self.blob_next += 1;
                         let reference = wire::BlobRef { blob_id, bytes: size };
@@ -247,14 +249,35 @@ impl Core {
             if mark.seq > out.queue.durable {
                 return Err("acknowledged what was never sent");
             }
+            out.rewound &= mark.seq < out.queue.acked;
             if mark.seq <= out.queue.acked {
                 continue;
             }
             peer.progress = now;
             self.settle(now, key, lane, mark.seq);
         }
+        self.end_rewind(now, key);
         self.pump(now, key);
         Ok(())
+    }
+
+    /// Whether a peer's watermarks may be behind what it had acknowledged.
+    pub(crate) fn allow_rewind(&mut self, now: Time, key: PeerKey, allowed: bool) {
+        let Some(peer) = self.peers.get_mut(&key) else { return };
+        peer.rewind_allowed = allowed;
+        if allowed {
+            self.put(now, &Key::Rewind(key), Bytes::new());
+        } else {
+            self.delete(now, &Key::Rewind(key));
+        }
+    }
+
+    /// Once the peer has taken note of what it lost, another loss is an alarm again.
+    pub(crate) fn end_rewind(&mut self, now: Time, key: PeerKey) {
+        let Some(peer) = self.peers.get(&key) else { return };
+        if peer.rewind_allowed && peer.lanes.iter().all(|lane| !lane.rewound) {
+            self.allow_rewind(now, key, false);
+        }
     }
 
     /// Takes what is in flight up to `seq` as delivered or refused. What was not sent on this link is known to
@@ -265,15 +288,18 @@ impl Core {
         out.told = out.told.max(seq);
         out.settled_to = out.settled_to.max(seq);
         let mut left = Vec::new();
+        let mut blobs = 0;
         while let Some((first, _)) = out.flight.front() {
             if *first > seq {
                 break;
             }
             let Some((first, record)) = out.flight.pop_front() else { break };
             let outcome = out.refused.remove(&first).map_or(Outcome::Delivered, Outcome::Refused);
+            blobs += usize::from(is_large(&record));
             left.push((record, outcome));
         }
         let reached = seq.min(out.sent);
+        peer.blobs -= blobs;
         if let Some((record, _)) = left.first() {
             self.actions.push_back(Action::Latency(now.since(record.head.at)));
         }
@@ -388,6 +414,11 @@ const STALLED: Duration = Duration::from_secs(30);
 
 /// How often progress is looked at.
 pub(crate) const PROGRESS_CHECK: Duration = Duration::from_secs(5);
+
+/// Whether a record travels on a channel of its own.
+fn is_large(record: &Record) -> bool {
+    record.body.len() >= BLOB_BYTES_MIN
+}
 
 fn send_blob(actions: &mut std::collections::VecDeque<Action>, link: LinkId, blob_id: u64, body: &Bytes) {
     let mut offset = 0;

@@ -69,11 +69,14 @@ pub(crate) struct Peer {
     pub(crate) last_error: Option<String>,
     /// Why nothing is sent until the operator resumes.
     pub(crate) alarm: Option<Alarm>,
-    /// The operator resumed after an alarm: what the peer lost is skipped, once.
+    /// The operator resumed after an alarm: what the peer lost is skipped. Rests in the store until the peer has
+    /// acknowledged that.
     pub(crate) rewind_allowed: bool,
     /// The pin of our next certificate that it has stored.
     pub(crate) ready: Option<Pin>,
     pub(crate) credit: Credit,
+    /// Large envelopes in flight.
+    pub(crate) blobs: usize,
     pub(crate) payload_bytes_max: u64,
     /// When envelopes in flight last made progress.
     pub(crate) progress: Time,
@@ -120,6 +123,7 @@ impl Peer {
             rewind_allowed: false,
             ready: None,
             credit: Credit::default(),
+            blobs: 0,
             payload_bytes_max: u64::MAX,
             progress: now,
             first_lane: 0,
@@ -140,6 +144,17 @@ impl Peer {
 
     pub(crate) fn outbox_bytes(&self) -> u64 {
         self.lanes.iter().map(|lane| lane.queue.bytes).sum()
+    }
+
+    /// Forgets what belongs to the present link. Answers how many bytes in memory that were.
+    pub(crate) fn unlink(&mut self) -> usize {
+        self.up = false;
+        self.link = None;
+        self.blobs = 0;
+        self.inbound.link_down();
+        let released = self.lanes.iter().map(|lane| lane.queue.tail_bytes()).sum();
+        self.lanes.iter_mut().for_each(LaneOut::link_down);
+        released
     }
 
     pub(crate) fn in_flight(&self) -> bool {
@@ -210,15 +225,8 @@ impl Core {
     /// A peer's link went away.
     pub(crate) fn peer_down(&mut self, now: Time, key: PeerKey, reason: &str) {
         let Some(peer) = self.peers.get_mut(&key) else { return };
-        let was_up = std::mem::take(&mut peer.up);
-        peer.link = None;
-        let mut released = 0;
-        for lane in &mut peer.lanes {
-            released += lane.queue.tail_bytes();
-            lane.link_down();
-        }
-        self.resident_bytes -= released;
-        peer.inbound.link_down();
+        let was_up = peer.up;
+        self.resident_bytes -= peer.unlink();
         peer.last_error = Some(reason.to_owned());
         if was_up {
             if now.since(peer.since) > STABLE {
@@ -240,7 +248,6 @@ impl Core {
         peer.since = now;
         peer.progress = now;
         peer.last_error = None;
-        peer.rewind_allowed = false;
         let domain = peer.domain.clone();
         self.event("link.up", Some(domain), format!("over {}", transport.name()));
         self.timers.cancel(Timer::Dial(key));

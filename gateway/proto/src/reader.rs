@@ -56,7 +56,7 @@ impl Core {
             if let Stream::Receipts { network } = stream {
                 self.forget_receipts(network, up_to);
             }
-            self.regrant(now);
+            self.regrant();
         }
         self.after_commit(now, After::Reply(ticket, Reply::Acked));
     }

@@ -7,7 +7,7 @@ use prost::Message;
 
 use crate::core::{Config, Core, Mailbox};
 use crate::directory::PeerRecord;
-use crate::lane::{LaneOut, lanes};
+use crate::lane::lanes;
 use crate::peer::Peer;
 use crate::pin::Pin;
 use crate::retire::{Job, Why};
@@ -27,6 +27,7 @@ pub struct Recovery {
     inbound: Vec<(PeerKey, Bytes)>,
     refusals: Vec<(PeerKey, wire::Nack)>,
     ready: Vec<(PeerKey, Pin)>,
+    rewind: Vec<PeerKey>,
     positioned: bool,
 }
 
@@ -43,6 +44,7 @@ impl Recovery {
             inbound: Vec::new(),
             refusals: Vec::new(),
             ready: Vec::new(),
+            rewind: Vec::new(),
             positioned: false,
         }
     }
@@ -82,17 +84,10 @@ impl Recovery {
             if !known.contains(&peer.key) {
                 // Its operator removed it, and the process ended before all was purged.
                 peer.leaving = true;
-                jobs.extend(peer.lanes.iter().map(|LaneOut { queue, .. }| Job {
-                    stream: queue.stream,
-                    why: Why::Purged,
-                    from: 0,
-                    to: queue.next_seq - 1,
-                }));
+                jobs.extend(peer.lanes.iter().map(|lane| (lane.queue.stream, lane.queue.next_seq - 1)));
             }
         }
-        // All passes before the first step, as when it was removed.
-        core.jobs.extend(jobs);
-        core.step_jobs(now);
+        core.start_jobs(now, jobs.into_iter().map(|(stream, to)| Job { stream, why: Why::Purged, from: 0, to }));
         for key in known {
             core.schedule_dial(now, key, false);
         }
@@ -132,6 +127,7 @@ impl Recovery {
                 let pin = value[..].try_into().map_err(|_| StateError { what: "ready" })?;
                 self.ready.push((peer, Pin::from_bytes(pin)));
             }
+            Key::Rewind(peer) => self.rewind.push(peer),
             Key::NextCertificate => core.next_certificate = Some(value),
             Key::AuditHead => {
                 core.audit_head =
@@ -183,6 +179,9 @@ impl Recovery {
         }
         for (key, pin) in std::mem::take(&mut self.ready) {
             self.peer(now, key).ready = Some(pin);
+        }
+        for key in std::mem::take(&mut self.rewind) {
+            self.peer(now, key).rewind_allowed = true;
         }
         Ok(())
     }

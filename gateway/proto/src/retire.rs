@@ -39,17 +39,19 @@ impl Core {
                 next = next.min(queue.expires_min);
             }
         }
-        for (stream, to) in due {
-            self.start_job(now, Job { stream, why: Why::Expired, from: 0, to });
-        }
+        self.start_jobs(now, due.into_iter().map(|(stream, to)| Job { stream, why: Why::Expired, from: 0, to }));
         self.expire_at(next.max(now + EXPIRY_PAUSE));
     }
 
-    /// Starts a pass, unless the same one is under way.
-    pub(crate) fn start_job(&mut self, now: Time, job: Job) {
-        if !self.jobs.iter().any(|other| other.stream == job.stream && other.why == job.why) {
-            self.jobs.push_back(job);
+    /// Starts passes. One that is under way goes on, as far as the new one would.
+    pub(crate) fn start_jobs(&mut self, now: Time, jobs: impl IntoIterator<Item = Job>) {
+        for job in jobs {
+            match self.jobs.iter_mut().find(|other| other.stream == job.stream && other.why == job.why) {
+                Some(other) => other.to = other.to.max(job.to),
+                None => self.jobs.push_back(job),
+            }
         }
+        // Only now: the end of a removed peer's last pass is the peer's end.
         self.step_jobs(now);
     }
 
@@ -151,6 +153,9 @@ impl Core {
         for (seq, record) in left {
             self.retire_one(now, job, seq, record);
         }
+        if let Stream::Inbox { .. } = stream {
+            self.regrant();
+        }
     }
 
     fn retire_one(&mut self, now: Time, job: Job, seq: u64, record: Record) {
@@ -210,7 +215,7 @@ impl Core {
                 }
             }
         }
-        for entry in [Key::Outbox(key), Key::Inbound(key), Key::Ready(key)] {
+        for entry in [Key::Outbox(key), Key::Inbound(key), Key::Ready(key), Key::Rewind(key)] {
             self.delete(now, &entry);
         }
     }

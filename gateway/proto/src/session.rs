@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use aws_lc_rs::digest;
 use trunkline_common::ids::{Domain, NetworkId};
 
 use crate::core::{Action, After, Core};
@@ -61,6 +62,7 @@ impl Core {
             phase,
             peer: dialed,
             proven_key: None,
+            rotated: false,
             our_key: None,
             heard: now,
             pinged: false,
@@ -222,9 +224,21 @@ impl Core {
         }
     }
 
+    /// What our sequence numbers towards a peer mean something in: this store, and this peer's record in it. One
+    /// that was removed and added again starts to count at 1, and must not be taken for the old one.
+    fn epoch_for(&self, key: PeerKey) -> [u8; 16] {
+        let mut context = digest::Context::new(&digest::SHA256);
+        context.update(&self.epoch);
+        context.update(&key.0.to_be_bytes());
+        let mut epoch = [0; 16];
+        epoch.iter_mut().zip(context.finish().as_ref()).for_each(|(out, byte)| *out = *byte);
+        epoch
+    }
+
     /// Sends our HELLO. Answers whether we had a key to prove.
     fn hello(&mut self, id: LinkId, key: PeerKey) -> bool {
         let claims = self.directory.local_domains();
+        let epoch = self.epoch_for(key);
         let Some(record) = self.directory.peer(key) else { return false };
         let Some(held) = record.keys_held.last() else { return false };
         let Some(link) = self.links.get_mut(&id) else { return false };
@@ -238,7 +252,7 @@ impl Core {
             version_min: VERSION,
             version_max: VERSION,
             domain: self.config.domain.as_str().to_owned(),
-            store_epoch: self.epoch.to_vec().into(),
+            store_epoch: epoch.to_vec().into(),
             key_id: held.id.clone(),
             key_proof: held.prove(exporter).to_vec().into(),
             limits: Some(wire::Limits { payload_bytes_max: self.config.payload_bytes_max as u64 }),
@@ -280,6 +294,8 @@ impl Core {
         }
         let epoch = <[u8; 16]>::try_from(&hello.store_epoch[..])
             .map_err(|_| Refused(Reason::ProtocolError, "HELLO: store_epoch must be 16 bytes"))?;
+        let limits = hello.limits.filter(|limits| limits.payload_bytes_max > 0);
+        let limits = limits.ok_or(Refused(Reason::ProtocolError, "HELLO: limits.payload_bytes_max is missing"))?;
         let claims = claims_of(hello)?;
         if let Some(alarm) = self.peers.get(&key).and_then(|peer| peer.alarm.as_ref()) {
             let detail = match alarm {
@@ -297,7 +313,7 @@ impl Core {
         if accepted_by_us && !self.hello(id, key) {
             return Err(Refused(Reason::NotPeered, "no API key was issued to us: send your bundle"));
         }
-        self.resume(now, id, key, epoch, hello.limits.unwrap_or_default());
+        self.resume(now, id, key, epoch, limits);
         Ok(())
     }
 
@@ -318,23 +334,12 @@ impl Core {
         if let Some(link) = self.links.get_mut(&old) {
             link.peer = None;
         }
-        self.peer_replaced(key);
+        // What was in flight on the old one is sent again from the watermark on the new one.
+        if let Some(peer) = self.peers.get_mut(&key) {
+            self.resident_bytes -= peer.unlink();
+        }
         self.refuse(now, old, Reason::DuplicateLink, "there is another link between us");
         true
-    }
-
-    /// What was in flight on the old link is sent again from the watermark on the new one.
-    fn peer_replaced(&mut self, key: PeerKey) {
-        let Some(peer) = self.peers.get_mut(&key) else { return };
-        peer.up = false;
-        peer.link = None;
-        let mut released = 0;
-        for lane in &mut peer.lanes {
-            released += lane.queue.tail_bytes();
-            lane.link_down();
-        }
-        peer.inbound.link_down();
-        self.resident_bytes -= released;
     }
 
     /// What a proven HELLO changes in the peer's record.
@@ -413,7 +418,7 @@ impl Core {
 
     fn handle_resume(&mut self, now: Time, id: LinkId, resume: &wire::Resume) -> Result<(), &'static str> {
         let Some(key) = self.links.get(&id).and_then(|link| link.peer) else { return Ok(()) };
-        if resume.origin_epoch[..] != self.epoch {
+        if resume.origin_epoch[..] != self.epoch_for(key) {
             return Err("RESUME: not the epoch of our HELLO");
         }
         if let Some(alarm) = self.compare(key, &resume.marks)? {
@@ -432,8 +437,16 @@ impl Core {
             let lane = lane_named(mark.lane)?;
             let out = peer.lane_mut(lane);
             out.sent = out.queue.acked;
-            out.told = mark.seq;
+            out.told = mark.seq.max(out.queue.acked);
             out.settled_to = mark.seq;
+            if mark.seq < out.queue.acked {
+                out.rewound = true;
+                let skip = wire::Skip { count: out.queue.acked - mark.seq };
+                let item = wire::Item { ttl_ms: 0, body: Some(wire::item::Body::Skip(skip)) };
+                let data = wire::Data { first_seq: mark.seq + 1, items: vec![item] };
+                let (channel, body) = (Channel::Lane(lane), Body::Data(data));
+                self.actions.push_back(Action::Send { link: id, channel, body });
+            }
             if out.refusals_since_settled && mark.seq <= out.queue.acked {
                 out.refusals_since_settled = false;
                 settled.push(wire::LaneMark { lane: mark.lane, seq: out.queue.acked });
@@ -443,6 +456,7 @@ impl Core {
             self.after_commit(now, After::Send(id, Body::Settled(wire::Settled { marks: settled })));
         }
         self.peer_up(now, key, id);
+        self.end_rewind(now, key);
         self.announce(key);
         self.pump(now, key);
         Ok(())

@@ -34,6 +34,8 @@ pub enum Key {
     Refusal(PeerKey, Lane, u64),
     /// The pin of our next certificate that a peer has stored.
     Ready(PeerKey),
+    /// The operator resumed after a watermark alarm: what the peer lost is skipped. No value.
+    Rewind(PeerKey),
     /// DER of our next certificate.
     NextCertificate,
     /// Hash of the last audit entry.
@@ -81,6 +83,7 @@ impl Key {
                 out.put_u64(*seq);
             }
             Self::Ready(peer) => put_numbered(&mut out, b'k', peer.0),
+            Self::Rewind(peer) => put_numbered(&mut out, b'w', peer.0),
             Self::NextCertificate => out.push(b'x'),
             Self::AuditHead => out.push(b'a'),
         }
@@ -114,6 +117,7 @@ impl Key {
                 Self::Refusal(PeerKey(number()?), Lane(lane), u64::from_be_bytes(*seq))
             }
             b'k' => Self::Ready(PeerKey(number()?)),
+            b'w' => Self::Rewind(PeerKey(number()?)),
             b'x' => Self::NextCertificate,
             b'a' => Self::AuditHead,
             _ => return Err(error),
@@ -198,6 +202,7 @@ mod tests {
             Key::Inbound(PeerKey(5)),
             Key::Refusal(PeerKey(5), Lane(15), 77),
             Key::Ready(PeerKey(5)),
+            Key::Rewind(PeerKey(5)),
             Key::NextCertificate,
             Key::AuditHead,
         ];

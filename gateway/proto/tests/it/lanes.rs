@@ -160,3 +160,44 @@ fn what_waits_for_a_slow_commit_expires_in_time() {
     world.weather.commit_ms = 1..2;
     wait_receipts(&mut world, ALPHA, 2);
 }
+
+#[test]
+fn many_large_envelopes_at_once_do_not_upset_the_peer() {
+    let mut world = pair_with(|_| {});
+    world.weather.latency_ms = 5..500;
+    let batch = (0..120).map(|n| wire::Submission { conversation: format!("c{n}"), ..large(n) });
+    let batch = batch.map(|envelope| wire::Submission { payload: vec![7; 263_000].into(), ..envelope });
+    world.submit(ALPHA, MAIN, batch.collect());
+    wait_receipts(&mut world, ALPHA, 120);
+    assert!(world.nodes[ALPHA].events.iter().all(|(kind, _)| *kind != "link.down"));
+}
+
+#[test]
+fn a_second_purge_covers_what_came_after_the_first() {
+    let mut world = from_disk();
+    pause(&mut world);
+    world.submit(ALPHA, MAIN, letters(0..3));
+    world.weather.read_ms = 1000..1001;
+    purge(&mut world);
+    world.submit(ALPHA, MAIN, letters(3..6));
+    purge(&mut world);
+    wait_receipts(&mut world, ALPHA, 6);
+    assert_eq!(states(&mut world, ALPHA), (0..6).map(|n| (n, State::Purged)).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_removed_peer_leaves_a_receipt_for_every_envelope_in_every_lane() {
+    let mut world = from_disk();
+    pause(&mut world);
+    let batch = (0..50).map(|n| wire::Submission { conversation: format!("c{n}"), ..letter(n) });
+    world.submit(ALPHA, MAIN, batch.collect());
+    world.ledger.purges += 1;
+    let domain = world.nodes[BETA].domain.clone();
+    world.admin(ALPHA, AdminOp::PeerRemove(domain)).unwrap();
+    wait_receipts(&mut world, ALPHA, 50);
+    world.run_for(SECOND);
+    let mut states = states(&mut world, ALPHA);
+    states.sort_by_key(|(n, _)| *n);
+    assert_eq!(states, (0..50).map(|n| (n, State::Purged)).collect::<Vec<_>>());
+    assert_eq!(world.nodes[ALPHA].store.occupied(), [crate::scene::RECEIPTS]);
+}

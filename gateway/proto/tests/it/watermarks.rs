@@ -44,3 +44,119 @@ fn alpha_went_back() -> World {
     world.wait("an alarm", 60 * SECOND, |world| world.peer(ALPHA, BETA).link == LinkState::Alarm);
     world
 }
+
+#[test]
+fn a_peer_that_lost_what_it_acknowledged_raises_an_alarm_and_nothing_is_sent() {
+    let mut world = beta_went_back();
+    world.submit(ALPHA, MAIN, letters(5..6));
+    world.run_for(600 * SECOND);
+    assert_eq!(alarms(&world, ALPHA), 1);
+    assert_eq!(inbox(&mut world, BETA), [0, 1]);
+    assert_eq!(world.peer(ALPHA, BETA).outbox.depth, 1);
+}
+
+#[test]
+fn after_a_resume_letters_flow_again_without_what_the_peer_lost() {
+    let mut world = beta_went_back();
+    resume(&mut world);
+    world.submit(ALPHA, MAIN, letters(5..7));
+    wait_receipts(&mut world, ALPHA, 7);
+    assert_eq!(inbox(&mut world, BETA), [0, 1, 5, 6]);
+}
+
+#[test]
+fn a_resume_holds_though_no_letter_follows_and_either_side_restarts() {
+    let mut world = beta_went_back();
+    resume(&mut world);
+    world.restart(ALPHA);
+    world.wait_up(ALPHA, BETA);
+    world.cut_now(ALPHA, BETA);
+    world.wait_up(ALPHA, BETA);
+    world.run_for(SECOND);
+    world.restart(BETA);
+    world.wait_up(ALPHA, BETA);
+    world.run_for(SECOND);
+    world.restart(ALPHA);
+    world.wait_up(ALPHA, BETA);
+    assert_eq!((alarms(&world, ALPHA), alarms(&world, BETA)), (1, 0));
+}
+
+#[test]
+fn a_resume_is_good_for_one_loss_only() {
+    let mut world = beta_went_back();
+    let backup = world.nodes[BETA].store.clone();
+    resume(&mut world);
+    world.wait_up(ALPHA, BETA);
+    world.run_for(SECOND);
+    restore(&mut world, BETA, backup);
+    world.wait("another alarm", 60 * SECOND, |world| alarms(world, ALPHA) == 2);
+}
+
+#[test]
+fn a_store_that_went_back_raises_an_alarm_before_it_sends_numbers_again() {
+    let mut world = alpha_went_back();
+    world.submit(ALPHA, MAIN, letters(10..11));
+    world.run_for(60 * SECOND);
+    assert_eq!(inbox(&mut world, BETA), [0, 1, 2, 3, 4]);
+    assert_eq!(alarms(&world, ALPHA), 1);
+}
+
+#[test]
+fn a_store_that_went_back_goes_on_under_a_new_epoch() {
+    let mut world = alpha_went_back();
+    resume(&mut world);
+    world.submit(ALPHA, MAIN, letters(10..12));
+    wait_receipts(&mut world, ALPHA, 4);
+    assert_eq!(inbox(&mut world, BETA), [0, 1, 2, 3, 4, 10, 11]);
+}
+
+#[test]
+fn a_new_epoch_holds_though_the_process_ends_before_any_peer_heard_of_it() {
+    let mut world = alpha_went_back();
+    resume(&mut world);
+    world.restart(ALPHA);
+    world.wait_up(ALPHA, BETA);
+    world.submit(ALPHA, MAIN, letters(10..12));
+    wait_receipts(&mut world, ALPHA, 4);
+    assert_eq!((alarms(&world, ALPHA), alarms(&world, BETA)), (1, 0));
+}
+
+#[test]
+fn an_acknowledgement_of_the_old_store_is_none_of_the_new_one() {
+    let mut world = pair();
+    let mut other = world.nodes[ALPHA].store.clone();
+    other.overwrite(Key::Epoch.encode(), vec![9; 16].into());
+    world.submit(ALPHA, MAIN, letters(0..5));
+    // Beta is still saving them when alpha comes back with another store.
+    world.weather.commit_ms = 30_000..30_001;
+    world.run_for(SECOND);
+    world.weather.commit_ms = 1..2;
+    restore(&mut world, ALPHA, other);
+    world.submit(ALPHA, MAIN, letters(10..16));
+    world.wait("the old commit", 60 * SECOND, |world| world.ledger.inboxes.len() == 5);
+    // The new letters are in beta's memory only, and lost.
+    world.weather.commit_ms = 10_000..10_001;
+    world.run_for(SECOND);
+    world.crash_with(BETA, false);
+    world.run_for(SECOND);
+    world.weather.commit_ms = 1..2;
+    world.start(BETA);
+    wait_receipts(&mut world, ALPHA, 6);
+    assert_eq!(inbox(&mut world, BETA), [0, 1, 2, 3, 4, 10, 11, 12, 13, 14, 15]);
+}
+
+#[test]
+fn a_peer_that_was_removed_and_added_again_gets_every_new_letter() {
+    let mut world = pair();
+    world.submit(ALPHA, MAIN, letters(0..5));
+    wait_receipts(&mut world, ALPHA, 5);
+    let beta = world.nodes[BETA].domain.clone();
+    world.admin(ALPHA, AdminOp::PeerRemove(beta)).unwrap();
+    world.run_for(SECOND);
+    world.introduce(ALPHA, BETA);
+    world.submit(ALPHA, MAIN, letters(10..20));
+    wait_receipts(&mut world, ALPHA, 15);
+    assert_eq!(inbox(&mut world, BETA), (0..5).chain(10..20).collect::<Vec<_>>());
+    assert_eq!((alarms(&world, ALPHA), alarms(&world, BETA)), (0, 0));
+    assert_eq!(states(&mut world, ALPHA).len(), 15);
+}
