@@ -15,7 +15,9 @@ mod load;
 mod policy;
 mod rotation;
 mod site;
+mod storage;
 mod trust;
+mod weather;
 
 use load::{Load, Reader};
 use site::{Site, peer};
