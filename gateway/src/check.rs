@@ -1,5 +1,6 @@
 //! `run --check`: everything that can be known before the gateway starts, without starting it.
 
+use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::path::Path;
 
@@ -7,6 +8,7 @@ use serde::Serialize;
 
 use crate::config::{ApiConfig, Config, IdentityMode, deployment_key};
 use crate::identity::{Files, Identity};
+use crate::run::Listening;
 use crate::serve::tls::{Tls, TlsFiles};
 
 /// One thing that was looked at.
@@ -46,16 +48,19 @@ impl Check {
 #[must_use]
 pub fn all(config: &Config) -> Vec<Check> {
     let check = |what, outcome| Check { what, outcome };
+    // A gateway that runs on this data directory holds the ports that its configuration names.
+    let ours = Listening::read(&config.data_dir);
+    let held = |address: fn(&Listening) -> SocketAddr| ours.as_ref().map(address);
     vec![
         check("data_dir", outcome(writable(&config.data_dir))),
         check("deployment key", outcome(deployment_key::read(config).map(drop))),
         check("identity", identity(config)),
-        check("link.listen (UDP)", outcome(bindable_udp(config.link.listen))),
-        check("link.listen (TCP)", outcome(bindable_tcp(config.link.listen))),
+        check("link.listen (UDP)", bindable(config.link.listen, "UDP", held(|ours| ours.link))),
+        check("link.listen (TCP)", bindable(config.link.listen, "TCP", held(|ours| ours.link))),
         check("link.advertise", advertise(config)),
-        check("local_api.listen", api(&config.local_api)),
+        check("local_api.listen", api(&config.local_api, held(|ours| ours.local_api))),
         check("local_api TLS", tls(&config.local_api)),
-        check("admin_api.listen", api(&config.admin_api)),
+        check("admin_api.listen", api(&config.admin_api, held(|ours| ours.admin_api))),
         check("admin_api TLS", tls(&config.admin_api)),
     ]
 }
@@ -108,13 +113,12 @@ fn advertise(config: &Config) -> Outcome {
     Outcome::Fine
 }
 
-fn api(api: &ApiConfig) -> Outcome {
-    match bindable_tcp(api.listen) {
-        Err(why) => Outcome::Failed(why),
-        Ok(()) if api.tls_certificate.is_none() && !api.listen.ip().is_loopback() => Outcome::Warning(
+fn api(api: &ApiConfig, held: Option<SocketAddr>) -> Outcome {
+    match bindable(api.listen, "TCP", held) {
+        Outcome::Fine if api.tls_certificate.is_none() && !api.listen.ip().is_loopback() => Outcome::Warning(
             "plain HTTP beyond loopback: whoever sees the traffic sees the tokens".to_owned(),
         ),
-        Ok(()) => Outcome::Fine,
+        outcome => outcome,
     }
 }
 
@@ -128,17 +132,20 @@ pub(crate) fn tls_files(api: &ApiConfig) -> Option<TlsFiles> {
     Some(TlsFiles { certificate, key })
 }
 
-fn bindable_tcp(address: SocketAddr) -> Result<(), String> {
-    TcpListener::bind(address).map(drop).map_err(|error| not_bindable(address, "TCP", &error))
-}
-
-fn bindable_udp(address: SocketAddr) -> Result<(), String> {
-    UdpSocket::bind(address).map(drop).map_err(|error| not_bindable(address, "UDP", &error))
-}
-
-fn not_bindable(address: SocketAddr, protocol: &str, error: &std::io::Error) -> String {
-    format!(
-        "cannot listen on {protocol} {address} ({error}): is a gateway running already, is the address this \
-         machine's, may this user bind the port?"
-    )
+/// Whether an address can be listened on; `held` is where the gateway of this data directory listens, when it runs.
+fn bindable(address: SocketAddr, protocol: &'static str, held: Option<SocketAddr>) -> Outcome {
+    let bound = match protocol {
+        "UDP" => UdpSocket::bind(address).map(drop),
+        _ => TcpListener::bind(address).map(drop),
+    };
+    match bound {
+        Ok(()) => Outcome::Fine,
+        Err(error) if error.kind() == ErrorKind::AddrInUse && held == Some(address) => {
+            Outcome::Warning("in use, by the gateway that runs on this data_dir".to_owned())
+        }
+        Err(error) => Outcome::Failed(format!(
+            "cannot listen on {protocol} {address} ({error}): is another program there, is the address this \
+             machine's, may this user bind the port?"
+        )),
+    }
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use metrics::{Histogram, Unit, counter, gauge, histogram};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use trunkline_gateway_proto::admin::{LinkState, Overview, PeerView};
+use trunkline_gateway_proto::time::Time;
 
 /// How often histograms move their samples into buckets. Rarer holds more samples in memory between scrapes.
 pub const UPKEEP_EVERY: Duration = Duration::from_secs(5);
@@ -89,16 +90,17 @@ pub fn upkeep() {
     PROCESS.handle.run_upkeep();
 }
 
-/// Everything in Prometheus' text format.
+/// Everything in Prometheus' text format. `not_after` is our certificate's end.
 #[must_use]
-pub fn render(overview: Option<&Overview>) -> String {
-    let mut text = PROCESS.handle.render();
-    if let Some(overview) = overview {
-        let recorder = builder().build_recorder();
-        metrics::with_local_recorder(&recorder, || observe(overview));
-        text.push_str(&recorder.handle().render());
-    }
-    text
+pub fn render(overview: Option<&Overview>, not_after: Time) -> String {
+    let recorder = builder().build_recorder();
+    metrics::with_local_recorder(&recorder, || {
+        observe_process(not_after);
+        if let Some(overview) = overview {
+            observe(overview);
+        }
+    });
+    format!("{}{}", PROCESS.handle.render(), recorder.handle().render())
 }
 
 fn builder() -> PrometheusBuilder {
@@ -107,6 +109,19 @@ fn builder() -> PrometheusBuilder {
         let matcher = Matcher::Suffix(suffix.to_owned());
         builder.set_buckets_for_metric(matcher, buckets).expect("invariant: no list of buckets is empty")
     })
+}
+
+#[allow(clippy::cast_precision_loss, reason = "Prometheus has only floating point; 2^53 is far away")]
+fn observe_process(not_after: Time) {
+    metrics::describe_gauge!("trunkline_gateway_info", "Always 1; the version is a label");
+    gauge!("trunkline_gateway_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+    metrics::describe_gauge!(
+        "trunkline_gateway_certificate_not_after_timestamp_seconds",
+        Unit::Seconds,
+        "When our certificate towards peers ends; matters in CA mode only"
+    );
+    gauge!("trunkline_gateway_certificate_not_after_timestamp_seconds")
+        .set(not_after.unix_ms() as f64 / 1000.0);
 }
 
 #[allow(clippy::cast_precision_loss, reason = "Prometheus has only floating point; 2^53 is far away")]
@@ -191,7 +206,6 @@ fn observe_peer(overview: &Overview, peer: &PeerView) {
 #[cfg(test)]
 mod tests {
     use trunkline_gateway_proto::admin::Totals;
-    use trunkline_gateway_proto::time::Time;
 
     use super::*;
 
@@ -207,7 +221,7 @@ mod tests {
             networks: Vec::new(),
             totals: Totals { delivered: 42, ..Totals::default() },
         };
-        let text = render(Some(&overview));
+        let text = render(Some(&overview), Time::from_unix_ms(0));
         assert!(text.contains("trunkline_gateway_envelopes_total{event=\"delivered\"} 42"), "{text}");
         for name in ["commit_seconds", "commit_records", "commit_bytes", "ack_seconds"] {
             assert!(text.contains(&format!("trunkline_gateway_{name}_count 1")), "{name}: {text}");
@@ -223,9 +237,12 @@ mod tests {
             networks: Vec::new(),
             totals: Totals::default(),
         };
-        assert!(render(Some(&overview)).contains("trunkline_gateway_link_up{peer=\"beta.test\"} 1"));
+        assert!(
+            render(Some(&overview), Time::from_unix_ms(0))
+                .contains("trunkline_gateway_link_up{peer=\"beta.test\"} 1")
+        );
         overview.peers.clear();
-        assert!(!render(Some(&overview)).contains("beta.test"));
+        assert!(!render(Some(&overview), Time::from_unix_ms(0)).contains("beta.test"));
     }
 
     fn peer() -> PeerView {

@@ -14,11 +14,12 @@ use trunkline_common::ids::Domain;
 
 use crate::admin::{AdminError, AdminReply, Totals};
 use crate::directory::Directory;
+use crate::envelope::ENVELOPE_OVERHEAD_BYTES_MAX;
 use crate::frame::Channel;
 use crate::lane::lanes;
 use crate::link::{Link, LinkId};
 use crate::peer::Peer;
-use crate::queue::{BLOCK_BYTES_MAX, BLOCK_RECORDS_MAX, Queue};
+use crate::queue::{BLOCK_BYTES_MAX, BLOCK_RECORDS_MAX, Emptied, Queue};
 use crate::retire::Job;
 use crate::rng::Rng;
 use crate::state::{Key, to_numbers};
@@ -64,8 +65,8 @@ impl Config {
             retention: Duration::from_secs(30 * 24 * 3600),
             peer_quota_bytes: 16 << 30,
             inbox_quota_bytes: 16 << 30,
-            resident_bytes_max: 32 << 20,
-            credit_bytes: 32 << 20,
+            resident_bytes_max: 16 << 20,
+            credit_bytes: 16 << 20,
             credit_messages: 65_536,
             commit_delay: Duration::from_millis(2),
             fresh_epoch: [0; 16],
@@ -81,8 +82,8 @@ pub struct Ticket(pub u64);
 /// What a [`Action::Load`] is for; handed back with the records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LoadFor {
-    /// A lane that is read from the disk.
-    Lane,
+    /// A lane that is read from the disk, to be sent on this link.
+    Lane(LinkId),
     /// A reader of an inbox, of receipts or of the audit log.
     Reader {
         /// Whose call.
@@ -281,7 +282,10 @@ pub struct Core {
 }
 
 impl Core {
-    pub(crate) fn blank(config: Config) -> Self {
+    pub(crate) fn blank(mut config: Config) -> Self {
+        // The largest envelope must fit into the credit, or it would wait for ever.
+        let envelope_bytes_max = (config.payload_bytes_max + ENVELOPE_OVERHEAD_BYTES_MAX) as u64;
+        config.credit_bytes = config.credit_bytes.max(2 * envelope_bytes_max);
         let rng = Rng::new(config.seed);
         Self {
             epoch: [0; 16],
@@ -483,7 +487,14 @@ impl Core {
         self.pending.bytes += record.body.len();
         self.pending.appends.entry(stream).or_default().push(record);
         self.moved(now, stream);
-        self.timers.set_earlier(Timer::Expiry, expires.max(now + EXPIRY_PAUSE));
+        self.expire_at(expires.max(now + EXPIRY_PAUSE));
+    }
+
+    /// Something may have expired by then.
+    pub(crate) fn expire_at(&mut self, at: Time) {
+        if at < Time::NEVER {
+            self.timers.set_earlier(Timer::Expiry, at);
+        }
     }
 
     /// A stream's position must be saved.
@@ -493,6 +504,20 @@ impl Core {
             Stream::Outbox { peer, .. } => drop(self.pending.outboxes.insert(peer)),
             other => drop(self.pending.positions.insert(other)),
         }
+    }
+
+    /// Everything of a stream up to `up_to` has left: erases it with the next commit.
+    pub(crate) fn erase(&mut self, now: Time, stream: Stream, up_to: u64, emptied: Emptied) {
+        if emptied.truncate {
+            self.op(now, Op::Truncate { stream, up_to });
+        }
+        if let Some(first_seq) = emptied.straddling {
+            self.op(now, Op::Remove { stream, first_seq });
+        }
+        for first_seq in emptied.marks {
+            self.delete(now, &Key::Gone(stream, first_seq));
+        }
+        self.moved(now, stream);
     }
 
     /// A lane's watermark moved.
@@ -519,6 +544,7 @@ impl Core {
         self.last_records = pending.records;
         let mut ops = pending.ops;
         let mut durable = Vec::with_capacity(pending.appends.len());
+        let mut expires_min = Time::NEVER;
         for (stream, records) in pending.appends {
             let Some(queue) = self.queue_mut(stream) else { continue };
             let last = queue.next_seq - 1;
@@ -527,10 +553,12 @@ impl Core {
             for records in split_blocks(records) {
                 let info = measure(first_seq, &records);
                 queue.push_block(info);
+                expires_min = expires_min.min(info.expires_min);
                 ops.push(Op::Append { stream, first_seq, records });
                 first_seq += u64::from(info.count);
             }
         }
+        self.expire_at(expires_min.max(now + EXPIRY_PAUSE));
         for peer in pending.outboxes {
             if let Some(state) = self.peers.get(&peer) {
                 let numbers = state.lanes.iter().flat_map(|lane| [lane.queue.acked, lane.queue.next_seq]);

@@ -6,8 +6,8 @@ use std::time::Duration;
 use axum::extract::State;
 use axum::response::Sse;
 use axum::response::sse::{Event as SseEvent, KeepAlive};
-use futures_util::Stream;
 use futures_util::stream::unfold;
+use futures_util::{Stream, StreamExt};
 use tokio::sync::broadcast::error::RecvError;
 
 use super::AdminState;
@@ -30,5 +30,7 @@ pub(super) async fn follow(
         };
         Some((Ok(event), events))
     });
+    // A follower must not hold up a drain.
+    let stream = stream.take_until(Box::pin(state.readiness.stopped()));
     Sse::new(stream).keep_alive(KeepAlive::new().interval(KEEP_ALIVE))
 }

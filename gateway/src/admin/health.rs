@@ -1,12 +1,13 @@
 //! Whether the gateway is well: for orchestrators, monitoring and `status`.
 
-use std::sync::{Mutex, PoisonError};
+use std::future::Future;
 use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
 use http::header::{CONTENT_TYPE, HeaderName};
 use serde::Serialize;
+use tokio::sync::watch;
 use trunkline_common::ids::Domain;
 use trunkline_gateway_proto::admin::{LinkState, Overview, Totals};
 use trunkline_gateway_proto::directory::PeerState;
@@ -19,35 +20,51 @@ use crate::metrics as gateway_metrics;
 /// A hub that does not answer for so long is stuck: nothing it does takes that long.
 const HUB_ANSWERS_WITHIN: Duration = Duration::from_secs(2);
 
-/// Whether the process can do its work, as far as the process itself knows.
+/// How far the process has come, for whoever asks whether it can do its work.
 #[derive(Debug)]
 pub struct Readiness {
-    obstacle: Mutex<Option<&'static str>>,
+    phase: watch::Sender<Phase>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Starting,
+    Ready,
+    Stopping,
 }
 
 impl Default for Readiness {
     fn default() -> Self {
-        Self { obstacle: Mutex::new(Some("the gateway is starting: its listeners are not up yet")) }
+        Self { phase: watch::Sender::new(Phase::Starting) }
     }
 }
 
 impl Readiness {
     /// Listeners are bound, the hub runs.
     pub fn ready(&self) {
-        self.set(None);
+        self.phase.send_replace(Phase::Ready);
     }
 
-    /// A drain began.
+    /// A drain began: answers without an end are to end now.
     pub fn stopping(&self) {
-        self.set(Some("the gateway is stopping: it finishes what it has and takes no new work"));
+        self.phase.send_replace(Phase::Stopping);
     }
 
-    fn set(&self, obstacle: Option<&'static str>) {
-        *self.obstacle.lock().unwrap_or_else(PoisonError::into_inner) = obstacle;
+    /// Waits until a drain begins.
+    pub(super) fn stopped(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut phase = self.phase.subscribe();
+        async move {
+            // An error means that the process is past even that.
+            let _ = phase.wait_for(|phase| *phase == Phase::Stopping).await;
+        }
     }
 
     fn obstacle(&self) -> Option<&'static str> {
-        *self.obstacle.lock().unwrap_or_else(PoisonError::into_inner)
+        match *self.phase.borrow() {
+            Phase::Starting => Some("the gateway is starting: its listeners are not up yet"),
+            Phase::Ready => None,
+            Phase::Stopping => Some("the gateway is stopping: it finishes what it has and takes no new work"),
+        }
     }
 }
 
@@ -91,7 +108,7 @@ pub(super) async fn metrics(State(state): State<AdminState>) -> ([(HeaderName, &
     // A hub that is stuck or stopping still lets its process metrics be seen.
     let overview = tokio::time::timeout(HUB_ANSWERS_WITHIN, state.hub.overview()).await;
     let overview = overview.ok().and_then(Result::ok);
-    let text = gateway_metrics::render(overview.as_ref());
+    let text = gateway_metrics::render(overview.as_ref(), state.identity.current().certificate.not_after);
     ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text)
 }
 

@@ -86,7 +86,7 @@ impl Default for LinkConfig {
             quic: true,
             tcp: true,
             congestion: Congestion::default(),
-            window_bytes: 64 << 20,
+            window_bytes: 32 << 20,
             keep_alive: Duration::from_secs(5),
             idle_timeout: Duration::from_secs(15),
             handshake_timeout: Duration::from_secs(5),
@@ -356,7 +356,7 @@ fn endpoints(
 
 /// As far as the system allows; what it refuses shows as retransmissions under load, nothing worse.
 fn enlarge_buffers(socket: &std::net::UdpSocket) {
-    if let Ok(state) = quinn_udp::UdpSocketState::new(socket.into()) {
+    if let Ok(state) = quinn::udp::UdpSocketState::new(socket.into()) {
         for result in [
             state.set_recv_buffer_size(socket.into(), SOCKET_BUFFER_BYTES),
             state.set_send_buffer_size(socket.into(), SOCKET_BUFFER_BYTES),
@@ -427,6 +427,5 @@ fn spawn_tcp(
 }
 
 fn turned_away(remote: SocketAddr, transport: &'static str) {
-    metrics::counter!("trunkline_link_turned_away_total", "transport" => transport).increment(1);
     tracing::debug!(remote = %redact::ip(&remote), transport, "too many handshakes at once: turned away");
 }

@@ -11,6 +11,7 @@
 //! - [`tls`]: who may come in, and whom we trust when we dial
 //! - [`resolve`], `dial`: where a peer is, and which transport gets there first
 //! - `quic`, `tcp`: a link over either, the same frames
+//! - `congestion`: how fast QUIC sends
 //! - `outgoing`: whose turn it is
 
 use std::net::SocketAddr;
@@ -23,6 +24,7 @@ use trunkline_gateway_proto::store::PeerKey;
 use trunkline_gateway_proto::wire::frame::Body;
 
 mod admit;
+mod congestion;
 mod dial;
 pub mod listen;
 mod outgoing;

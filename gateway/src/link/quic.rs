@@ -10,7 +10,7 @@ use std::time::Duration;
 use std::{collections::HashMap, net::SocketAddr};
 
 use bytes::BytesMut;
-use quinn::congestion::{BbrConfig, ControllerFactory, CubicConfig};
+use quinn::congestion::{ControllerFactory, CubicConfig};
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::{
     Connection, ConnectionError, IdleTimeout, Incoming, ReadError, RecvStream, SendStream, ServerConfig,
@@ -26,6 +26,7 @@ use trunkline_gateway_proto::wire::frame::Body;
 use trunkline_gateway_proto::wire::{Goaway, Reason};
 
 use super::admit::Permit;
+use super::congestion::MeasuredConfig;
 use super::listen::{Congestion, LinkConfig, Shared};
 use super::tls::{self, Authenticated, Refusal};
 use super::{LinkCommand, LinkEvent, LinkId, Transport};
@@ -62,7 +63,7 @@ const INITIAL_WINDOW: u64 = 256 * 1024;
 fn transport(config: &LinkConfig, control_streams: u32) -> Arc<TransportConfig> {
     let congestion: Arc<dyn ControllerFactory + Send + Sync> = match config.congestion {
         Congestion::Cubic => Arc::new(initial_cubic()),
-        Congestion::Bbr => Arc::new(initial_bbr()),
+        Congestion::Bbr => Arc::new(MeasuredConfig { initial_window: INITIAL_WINDOW }),
     };
     let idle = IdleTimeout::try_from(config.idle_timeout).ok();
     let connection_window = config.window_bytes.saturating_add(CONTROL_ROOM);
@@ -82,12 +83,6 @@ fn transport(config: &LinkConfig, control_streams: u32) -> Arc<TransportConfig> 
 
 fn initial_cubic() -> CubicConfig {
     let mut config = CubicConfig::default();
-    config.initial_window(INITIAL_WINDOW);
-    config
-}
-
-fn initial_bbr() -> BbrConfig {
-    let mut config = BbrConfig::default();
     config.initial_window(INITIAL_WINDOW);
     config
 }

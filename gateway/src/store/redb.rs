@@ -1,4 +1,4 @@
-//! The embedded engine: redb, with everything sealed ([`super::seal`]).
+//! The embedded engine: redb, with everything sealed.
 //!
 //! Two files in one directory: `gateway.redb` and `gateway.keys`. Neither is of use without the other, nor
 //! without the deployment key.
@@ -299,6 +299,6 @@ fn take_stock(reader: &Reader, writer: &mut Writer) -> Result<(), StoreError> {
     // The oldest time there is: no key is too old at it, and none that is made now becomes current for long.
     let commits = [Commit { ops, now: Time::default() }];
     writer.commit(&commits)?;
-    writer.sweep(&commits);
+    writer.sweep(Time::default());
     writer.poison.clone().map_or(Ok(()), Err)
 }

@@ -134,3 +134,24 @@ fn the_command_line_trusts_the_certificate_that_the_configuration_gives_the_admi
     gateway.start();
     assert_eq!(gateway.json(&["status"])["domain"], "alpha.test");
 }
+
+#[test]
+fn a_check_beside_the_running_gateway_finds_its_ports_in_use_and_nothing_wrong() {
+    let (mut alpha, mut beta) = (Gateway::running("alpha.test"), Gateway::running("beta.test"));
+    alpha.peer(&mut beta, "alpha.test", "beta.test");
+    let checked = alpha.json(&["run", "--check"]);
+    assert_eq!(checked["ok"], true, "{checked:#}");
+    assert!(checked.to_string().contains("by the gateway that runs on this data_dir"), "{checked:#}");
+}
+
+#[test]
+fn a_follower_of_events_does_not_hold_up_a_stop() {
+    let mut gateway = Gateway::running("alpha.test");
+    let mut follower = gateway.spawn(&["events"]);
+    gateway.wait("followed", |gateway| gateway.connections("admin_api") > 0);
+    let started = std::time::Instant::now();
+    assert_eq!(gateway.stop(), Some(0));
+    // Connections that do not end by themselves are cut off after ten seconds.
+    assert!(started.elapsed() < std::time::Duration::from_secs(5), "{:?}", started.elapsed());
+    assert_eq!(follower.wait().unwrap().code(), Some(1));
+}

@@ -103,6 +103,18 @@ impl Gateway {
         value[name].as_str().unwrap().to_owned()
     }
 
+    /// Established connections to one of its listeners, as the kernel lists them (proc(5), `/proc/net/tcp`).
+    pub(crate) fn connections(&self, listener: &str) -> usize {
+        let port: u16 = self.address(listener).rsplit(':').next().unwrap().parse().unwrap();
+        let local = format!("0100007F:{port:04X}");
+        let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+        let established = |line: &&str| {
+            let mut fields = line.split_whitespace().skip(1);
+            fields.next() == Some(local.as_str()) && fields.nth(1) == Some("01")
+        };
+        table.lines().filter(established).count()
+    }
+
     /// Waits until something holds.
     pub(crate) fn wait(&mut self, what: &str, mut holds: impl FnMut(&Self) -> bool) {
         let deadline = Instant::now() + PATIENCE;
