@@ -14,6 +14,7 @@ mod delivery;
 mod load;
 mod policy;
 mod rotation;
+mod shutdown;
 mod site;
 mod storage;
 mod trust;
