@@ -14,8 +14,11 @@ mod delivery;
 mod load;
 mod policy;
 mod rotation;
+mod shutdown;
 mod site;
+mod storage;
 mod trust;
+mod weather;
 
 use load::{Load, Reader};
 use site::{Site, peer};

@@ -44,10 +44,15 @@ impl Load {
 
     /// Writes a batch, waits, writes the next one.
     pub(super) fn paced(from: &Site, to: &Site, pause: Duration) -> Self {
+        Self::through(&from.api, from.user("ann"), to.user("bob"), pause)
+    }
+
+    /// Writes to a local API.
+    pub(super) fn through(api: &LocalApi, sender: String, recipient: String, pause: Duration) -> Self {
         let accepted = Arc::new(AtomicU64::new(0));
         let (stop, stopping) = watch::channel(false);
-        let (sender, recipient) = (from.user("ann"), to.user("bob"));
-        let (api, count) = (from.api.clone(), Arc::clone(&accepted));
+        let count = Arc::clone(&accepted);
+        let writer = api.clone();
         let task = tokio::spawn(async move {
             for round in 0.. {
                 if *stopping.borrow() {
@@ -55,7 +60,7 @@ impl Load {
                 }
                 let batch = batch(round, &sender, &recipient);
                 let started = Instant::now();
-                while !submit(&api, &batch).await {
+                while !submit(&writer, &batch).await {
                     assert!(started.elapsed() < PATIENCE, "a batch is refused for ever");
                     tokio::time::sleep(LOOK_AGAIN).await;
                 }
@@ -63,7 +68,7 @@ impl Load {
                 tokio::time::sleep(pause).await;
             }
         });
-        Self { accepted, stop, task, api: from.api.clone() }
+        Self { accepted, stop, task, api: api.clone() }
     }
 
     /// Envelopes accepted so far.
@@ -117,9 +122,14 @@ impl Load {
 impl Reader {
     /// Reads everything that comes to a deployment.
     pub(super) fn start(site: &Site) -> Self {
+        Self::through(&site.api)
+    }
+
+    /// Reads from a local API.
+    pub(super) fn through(api: &LocalApi) -> Self {
         let seen = Arc::new(AtomicU64::new(0));
         let (stop, mut stopping) = watch::channel(false);
-        let (api, count) = (site.api.clone(), Arc::clone(&seen));
+        let (api, count) = (api.clone(), Arc::clone(&seen));
         let task = tokio::spawn(async move {
             let mut ledger = Ledger::default();
             loop {

@@ -33,7 +33,7 @@ pub(super) struct Site {
     pub(super) api: LocalApi,
     /// What the disk says is left, when it is in memory.
     pub(super) free_bytes: Arc<AtomicU64>,
-    dir: TempDir,
+    _dir: TempDir,
     config: Config,
     disk: Option<Disk>,
     client: Client,
@@ -64,7 +64,6 @@ pub(super) struct Plan {
 
 impl Plan {
     pub(super) fn new(domain: &str) -> Self {
-        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let dir = tempfile::tempdir().unwrap();
         let door = Shaper::start(NOWHERE, 1).unwrap();
         let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
@@ -83,19 +82,17 @@ impl Plan {
         let read = |file: PathBuf| std::fs::read_to_string(file).unwrap().trim().to_owned();
         let mut config = Config::load(&made.config).unwrap();
         config.limits.disk_reserve_bytes.0 = 0;
-        let client = Client::builder().no_proxy().timeout(PATIENCE).build().unwrap();
-        let at = Arc::new(Mutex::new(NOWHERE));
-        let token = read(made.network_token_file);
+        let api = LocalApi::new(read(made.network_token_file));
         let site = Site {
             domain: domain.to_owned(),
             door,
-            api: LocalApi { client: client.clone(), at, token },
             free_bytes: Arc::new(AtomicU64::new(u64::MAX)),
             admin_token: read(made.admin_token_file),
-            dir,
+            _dir: dir,
             config,
             disk: None,
-            client,
+            client: api.client.clone(),
+            api,
             running: None,
         };
         Self { site }
@@ -146,7 +143,7 @@ impl Site {
         eventually("the gateway listens", async || Listening::read(&data_dir).is_some()).await;
         let listening = Listening::read(&data_dir).unwrap();
         self.door.set_target(listening.link);
-        *self.api.at.lock().unwrap() = listening.local_api;
+        self.api.set_address(listening.local_api);
         self.running = Some(Running { runtime, trigger, task, listening });
         Ok(())
     }
@@ -274,11 +271,6 @@ impl Site {
     pub(super) fn user(&self, name: &str) -> String {
         format!("{name}@{}", self.domain)
     }
-
-    /// A file of its directory.
-    pub(super) fn file(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
 }
 
 impl Drop for Site {
@@ -290,6 +282,18 @@ impl Drop for Site {
 }
 
 impl LocalApi {
+    /// Opened by this token; its address comes later.
+    pub(super) fn new(token: String) -> Self {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let client = Client::builder().no_proxy().timeout(PATIENCE).build().unwrap();
+        Self { client, at: Arc::new(Mutex::new(NOWHERE)), token }
+    }
+
+    /// Where it is now.
+    pub(super) fn set_address(&self, address: SocketAddr) {
+        *self.at.lock().unwrap() = address;
+    }
+
     /// Another network's token at the same gateway.
     pub(super) fn with_token(&self, token: &str) -> Self {
         Self { token: token.to_owned(), ..self.clone() }

@@ -2,7 +2,7 @@
 //! operator takes back ends what is going on.
 
 use http::Method;
-use serde_json::{Value, json};
+use serde_json::json;
 use trunkline_gateway_proto::key::ApiKey;
 use trunkline_gateway_proto::pin::Pin;
 use trunkline_testkit::disk::Disk;
