@@ -19,7 +19,7 @@ use crate::frame::Channel;
 use crate::lane::lanes;
 use crate::link::{Link, LinkId};
 use crate::peer::Peer;
-use crate::queue::{BLOCK_BYTES_MAX, BLOCK_RECORDS_MAX, Queue};
+use crate::queue::{BLOCK_BYTES_MAX, BLOCK_RECORDS_MAX, Emptied, Queue};
 use crate::retire::Job;
 use crate::rng::Rng;
 use crate::state::{Key, to_numbers};
@@ -82,8 +82,8 @@ pub struct Ticket(pub u64);
 /// What a [`Action::Load`] is for; handed back with the records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LoadFor {
-    /// A lane that is read from the disk.
-    Lane,
+    /// A lane that is read from the disk, to be sent on this link.
+    Lane(LinkId),
     /// A reader of an inbox, of receipts or of the audit log.
     Reader {
         /// Whose call.
@@ -487,7 +487,14 @@ impl Core {
         self.pending.bytes += record.body.len();
         self.pending.appends.entry(stream).or_default().push(record);
         self.moved(now, stream);
-        self.timers.set_earlier(Timer::Expiry, expires.max(now + EXPIRY_PAUSE));
+        self.expire_at(expires.max(now + EXPIRY_PAUSE));
+    }
+
+    /// Something may have expired by then.
+    pub(crate) fn expire_at(&mut self, at: Time) {
+        if at < Time::NEVER {
+            self.timers.set_earlier(Timer::Expiry, at);
+        }
     }
 
     /// A stream's position must be saved.
@@ -497,6 +504,20 @@ impl Core {
             Stream::Outbox { peer, .. } => drop(self.pending.outboxes.insert(peer)),
             other => drop(self.pending.positions.insert(other)),
         }
+    }
+
+    /// Everything of a stream up to `up_to` has left: erases it with the next commit.
+    pub(crate) fn erase(&mut self, now: Time, stream: Stream, up_to: u64, emptied: Emptied) {
+        if emptied.truncate {
+            self.op(now, Op::Truncate { stream, up_to });
+        }
+        if let Some(first_seq) = emptied.straddling {
+            self.op(now, Op::Remove { stream, first_seq });
+        }
+        for first_seq in emptied.marks {
+            self.delete(now, &Key::Gone(stream, first_seq));
+        }
+        self.moved(now, stream);
     }
 
     /// A lane's watermark moved.
@@ -523,6 +544,7 @@ impl Core {
         self.last_records = pending.records;
         let mut ops = pending.ops;
         let mut durable = Vec::with_capacity(pending.appends.len());
+        let mut expires_min = Time::NEVER;
         for (stream, records) in pending.appends {
             let Some(queue) = self.queue_mut(stream) else { continue };
             let last = queue.next_seq - 1;
@@ -531,10 +553,12 @@ impl Core {
             for records in split_blocks(records) {
                 let info = measure(first_seq, &records);
                 queue.push_block(info);
+                expires_min = expires_min.min(info.expires_min);
                 ops.push(Op::Append { stream, first_seq, records });
                 first_seq += u64::from(info.count);
             }
         }
+        self.expire_at(expires_min.max(now + EXPIRY_PAUSE));
         for peer in pending.outboxes {
             if let Some(state) = self.peers.get(&peer) {
                 let numbers = state.lanes.iter().flat_map(|lane| [lane.queue.acked, lane.queue.next_seq]);

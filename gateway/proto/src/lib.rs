@@ -43,6 +43,8 @@ mod outbound;
 mod peer;
 pub mod pin;
 pub mod policy;
+#[doc(hidden)]
+pub mod probe;
 mod queue;
 mod reader;
 pub mod receipt;

@@ -11,7 +11,7 @@ use crate::directory::{
     AdminToken, Invite, LocalDomain, NetworkRecord, Owner, PeerRecord, PeerState, Role, Trust,
 };
 use crate::key::{ApiKey, KEYS_LIVE_MAX};
-use crate::lane::lanes;
+use crate::lane::{LaneOut, lanes};
 use crate::peer::{Alarm, Peer};
 use crate::pin::{Pin, PinSet};
 use crate::policy::{BLOCKED_MAX, PERMITTED_MAX};
@@ -156,6 +156,17 @@ impl Core {
                 }
                 done()
             }
+            AdminOp::IdentityActivate { .. } => {
+                self.next_certificate = None;
+                self.delete(now, &Key::NextCertificate);
+                for key in self.peers.keys().copied().collect::<Vec<_>>() {
+                    self.delete(now, &Key::Ready(key));
+                    if let Some(peer) = self.peers.get_mut(&key) {
+                        peer.ready = None;
+                    }
+                }
+                done()
+            }
             AdminOp::Note { .. } => done(),
         }
     }
@@ -265,10 +276,15 @@ impl Core {
         self.check_claims(record.key, &claims)?;
         match (manual.pins.as_slice(), manual.ca_pem) {
             ([], Some(bundle_pem)) => record.trust = Trust::Ca { bundle_pem },
-            ([_, ..], None) => {
-                for pin in manual.pins {
-                    trust_pin(&mut record.trust, pin)?;
+            ([current], None) => trust_pin(&mut record.trust, *current)?,
+            ([current, next], None) => {
+                trust_pin(&mut record.trust, *current)?;
+                if let Trust::Pinned { pins } = &mut record.trust {
+                    pins.announce(*next).map_err(|error| invalid(error.to_string()))?;
                 }
+            }
+            ([_, _, _, ..], None) => {
+                return Err(invalid("`pins`: at most two, the current one and the next"));
             }
             _ => {
                 return Err(invalid(
@@ -360,10 +376,15 @@ impl Core {
         let Some(peer) = self.peers.get_mut(&key) else { return done() };
         peer.leaving = true;
         let waiting = peer.lanes.iter().map(|lane| lane.queue.depth).sum::<u64>();
-        let to: Vec<_> = peer.lanes.iter().map(|lane| (lane.queue.stream, lane.queue.next_seq - 1)).collect();
-        for (stream, to) in to {
-            self.start_job(now, Job { stream, why: Why::Purged, from: 0, to });
-        }
+        // All passes before the first step: a leaving peer with none left is forgotten, with all it still has.
+        let passes = peer.lanes.iter().map(|LaneOut { queue, .. }| Job {
+            stream: queue.stream,
+            why: Why::Purged,
+            from: 0,
+            to: queue.next_seq - 1,
+        });
+        self.jobs.extend(passes);
+        self.step_jobs(now);
         Ok((AdminReply::Count(waiting), format!("{waiting} purged")))
     }
 
@@ -572,6 +593,7 @@ fn describe(op: &AdminOp) -> (&'static str, String) {
         AdminOp::OutboxPurge { domain, .. } => ("outbox.purge", domain.as_str()),
         AdminOp::IdentityAnnounce { .. } => ("identity.announce", "all"),
         AdminOp::Note { action, target } => (*action, target.as_str()),
+        AdminOp::IdentityActivate { pin } => return ("identity.activate", pin.to_string()),
     };
     (action, target.to_owned())
 }

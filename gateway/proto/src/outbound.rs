@@ -48,6 +48,8 @@ impl LaneOut {
         loop {
             if let Some((seq, record)) = self.loaded.front() {
                 if *seq <= self.sent || self.queue.has_left(*seq) {
+                    // Passed over for good: looking for it again would read it again.
+                    self.sent = self.sent.max(*seq);
                     self.loaded.pop_front();
                     continue;
                 }
@@ -121,7 +123,7 @@ impl Core {
                             if !lane.loading {
                                 lane.loading = true;
                                 let stream = lane.queue.stream;
-                                let purpose = LoadFor::Lane;
+                                let purpose = LoadFor::Lane(link);
                                 self.actions.push_back(Action::Load {
                                     stream,
                                     from_seq,
@@ -175,13 +177,12 @@ impl Core {
                     lane.sent = seq;
                     lane.flight.push_back((seq, record));
                 }
-                if lane.sent >= lane.settled_to && lane.queue.acked < lane.settled_to {
-                    settled.push((name, lane.settled_to));
-                } else if matches!(lane.queue.find(lane.sent), Found::Nothing)
-                    && lane.queue.acked < lane.settled_to
-                {
-                    lane.sent = lane.sent.max(lane.settled_to);
-                    settled.push((name, lane.settled_to));
+                if lane.queue.acked < lane.settled_to {
+                    if matches!(lane.queue.find(lane.sent), Found::Nothing) {
+                        lane.sent = lane.sent.max(lane.settled_to);
+                    }
+                    // As far as it was read: what has its receipt must not be read again on the next link.
+                    settled.push((name, lane.sent.min(lane.settled_to)));
                 }
                 lane.queue.release(lane.sent);
                 self.resident_bytes = self.resident_bytes + lane.queue.tail_bytes() - before;
@@ -207,14 +208,25 @@ impl Core {
     }
 
     /// Records of a lane that [`Action::Load`] asked for.
-    pub(crate) fn lane_loaded(&mut self, now: Time, key: PeerKey, lane: Lane, records: Vec<(u64, Record)>) {
+    pub(crate) fn lane_loaded(
+        &mut self,
+        now: Time,
+        key: PeerKey,
+        lane: Lane,
+        link: LinkId,
+        records: Vec<(u64, Record)>,
+    ) {
         let Some(peer) = self.peers.get_mut(&key) else { return };
-        let up = peer.up;
-        let lane = peer.lane_mut(lane);
-        if !std::mem::take(&mut lane.loading) || !up {
+        // What was read for an earlier link starts where that one stood: on this one it would leave a hole.
+        if peer.link != Some(link) {
             return;
         }
-        lane.loaded.extend(records);
+        let lane = peer.lane_mut(lane);
+        lane.loading = false;
+        // A read may see a commit before its completion is reported. What is sent must count as durable, or the
+        // acknowledgement would be taken for a lie.
+        let durable = lane.queue.durable;
+        lane.loaded.extend(records.into_iter().take_while(|(seq, _)| *seq <= durable));
         self.pump(now, key);
     }
 
@@ -280,20 +292,14 @@ impl Core {
             return;
         }
         let before = out.queue.tail_bytes();
-        let (emptied, marks) = out.queue.ack(seq);
+        let emptied = out.queue.ack(seq);
         let after = out.queue.tail_bytes();
         let stream = out.queue.stream;
         let had_refusals = out.refusals_since_settled;
         out.refusals_since_settled = false;
         out.refused = out.refused.split_off(&(seq + 1));
         self.resident_bytes = self.resident_bytes + after - before;
-        if emptied {
-            self.op(now, Op::Truncate { stream, up_to: seq });
-        }
-        for first_seq in marks {
-            self.delete(now, &Key::Gone(stream, first_seq));
-        }
-        self.moved(now, stream);
+        self.erase(now, stream, seq, emptied);
         if had_refusals && let Some(link) = link {
             let marks = vec![wire::LaneMark { lane: lane.0.into(), seq }];
             self.after_commit(now, After::Send(link, wire::frame::Body::Settled(wire::Settled { marks })));

@@ -28,6 +28,17 @@ pub(crate) enum Found {
     Nothing,
 }
 
+/// What the store need not keep any more after an acknowledgement.
+#[derive(Debug, Default)]
+pub(crate) struct Emptied {
+    /// Whether there are blocks that lie below it as a whole.
+    pub(crate) truncate: bool,
+    /// A block that reaches beyond it, of which the rest left before.
+    pub(crate) straddling: Option<u64>,
+    /// Blocks whose marks go with them.
+    pub(crate) marks: Vec<u64>,
+}
+
 #[derive(Debug)]
 pub(crate) struct Queue {
     pub(crate) stream: Stream,
@@ -85,16 +96,19 @@ impl Queue {
         self.gone.insert(first_seq, bits.to_vec());
     }
 
-    /// Takes over a block. The caller counts its live records and oldest time through `live`.
-    pub(crate) fn recover_block(&mut self, info: BlockInfo, live: u64, oldest: Option<Time>) {
-        let last = info.first_seq + u64::from(info.count) - 1;
-        self.next_seq = self.next_seq.max(last + 1);
+    /// Takes over a block.
+    pub(crate) fn recover_block(&mut self, info: BlockInfo) {
+        self.next_seq = self.next_seq.max(last_of(&info) + 1);
         self.durable = self.next_seq - 1;
+        self.expires_min = self.expires_min.min(info.expires_min);
+        self.blocks.push_back(info);
+    }
+
+    /// So many records of a block that was taken over have not left.
+    pub(crate) fn recover_live(&mut self, info: BlockInfo, live: u64, oldest: Option<Time>) {
         self.depth += live;
         self.bytes += info.bytes * live / u64::from(info.count).max(1);
-        self.expires_min = self.expires_min.min(info.expires_min);
         self.oldest = self.oldest.or(oldest);
-        self.blocks.push_back(info);
     }
 
     /// Appends records whose numbers start at the answer. They count as durable once the caller says so.
@@ -122,6 +136,8 @@ impl Queue {
 
     /// Notes a block that the commit being built writes.
     pub(crate) fn push_block(&mut self, info: BlockInfo) {
+        // Until now nothing but `append` knew of its expiry, and a pass over the others may have forgotten it.
+        self.expires_min = self.expires_min.min(info.expires_min);
         self.blocks.push_back(info);
     }
 
@@ -153,15 +169,25 @@ impl Queue {
         self.tail.get(index).filter(|(seq, _)| *seq <= self.durable).map(|(seq, record)| (*seq, record))
     }
 
-    /// Whether a record has left already.
+    /// Whether a record has left already. A block that left as a whole has no marks any more: what a read that
+    /// was under way brings of it has left all the same.
     pub(crate) fn has_left(&self, seq: u64) -> bool {
         if seq <= self.acked {
             return true;
         }
-        let Some((first, bits)) = self.gone.range(..=seq).next_back() else { return false };
-        let at = seq - first;
-        bits.get(usize::try_from(at / 8).unwrap_or(usize::MAX))
-            .is_some_and(|byte| byte & (1 << (at % 8)) != 0)
+        if seq > self.durable {
+            return false;
+        }
+        match self.block_from(seq) {
+            Some(block) if block.first_seq <= seq => self.is_marked(block.first_seq, seq),
+            _ => true,
+        }
+    }
+
+    fn is_marked(&self, block_first: u64, seq: u64) -> bool {
+        let at = seq - block_first;
+        let byte = self.gone.get(&block_first).and_then(|bits| bits.get(usize::try_from(at / 8).ok()?));
+        byte.is_some_and(|byte| byte & (1 << (at % 8)) != 0)
     }
 
     /// Forgets the tail up to `seq`: its reader has it elsewhere.
@@ -210,7 +236,7 @@ impl Queue {
                 break;
             }
             let leaving = (block.first_seq.max(acked + 1)..=last_of(&block).min(seq))
-                .filter(|s| !self.has_left(*s))
+                .filter(|s| !self.is_marked(block.first_seq, *s))
                 .count();
             let share = block.bytes / u64::from(block.count).max(1);
             for _ in 0..leaving {
@@ -219,19 +245,27 @@ impl Queue {
         }
     }
 
-    /// Everything up to `seq` has left. Answers whether whole blocks have, and which blocks' marks with them.
-    pub(crate) fn ack(&mut self, seq: u64) -> (bool, Vec<u64>) {
+    /// Everything up to `seq` has left. Answers what the store need not keep any more.
+    pub(crate) fn ack(&mut self, seq: u64) -> Emptied {
         self.acked = self.acked.max(seq);
         self.release(seq);
-        let mut emptied = false;
+        let mut emptied = Emptied::default();
         while self.blocks.front().is_some_and(|block| last_of(block) <= seq) {
             self.blocks.pop_front();
-            emptied = true;
+            emptied.truncate = true;
+        }
+        // The block that straddles goes as well when the rest of it left before.
+        if let Some(block) = self.blocks.front().copied()
+            && block.first_seq <= seq
+            && (seq + 1..=last_of(&block)).all(|seq| self.is_marked(block.first_seq, seq))
+        {
+            self.blocks.pop_front();
+            emptied.straddling = Some(block.first_seq);
         }
         let front = self.blocks.front().map_or(u64::MAX, |block| block.first_seq);
         let kept = self.gone.split_off(&front);
-        let marks = std::mem::replace(&mut self.gone, kept);
-        (emptied, marks.into_keys().collect())
+        emptied.marks = std::mem::replace(&mut self.gone, kept).into_keys().collect();
+        emptied
     }
 
     /// Marks records of one block as left out of turn. Answers the block's first number and its bits when it

@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use crate::core::{Action, After, Core, LoadFor, READ_BYTES_MAX, Reply, Ticket, Waiting};
 use crate::queue::Found;
-use crate::state::Key;
-use crate::store::{NetworkKey, Op, Record, Stream};
+use crate::store::{NetworkKey, Record, Stream};
 use crate::time::Time;
 use crate::timer::Timer;
 
@@ -50,16 +49,10 @@ impl Core {
         if up_to > queue.acked {
             let before = queue.tail_bytes();
             queue.leave_to(up_to);
-            let (emptied, marks) = queue.ack(up_to);
+            let emptied = queue.ack(up_to);
             let after = queue.tail_bytes();
             self.resident_bytes = self.resident_bytes + after - before;
-            if emptied {
-                self.op(now, Op::Truncate { stream, up_to });
-            }
-            for first_seq in marks {
-                self.delete(now, &Key::Gone(stream, first_seq));
-            }
-            self.moved(now, stream);
+            self.erase(now, stream, up_to, emptied);
             if let Stream::Receipts { network } = stream {
                 self.forget_receipts(network, up_to);
             }
@@ -77,8 +70,10 @@ impl Core {
         records: Vec<(u64, Record)>,
     ) {
         match (purpose, stream) {
-            (LoadFor::Lane, Stream::Outbox { peer, lane }) => self.lane_loaded(now, peer, lane, records),
-            (LoadFor::Lane, _) => {}
+            (LoadFor::Lane(link), Stream::Outbox { peer, lane }) => {
+                self.lane_loaded(now, peer, lane, link, records);
+            }
+            (LoadFor::Lane(_), _) => {}
             (LoadFor::Retire, _) => self.retire_loaded(now, stream, records),
             (LoadFor::Reader { ticket, max }, _) => {
                 let last = records.last().map(|(seq, _)| *seq);

@@ -7,7 +7,7 @@ use prost::Message;
 
 use crate::core::{Config, Core, Mailbox};
 use crate::directory::PeerRecord;
-use crate::lane::lanes;
+use crate::lane::{LaneOut, lanes};
 use crate::peer::Peer;
 use crate::pin::Pin;
 use crate::retire::{Job, Why};
@@ -82,12 +82,17 @@ impl Recovery {
             if !known.contains(&peer.key) {
                 // Its operator removed it, and the process ended before all was purged.
                 peer.leaving = true;
-                jobs.extend(peer.lanes.iter().map(|lane| (lane.queue.stream, lane.queue.next_seq - 1)));
+                jobs.extend(peer.lanes.iter().map(|LaneOut { queue, .. }| Job {
+                    stream: queue.stream,
+                    why: Why::Purged,
+                    from: 0,
+                    to: queue.next_seq - 1,
+                }));
             }
         }
-        for (stream, to) in jobs {
-            core.start_job(now, Job { stream, why: Why::Purged, from: 0, to });
-        }
+        // All passes before the first step, as when it was removed.
+        core.jobs.extend(jobs);
+        core.step_jobs(now);
         for key in known {
             core.schedule_dial(now, key, false);
         }
@@ -193,10 +198,11 @@ impl Recovery {
             self.peer(now, peer);
         }
         let Some(queue) = self.core.queue_mut(stream) else { return };
+        queue.recover_block(info);
         let numbered = (info.first_seq..).zip(heads);
         let live: Vec<_> =
             numbered.filter(|(seq, _)| !queue.has_left(*seq)).map(|(seq, head)| (seq, *head)).collect();
-        queue.recover_block(info, live.len() as u64, live.iter().map(|(_, head)| head.at).min());
+        queue.recover_live(info, live.len() as u64, live.iter().map(|(_, head)| head.at).min());
         match stream {
             Stream::Outbox { .. } => {
                 for (_, head) in live {

@@ -7,7 +7,6 @@ use crate::receipt::Outcome;
 use crate::state::Key;
 use crate::store::{BlockInfo, Op, PeerKey, Record, Stream};
 use crate::time::Time;
-use crate::timer::Timer;
 
 /// Why records leave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,9 +42,7 @@ impl Core {
         for (stream, to) in due {
             self.start_job(now, Job { stream, why: Why::Expired, from: 0, to });
         }
-        if next < Time::NEVER {
-            self.timers.set_earlier(Timer::Expiry, next.max(now + EXPIRY_PAUSE));
-        }
+        self.expire_at(next.max(now + EXPIRY_PAUSE));
     }
 
     /// Starts a pass, unless the same one is under way.
@@ -60,7 +57,7 @@ impl Core {
     pub(crate) fn step_jobs(&mut self, now: Time) {
         let mut waiting = 0;
         while !self.job_loading && waiting < self.jobs.len() {
-            let Some(job) = self.jobs.front().copied() else { return };
+            let Some(mut job) = self.jobs.front().copied() else { return };
             let Some(queue) = self.queue_mut(job.stream) else {
                 self.jobs.pop_front();
                 continue;
@@ -72,6 +69,10 @@ impl Core {
             match block.filter(|block| block.first_seq <= job.to) {
                 Some(block) if last_of(&block) <= queue.durable => {
                     self.job_loading = true;
+                    // When the records are here, time has passed: another block may be the first to expire then.
+                    job.from = block.first_seq;
+                    self.jobs.pop_front();
+                    self.jobs.push_front(job);
                     let (from_seq, bytes_max) =
                         (block.first_seq, usize::try_from(block.bytes).unwrap_or(usize::MAX));
                     let purpose = LoadFor::Retire;
@@ -96,12 +97,9 @@ impl Core {
             return;
         }
         let Some(mut job) = self.jobs.pop_front() else { return };
-        let block = self.queue_mut(stream).and_then(|queue| match job.why {
-            Why::Expired => queue.expiring(job.from, now),
-            Why::Purged => queue.block_from(job.from),
-        });
+        let block = self.queue_mut(stream).and_then(|queue| queue.block_from(job.from));
         if job.stream == stream
-            && let Some(block) = block
+            && let Some(block) = block.filter(|block| block.first_seq == job.from)
         {
             self.retire_block(now, job, block, records);
             job.from = last_of(&block) + 1;
@@ -184,8 +182,8 @@ impl Core {
         if let Some(queue) = self.queue_mut(job.stream) {
             queue.refresh_expiry();
             let next = queue.expires_min;
-            if queue.depth > 0 && next < Time::NEVER {
-                self.timers.set_earlier(Timer::Expiry, next.max(now + EXPIRY_PAUSE));
+            if queue.depth > 0 {
+                self.expire_at(next.max(now + EXPIRY_PAUSE));
             }
         }
         if let Stream::Outbox { peer, .. } = job.stream {

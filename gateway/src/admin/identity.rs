@@ -94,9 +94,8 @@ pub(super) async fn activate(
     }
     let identity = state.identity.clone();
     let current = blocking(move || identity.promote()).await?.map_err(|error| fail::identity(&error))?;
-    let target = current.pin().to_string();
-    let note = AdminOp::Note { action: "identity.activate", target };
-    state.hub.admin(&actor.label, note).await.map_err(fail::admin)?;
+    let activated = AdminOp::IdentityActivate { pin: current.pin() };
+    state.hub.admin(&actor.label, activated).await.map_err(fail::admin)?;
     view(&state).await.map(Json)
 }
 

@@ -110,7 +110,7 @@ fn api(hub: Hub, config: Config, stopping: Stopping) -> Api {
 async fn count(path: MatchedPath, request: Request, next: Next) -> Response {
     let response = next.run(request).await;
     let status = response.status().as_u16().to_string();
-    metrics::counter!("trunkline_local_api_requests_total", "path" => path.as_str().to_owned(), "status" => status)
+    metrics::counter!("trunkline_gateway_local_api_requests_total", "path" => path.as_str().to_owned(), "status" => status)
         .increment(1);
     response
 }

@@ -61,8 +61,8 @@ pub enum StoreError {
     Failed(String),
     /// The store, or its keys, do not read as what was written.
     #[error(
-        "the store is damaged: {0}; restore its directory from one backup, or let \
-         `trunkline-gateway store check` list what can still be read"
+        "the store is damaged: {0}; restore gateway.redb and gateway.keys together from one backup, or move both \
+         away to start empty"
     )]
     Corrupt(String),
     /// The deployment key is not the one that wrapped the store's keys.

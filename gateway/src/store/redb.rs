@@ -299,6 +299,6 @@ fn take_stock(reader: &Reader, writer: &mut Writer) -> Result<(), StoreError> {
     // The oldest time there is: no key is too old at it, and none that is made now becomes current for long.
     let commits = [Commit { ops, now: Time::default() }];
     writer.commit(&commits)?;
-    writer.sweep(&commits);
+    writer.sweep(Time::default());
     writer.poison.clone().map_or(Ok(()), Err)
 }

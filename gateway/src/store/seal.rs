@@ -206,6 +206,12 @@ impl KeyRing {
         self.file.sync()
     }
 
+    /// How long after `now` the next key has sealed for long enough.
+    pub(super) fn retires_in(&self, now: Time) -> Duration {
+        // Time counts in milliseconds: waiting for less would sweep too early, and again at once.
+        self.replace_at.since(now).max(Duration::from_millis(1))
+    }
+
     fn make(&mut self, scope: KeyScope, now: Time) -> Result<(KeyId, Secret), StoreError> {
         let id = KeyId(u64::from_le_bytes(token::random()));
         let key = Wrapped { id, scope, created: now, secret: Secret::new(Zeroizing::new(token::random())) };

@@ -1,7 +1,8 @@
 //! Writing: one thread carries out all commits, in order. Several that wait become one redb transaction.
 
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, TryRecvError};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
+use std::time::{Duration, Instant};
 
 use ::redb::{Database, Table, WriteTransaction};
 use tokio::sync::oneshot;
@@ -18,6 +19,9 @@ use super::seal::{KeyRing, KeyScope};
 
 /// Commits that may share a transaction. More help when many wait, and make the first of them wait longer.
 const COALESCE_MAX: usize = 16;
+
+/// Longest wait for a commit while no key has to be looked after. It only bounds what the clock calls get.
+const PATIENCE_MAX: Duration = Duration::from_secs(24 * 3600);
 
 /// A commit that somebody waits for.
 pub(super) struct Job {
@@ -42,7 +46,18 @@ impl Writer {
     pub(super) fn run(mut self, jobs: &Receiver<Job>) {
         let mut commits = Vec::with_capacity(COALESCE_MAX);
         let mut replies = Vec::with_capacity(COALESCE_MAX);
-        while let Ok(job) = jobs.recv() {
+        let mut last = (Instant::now(), Time::default());
+        loop {
+            let job = match jobs.recv_timeout(self.patience(last.1)) {
+                Ok(job) => job,
+                Err(RecvTimeoutError::Disconnected) => return,
+                // Nobody has come for so long that a key's hour is over.
+                Err(RecvTimeoutError::Timeout) => {
+                    last = (Instant::now(), last.1 + last.0.elapsed());
+                    self.sweep(last.1);
+                    continue;
+                }
+            };
             let mut next = Ok(job);
             while let Ok(job) = next {
                 commits.push(job.commit);
@@ -53,9 +68,15 @@ impl Writer {
             for reply in replies.drain(..) {
                 reply.send(answer.clone()).ok();
             }
-            self.sweep(&commits);
+            last = (Instant::now(), now(&commits));
+            self.sweep(last.1);
             commits.clear();
         }
+    }
+
+    /// How long to wait for a commit before looking after the keys.
+    fn patience(&self, now: Time) -> Duration {
+        if self.poison.is_some() { PATIENCE_MAX } else { self.ring.retires_in(now).min(PATIENCE_MAX) }
     }
 
     /// Carries out commits as one transaction.
@@ -69,10 +90,10 @@ impl Writer {
         done
     }
 
-    /// Destroys data keys that the last commit left without use.
-    pub(super) fn sweep(&mut self, commits: &[Commit]) {
+    /// Destroys data keys that are without use at `now`.
+    pub(super) fn sweep(&mut self, now: Time) {
         if self.poison.is_none() {
-            let swept = self.ring.sweep(now(commits));
+            let swept = self.ring.sweep(now);
             self.poison_on_error(&swept);
         }
     }

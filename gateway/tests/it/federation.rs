@@ -8,9 +8,14 @@
 
 use std::time::{Duration, Instant};
 
+use serde_json::{Value, json};
+
 mod delivery;
 mod load;
+mod policy;
+mod rotation;
 mod site;
+mod trust;
 
 use load::{Load, Reader};
 use site::{Site, peer};
@@ -29,4 +34,20 @@ async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) -> Dur
         tokio::time::sleep(LOOK_AGAIN).await;
     }
     started.elapsed()
+}
+
+/// Two deployments that are peered.
+async fn two_sites() -> (Site, Site) {
+    let (alpha, beta) = (Site::new("alpha.test").await, Site::new("beta.test").await);
+    peer(&alpha, &beta).await;
+    (alpha, beta)
+}
+
+/// What `one` must say to add `other` by hand, as it is known already.
+async fn by_hand(one: &Site, other: &Site) -> Value {
+    let known = one.peer(other).await;
+    json!({
+        "domain": other.domain, "pins": [known["pins"][0]["pin"]], "endpoints": known["endpoints"],
+        "local_domains": known["local_domains"], "allow_private_ips": true,
+    })
 }

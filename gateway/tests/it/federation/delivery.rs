@@ -5,12 +5,6 @@ use trunkline_testkit::disk::Disk;
 use super::site::Plan;
 use super::*;
 
-async fn two_sites() -> (Site, Site) {
-    let (alpha, beta) = (Site::new("alpha.test").await, Site::new("beta.test").await);
-    peer(&alpha, &beta).await;
-    (alpha, beta)
-}
-
 #[tokio::test]
 async fn envelopes_go_both_ways_and_their_senders_get_receipts() {
     let (alpha, beta) = two_sites().await;

@@ -77,6 +77,11 @@ impl Load {
         eventually("more is accepted", async || self.accepted() >= enough).await;
     }
 
+    /// Stops in the middle of whatever it does.
+    pub(super) fn abandon(self) {
+        self.task.abort();
+    }
+
     /// Writes no more, and answers how many were accepted.
     pub(super) async fn stop(self) -> u64 {
         self.stop.send_replace(true);

@@ -223,6 +223,13 @@ impl Site {
         self.post(&format!("/admin/v1/peers/{}/{verb}", peer.domain), json!({})).await;
     }
 
+    /// Ends the peering on this side.
+    pub(super) async fn remove(&self, peer: &Site) {
+        let path = format!("/admin/v1/peers/{}", peer.domain);
+        let (status, answer) = self.admin(Method::DELETE, &path, &Value::Null).await;
+        assert_eq!(status, 204, "{answer}");
+    }
+
     /// A peer as the admin API shows it.
     pub(super) async fn peer(&self, peer: &Site) -> Value {
         self.get(&format!("/admin/v1/peers/{}", peer.domain)).await

@@ -82,6 +82,19 @@ fn an_idle_scopes_key_is_erased_when_its_hour_is_over() {
 }
 
 #[test]
+fn a_key_is_erased_when_its_hour_is_over_even_if_nobody_comes() {
+    let disk = Disk::new(1);
+    let store = open(&disk).unwrap();
+    commit(&store, vec![append(INBOX, 1, 2, 100)]).unwrap();
+    commit_at(&store, START + HOUR - Duration::from_millis(30), vec![truncate(INBOX, 2)]).unwrap();
+    let deadline = std::time::Instant::now() + Duration::from_secs(30);
+    while !slots(&disk).is_empty() {
+        assert!(std::time::Instant::now() < deadline, "the key is still there");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
 fn a_block_whose_key_was_destroyed_cannot_be_brought_back() {
     let disk = Disk::new(1);
     let store = open(&disk).unwrap();
