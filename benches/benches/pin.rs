@@ -24,14 +24,19 @@ fn certificate() -> CertificateDer<'static> {
     CertificateParams::new(["alpha.test".to_owned()]).unwrap().self_signed(&key).unwrap().der().clone()
 }
 
-/// Peers with four pins each; the last of them may show `pin`.
+/// Peers with three pins each; the last of them may show `pin`.
 fn directory(pin: Pin) -> Directory {
     let mut directory = Directory::default();
     for n in 1..=PEERS {
-        let [a, b, ..] = n.to_le_bytes();
-        let mut pins = PinSet::current(Pin::from_bytes([a; 32]));
-        pins.revoke(Pin::from_bytes([b ^ 0xff; 32]));
-        pins.announce(if n == PEERS { pin } else { Pin::from_bytes([a ^ 0x55; 32]) }).unwrap();
+        let other = |kind: u8| {
+            let [a, b, ..] = n.to_le_bytes();
+            let mut bytes = [kind; 32];
+            bytes[..2].copy_from_slice(&[a, b]);
+            Pin::from_bytes(bytes)
+        };
+        let mut pins = PinSet::current(other(1));
+        pins.revoke(other(2));
+        pins.announce(if n == PEERS { pin } else { other(3) }).unwrap();
         directory.put_peer(PeerRecord {
             key: PeerKey(n),
             domain: format!("peer{n}.test").parse().unwrap(),

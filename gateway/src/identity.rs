@@ -4,8 +4,8 @@
 //! is wrong with a new file is reported, and the pair in use stays.
 
 use std::fs;
-use std::io::{self, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -26,29 +26,14 @@ use trunkline_gateway_proto::certificate::{Certificate, CertificateError};
 use trunkline_gateway_proto::pin::Pin;
 use zeroize::Zeroizing;
 
+mod files;
+
+pub use files::Files;
+use files::{read_file, remove, rename, write_private};
+
 /// How long files must be quiet before they are read again: a key and its certificate are written one after
 /// the other. Longer delays a rotation, shorter reports halves of one.
 const SETTLE: Duration = Duration::from_millis(250);
-
-/// Largest key or certificate file in bytes. A chain of ten certificates takes a third of it.
-const FILE_BYTES_MAX: u64 = 64 * 1024;
-
-/// Where a pair rests.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Files {
-    /// The private key in PEM: PKCS#8 or SEC1, ECDSA P-256.
-    pub key: PathBuf,
-    /// The certificate in PEM, in CA mode followed by its chain.
-    pub certificate: PathBuf,
-}
-
-impl Files {
-    /// `<name>.key` and `<name>.crt` in a directory.
-    #[must_use]
-    pub fn named(dir: &Path, name: &str) -> Self {
-        Self { key: dir.join(format!("{name}.key")), certificate: dir.join(format!("{name}.crt")) }
-    }
-}
 
 /// Why an identity cannot be made, read or changed. All of them are the operator's or this machine's.
 #[derive(Debug, Error)]
@@ -454,53 +439,6 @@ fn warn_about(files: &Files, pair: &KeyPair, domain: &Domain) {
     let open_to_others = fs::metadata(&files.key).is_ok_and(|meta| meta.permissions().mode() & 0o077 != 0);
     if open_to_others {
         tracing::warn!(file = %files.key.display(), "the private key is open to other users: chmod 600 it");
-    }
-}
-
-fn read_file(path: &Path) -> Result<Vec<u8>, IdentityError> {
-    let failed = |source| IdentityError::File { path: path.to_owned(), source };
-    if fs::metadata(path).map_err(failed)?.len() > FILE_BYTES_MAX {
-        return Err(failed(io::Error::other(format!("longer than {FILE_BYTES_MAX} bytes"))));
-    }
-    fs::read(path).map_err(failed)
-}
-
-/// Writes a file that only its owner reads, whole or not at all.
-fn write_private(path: &Path, content: &[u8]) -> Result<(), IdentityError> {
-    let draft = path.with_extension("tmp");
-    let write = || {
-        let _ = fs::remove_file(&draft);
-        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
-        file.write_all(content)?;
-        file.sync_all()?;
-        fs::rename(&draft, path)?;
-        sync_dir(path)
-    };
-    write().map_err(|source| IdentityError::File { path: path.to_owned(), source })
-}
-
-fn rename(from: &Path, to: &Path) -> Result<(), IdentityError> {
-    fs::rename(from, to)
-        .and_then(|()| sync_dir(to))
-        .map_err(|source| IdentityError::File { path: to.to_owned(), source })
-}
-
-fn remove(files: &Files) -> Result<(), IdentityError> {
-    for path in [&files.key, &files.certificate] {
-        match fs::remove_file(path) {
-            Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                return Err(IdentityError::File { path: path.clone(), source });
-            }
-            _ => {}
-        }
-    }
-    Ok(())
-}
-
-fn sync_dir(path: &Path) -> io::Result<()> {
-    match path.parent() {
-        Some(dir) if !dir.as_os_str().is_empty() => fs::File::open(dir)?.sync_all(),
-        _ => Ok(()),
     }
 }
 

@@ -162,7 +162,7 @@ fn explain(error: &ConnectionError, refusal: Option<&Refusal>) -> String {
         ConnectionError::ApplicationClosed(close) => {
             let why: String =
                 String::from_utf8_lossy(&close.reason).chars().filter(|c| !c.is_control()).collect();
-            format!("the peer closed the link: {why}")
+            format!("the peer closed the link because of what we sent: {why}")
         }
         ConnectionError::TimedOut => "nothing was heard from the peer any more".to_owned(),
         ConnectionError::LocallyClosed => "closed here".to_owned(),
@@ -398,7 +398,11 @@ impl<'a> Session<'a> {
                 "the peer closed the link".to_owned()
             }
             End::Local(goaway, reason) => {
-                let fault = goaway.as_ref().is_some_and(|g| g.reason() == Reason::ProtocolError);
+                let fault = goaway.as_ref().filter(|goaway| goaway.reason() == Reason::ProtocolError);
+                let (code, told) = match fault {
+                    Some(goaway) => (CODE_PROTOCOL, goaway.detail.clone()),
+                    None => (CODE_DONE, String::new()),
+                };
                 if let (Some(control), Some(goaway)) = (&self.control, goaway) {
                     let _ = control.send(Body::Goaway(goaway));
                 }
@@ -412,8 +416,7 @@ impl<'a> Session<'a> {
                     self.connection.closed().await;
                 };
                 let _ = tokio::time::timeout(CLOSE_GRACE, flushed).await;
-                let code = if fault { CODE_PROTOCOL } else { CODE_DONE };
-                self.connection.close(code, reason.as_bytes());
+                self.connection.close(code, told.as_bytes());
                 reason
             }
         }

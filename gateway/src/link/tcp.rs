@@ -44,6 +44,9 @@ const WRITE_BYTES: usize = 64 * 1024;
 /// What HTTP/2 may hold before it goes to the socket.
 const SEND_BUFFER_BYTES: usize = 128 * 1024;
 
+/// What the kernel may hold beyond what is on its way. Smaller is quicker for control, larger needs fewer wakes.
+const UNSENT_BYTES: u32 = 128 * 1024;
+
 /// Largest DATA frame we take. Larger saves headers.
 const DATA_FRAME_BYTES: u32 = 128 * 1024;
 
@@ -101,7 +104,7 @@ async fn handshake(
     remote: SocketAddr,
     server: Arc<rustls::ServerConfig>,
 ) -> Result<Established, String> {
-    let _ = stream.set_nodelay(true);
+    prepare(&stream);
     let stream = TlsAcceptor::from(server).accept(stream).await.map_err(|error| error.to_string())?;
     let authenticated = {
         let (_, tls) = stream.get_ref();
@@ -177,7 +180,7 @@ async fn establish(
     let server_name = rustls_pki_types::ServerName::try_from(name.to_owned())
         .map_err(|_| format!("{name} is not a DNS name"))?;
     let stream = TcpStream::connect(address).await.map_err(|error| error.to_string())?;
-    let _ = stream.set_nodelay(true);
+    prepare(&stream);
     let stream = TlsConnector::from(Arc::new(client))
         .connect(server_name, stream)
         .await
@@ -226,6 +229,13 @@ async fn establish(
     }
     let Some(driver) = dial.driver.take() else { return Err("closed here".to_owned()) };
     Ok(Established { send, receive: response.into_body(), driver, pings, authenticated, remote: address })
+}
+
+/// Small frames go at once, and what is not on its way yet stays here, where control can still overtake it.
+fn prepare(stream: &TcpStream) {
+    // Without these the link works too, with more delay.
+    let _ = stream.set_nodelay(true);
+    let _ = socket2::SockRef::from(stream).set_tcp_notsent_lowat(UNSENT_BYTES);
 }
 
 /// Stops the driver when a dial is given up.

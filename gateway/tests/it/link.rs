@@ -24,6 +24,7 @@ use trunkline_gateway_proto::store::{LANES, Lane, PeerKey};
 use trunkline_gateway_proto::time::Time;
 use trunkline_gateway_proto::wire::frame::Body;
 use trunkline_gateway_proto::wire::{Blob, BlobRef, Data, Goaway, Item, Ping, Reason, item};
+use trunkline_testkit::shaper::{Cut, Profile, Rate, Shaper, Which};
 
 /// The other side's number in each directory.
 const PEER: PeerKey = PeerKey(7);
@@ -866,6 +867,60 @@ async fn strangers_that_only_connect_get_a_small_share_and_no_more() {
         }
     }
     beta.opened().await;
+}
+
+/// Alpha reaches beta through a shaper.
+async fn shaped_pair(transport: Transport, config: LinkConfig) -> (Side, Side, Shaper) {
+    let config = LinkConfig { listen: "127.0.0.1:0".parse().unwrap(), ..config };
+    let config =
+        LinkConfig { quic: transport == Transport::Quic, tcp: transport == Transport::Tcp, ..config };
+    let (alpha, beta) = pair(config.clone(), config).await;
+    let shaper = Shaper::start(beta.links.local_addr(), 1).unwrap();
+    alpha.put(peer("beta.test", pinned(beta.identity.current().pin()), &[shaper.addr()]));
+    (alpha, beta, shaper)
+}
+
+async fn silence(transport: Transport) {
+    let patient = LinkConfig {
+        keep_alive: Duration::from_millis(200),
+        idle_timeout: Duration::from_secs(1),
+        ..config()
+    };
+    let (mut alpha, mut beta, shaper) = shaped_pair(transport, patient).await;
+    let (_near, _far) = connect(&mut alpha, &mut beta).await;
+    shaper.cut(Which::All, Cut::Silent);
+    assert_eq!(alpha.closed().await, "nothing was heard from the peer any more");
+    assert_eq!(beta.closed().await, "nothing was heard from the peer any more");
+}
+
+#[tokio::test]
+async fn a_path_that_goes_silent_ends_the_link_on_both_sides_over_quic() {
+    silence(Transport::Quic).await;
+}
+
+#[tokio::test]
+async fn a_path_that_goes_silent_ends_the_link_on_both_sides_over_tcp() {
+    silence(Transport::Tcp).await;
+}
+
+#[tokio::test]
+async fn control_overtakes_a_backlog_on_a_slow_path() {
+    let (mut alpha, mut beta, shaper) = shaped_pair(Transport::Quic, config()).await;
+    let rate = Rate { bytes_per_s: 4_000_000, queue_bytes: 200_000 };
+    shaper.set(Which::All, Profile { rate: Some(rate), ..Profile::default() });
+    let (near, _far) = connect(&mut alpha, &mut beta).await;
+    let frames = 200;
+    for seq in 0..frames {
+        send(&near, Channel::Lane(Lane(u8::try_from(seq % 16).unwrap())), data(seq, 64 * 1024));
+    }
+    // The backlog is on its way when the first of it arrives.
+    beta.frame().await;
+    send(&near, Channel::Control, ping(9));
+    let mut before = 0;
+    while beta.frame().await.0 != Channel::Control {
+        before += 1;
+    }
+    assert!(before < frames / 4, "{before} of {frames} frames came first");
 }
 
 #[tokio::test]
