@@ -7,7 +7,6 @@
 //! what the disk holds is not known.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -28,7 +27,7 @@ use trunkline_gateway_proto::wire;
 use crate::hub::{AdminFailure, Command, Event, Hub, HubError, Queue};
 use crate::link::{LinkCommand, LinkEvent, LinkSender};
 use crate::metrics;
-use crate::store::{Store, StoreError, StoreFuture, space};
+use crate::store::{Store, StoreError, StoreFuture};
 
 /// Commands that wait for the driver. More lets callers run ahead, and waits longer when it is behind.
 const COMMANDS_MAX: usize = 1024;
@@ -47,6 +46,9 @@ const SPACE_CHECK: Duration = Duration::from_secs(2);
 
 /// Opens the store: at the start, and again after the disk was full.
 pub type OpenStore = Box<dyn Fn() -> Result<Arc<dyn Store>, StoreError> + Send + Sync>;
+
+/// Bytes that the store may still take; `None` when that is not known, which holds nothing back.
+pub type FreeBytes = Box<dyn Fn() -> Option<u64> + Send + Sync>;
 
 /// How the driver reaches peers.
 pub trait Dialer: Send + 'static {
@@ -72,8 +74,8 @@ pub struct Options {
     pub config: Config,
     /// Opens the store.
     pub open_store: OpenStore,
-    /// Where the store is, for looking at free space; `None` does not look.
-    pub data_dir: Option<PathBuf>,
+    /// Looks at the room that is left for the store.
+    pub free_bytes: FreeBytes,
     /// Free space that is left to others.
     pub disk_reserve_bytes: u64,
 }
@@ -103,7 +105,10 @@ struct Clock {
 enum Mode {
     Running(Box<Running>),
     /// Nothing is acknowledged; opened again when `retry` says so.
-    Broken { error: StoreError, retry: bool },
+    Broken {
+        error: StoreError,
+        retry: bool,
+    },
 }
 
 struct Running {
@@ -120,7 +125,14 @@ struct Saving {
     bytes: usize,
 }
 
-type Load = std::pin::Pin<Box<dyn Future<Output = (Stream, LoadFor, Result<Vec<(u64, Record)>, StoreError>)> + Send>>;
+/// What the store answered.
+enum Stored {
+    Committed(Result<(), StoreError>),
+    Loaded(Stream, LoadFor, Result<Vec<(u64, Record)>, StoreError>),
+}
+
+type Load =
+    std::pin::Pin<Box<dyn Future<Output = (Stream, LoadFor, Result<Vec<(u64, Record)>, StoreError>)> + Send>>;
 
 /// Whoever waits for an answer.
 enum Waiter {
@@ -206,8 +218,10 @@ impl Driver {
             let timeout = self.timeout();
             tokio::select! {
                 biased;
-                result = committed(&mut self.mode) => self.committed(result),
-                (stream, purpose, result) = loaded(&mut self.mode) => self.loaded(stream, purpose, result),
+                stored = stored(&mut self.mode) => match stored {
+                    Stored::Committed(result) => self.committed(result),
+                    Stored::Loaded(stream, purpose, result) => self.loaded(stream, purpose, result),
+                },
                 count = self.link_events.recv_many(&mut link_events, BATCH) => {
                     debug_assert!(count > 0, "the driver keeps a sender itself");
                     link_events.drain(..).for_each(|event| self.link_event(event));
@@ -336,10 +350,10 @@ impl Driver {
     }
 
     fn check_space(&mut self) {
-        let free = self.options.data_dir.as_deref().and_then(|dir| space::space(dir).ok()).map(|space| space.free);
-        let enough = free.is_none_or(|free| free >= self.options.disk_reserve_bytes);
+        let free_bytes = (self.options.free_bytes)();
+        let enough = free_bytes.is_none_or(|free| free >= self.options.disk_reserve_bytes);
         match &mut self.mode {
-            Mode::Running(running) => running.core.set_storage_low(self.clock.now(), !enough),
+            Mode::Running(running) => running.core.set_storage_low(!enough),
             Mode::Broken { retry: true, .. } if enough => self.reopen(),
             Mode::Broken { .. } => {}
         }
@@ -376,7 +390,9 @@ impl Driver {
                             answer(waiter, reply);
                         }
                     }
-                    Action::DirectoryChanged => self.directory.store(Arc::new(running.core.directory().clone())),
+                    Action::DirectoryChanged => {
+                        self.directory.store(Arc::new(running.core.directory().clone()))
+                    }
                     Action::Event { kind, peer, detail } => {
                         let peer = peer.map(|domain| domain.as_str().to_owned());
                         info!(kind, peer, detail, "event");
@@ -409,7 +425,12 @@ impl Driver {
         }
         let failure = HubError::Store(error.clone());
         self.waiters.drain().for_each(|(_, waiter)| waiter.fail(failure.clone()));
-        let event = Event { at_ms: self.clock.now().unix_ms(), kind: "store.failed", peer: None, detail: error.to_string() };
+        let event = Event {
+            at_ms: self.clock.now().unix_ms(),
+            kind: "store.failed",
+            peer: None,
+            detail: error.to_string(),
+        };
         self.events.send(event).ok();
         self.mode = Mode::Broken { error, retry };
     }
@@ -442,27 +463,25 @@ fn recover(options: &Options, clock: Clock) -> Result<Running, StoreError> {
             damage = recovery.add(now, found);
         }
     })?;
-    let core = damage.and_then(|()| recovery.finish(now)).map_err(|error| StoreError::Corrupt(error.to_string()))?;
+    let core =
+        damage.and_then(|()| recovery.finish(now)).map_err(|error| StoreError::Corrupt(error.to_string()))?;
     Ok(Running { core, store, commit: None, loads: FuturesUnordered::new() })
 }
 
-async fn committed(mode: &mut Mode) -> Result<(), StoreError> {
-    match mode {
-        Mode::Running(running) => match &mut running.commit {
+/// Waits for the next answer of the store.
+async fn stored(mode: &mut Mode) -> Stored {
+    let Mode::Running(running) = mode else { return std::future::pending().await };
+    let Running { commit, loads, .. } = &mut **running;
+    let saved = async {
+        match commit {
             Some(saving) => (&mut saving.future).await,
             None => std::future::pending().await,
-        },
-        Mode::Broken { .. } => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        result = saved => Stored::Committed(result),
+        Some((stream, purpose, result)) = loads.next() => Stored::Loaded(stream, purpose, result),
     }
-}
-
-async fn loaded(mode: &mut Mode) -> (Stream, LoadFor, Result<Vec<(u64, Record)>, StoreError>) {
-    if let Mode::Running(running) = mode
-        && let Some(done) = running.loads.next().await
-    {
-        return done;
-    }
-    std::future::pending().await
 }
 
 fn stream_of(queue: Queue) -> Stream {

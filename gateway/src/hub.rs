@@ -110,6 +110,14 @@ impl Hub {
         Self { commands, directory, events }
     }
 
+    /// A handle whose commands a test answers.
+    #[cfg(test)]
+    pub(crate) fn for_test(directory: Directory) -> (Self, mpsc::Receiver<Command>) {
+        let (commands, received) = mpsc::channel(64);
+        let (events, _) = broadcast::channel(64);
+        (Self { commands, directory: Arc::new(ArcSwap::from_pointee(directory)), events }, received)
+    }
+
     /// Who is who, as of the last commit.
     #[must_use]
     pub fn directory(&self) -> Arc<Directory> {

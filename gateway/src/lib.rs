@@ -2,10 +2,28 @@
 //!
 //! # Layout
 //! In the order an envelope walks through:
-//! - [`hub`]: the one task that owns the core and ties everything together
+//! - [`hub`], [`driver`]: the handle on the core, and the one task that owns it
 //! - [`store`]: durable storage
+//! - [`identity`]: the certificate that peers know us by
 //! - [`link`]: connections to peers
+//! - [`serve`]: HTTP over TCP or TLS, bounded
+//! - [`api`]: the local API, for the deployment's own messaging servers
+//! - [`admin`]: the admin API, for its operators
+//! - [`metrics`]: what is measured
+//! - [`config`], [`init`], [`check`], [`run`]: from a configuration file to a running gateway
+//! - [`cli`]: the command line
 
+pub mod admin;
+pub mod api;
+pub mod check;
+pub mod cli;
+pub mod config;
+pub mod driver;
 pub mod hub;
+pub mod identity;
+pub mod init;
 pub mod link;
+pub mod metrics;
+pub mod run;
+pub mod serve;
 pub mod store;

@@ -2,7 +2,7 @@
 //!
 //! What a write leaves behind is certain only once a later [`File::sync`] succeeded. A crash, or a failed sync,
 //! decides from the seed what else reached the medium: nothing, all of it, or any sectors of
-//! [`SECTOR_BYTES`], each in one of the versions that it went through ([`survival`]).
+//! [`SECTOR_BYTES`], each in one of the versions that it went through (`survival`).
 //!
 //! Every write, length change and sync is one **operation**, counted from 1. A test runs once without a fault,
 //! asks [`Disk::operations`] how many there were, then crashes at each of them in turn.

@@ -90,12 +90,17 @@ pub enum AdminOp {
         /// Its DER.
         certificate: bytes::Bytes,
     },
-    /// A line for the audit log about something the shell did itself, such as a failed log-in.
+    /// A line for the audit log about something the shell did itself, such as a lock-out.
     Note {
-        /// Verb, for example `identity.activate`.
+        /// Verb, for example `login.lockout`.
         action: &'static str,
         /// On what.
         target: String,
+    },
+    /// The announced certificate is in use from now on: nothing is announced any more.
+    IdentityActivate {
+        /// Its pin.
+        pin: Pin,
     },
 }
 
@@ -108,7 +113,7 @@ pub struct ManualPeer {
     /// Operator's note.
     #[serde(default)]
     pub label: String,
-    /// Pins of its certificates (the shell reads them from PEM).
+    /// Pins of its certificates (the shell reads them from PEM): the current one, then perhaps the next.
     #[serde(default)]
     pub pins: Vec<Pin>,
     /// PEM of its authorities: CA mode. Exactly one of `pins` and `ca_pem` is given.

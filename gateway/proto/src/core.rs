@@ -14,6 +14,7 @@ use trunkline_common::ids::Domain;
 
 use crate::admin::{AdminError, AdminReply, Totals};
 use crate::directory::Directory;
+use crate::envelope::ENVELOPE_OVERHEAD_BYTES_MAX;
 use crate::frame::Channel;
 use crate::lane::lanes;
 use crate::link::{Link, LinkId};
@@ -64,8 +65,8 @@ impl Config {
             retention: Duration::from_secs(30 * 24 * 3600),
             peer_quota_bytes: 16 << 30,
             inbox_quota_bytes: 16 << 30,
-            resident_bytes_max: 32 << 20,
-            credit_bytes: 32 << 20,
+            resident_bytes_max: 16 << 20,
+            credit_bytes: 16 << 20,
             credit_messages: 65_536,
             commit_delay: Duration::from_millis(2),
             fresh_epoch: [0; 16],
@@ -282,7 +283,10 @@ pub struct Core {
 }
 
 impl Core {
-    pub(crate) fn blank(config: Config) -> Self {
+    pub(crate) fn blank(mut config: Config) -> Self {
+        // The largest envelope must fit into the credit, or it would wait for ever.
+        let envelope_bytes_max = (config.payload_bytes_max + ENVELOPE_OVERHEAD_BYTES_MAX) as u64;
+        config.credit_bytes = config.credit_bytes.max(2 * envelope_bytes_max);
         let rng = Rng::new(config.seed);
         Self {
             epoch: [0; 16],
@@ -401,7 +405,7 @@ impl Core {
 
     /// The disk is nearly full, or no longer. While it is, submissions are refused and peers are not granted
     /// more.
-    pub fn set_storage_low(&mut self, _now: Time, low: bool) {
+    pub fn set_storage_low(&mut self, low: bool) {
         if low == self.storage_low {
             return;
         }

@@ -126,6 +126,7 @@ pub fn decode_body(channel: Channel, bytes: Bytes) -> Result<wire::frame::Body, 
 }
 
 /// Appends a variable-length integer (RFC 9000, section 16). `value` is below 2^62.
+#[expect(clippy::cast_possible_truncation, reason = "each arm's range fits the width it writes")]
 pub fn put_varint(value: u64, out: &mut BytesMut) {
     match value {
         0..=0x3f => out.put_u8(value as u8),

@@ -126,13 +126,18 @@ impl Core {
                 Some(wire::item::Body::Blob(_)) => (1, 0),
                 None => return Err("an item of unknown kind"),
             };
-            let is_skip = matches!(item.body, Some(wire::item::Body::Skip(_)));
+            let is_skip = is_skip_item(&item);
             self.charge(key, bytes, u64::from(!is_skip))?;
             let Some(peer) = self.peers.get_mut(&key) else { return Ok(()) };
             if peer.inbound.lane(lane).held.is_empty() && peer.inbound.is_complete(&item) {
                 self.take_item(now, link, key, lane, seq, item)?;
             } else {
-                peer.inbound.lane_mut(lane).held.push_back((seq, item));
+                let held = &mut peer.inbound.lane_mut(lane).held;
+                // Skips cost no credit; there is at most one between two envelopes.
+                if is_skip && held.back().is_some_and(|(_, item)| is_skip_item(item)) {
+                    return Err("two skips in a row");
+                }
+                held.push_back((seq, item));
             }
             seq = seq.checked_add(count).ok_or("a sequence number beyond 64 bits")?;
         }
@@ -435,6 +440,10 @@ impl Core {
         }
         self.directory.owner(domain)
     }
+}
+
+fn is_skip_item(item: &wire::Item) -> bool {
+    matches!(item.body, Some(wire::item::Body::Skip(_)))
 }
 
 impl Inbound {

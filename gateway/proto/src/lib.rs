@@ -5,7 +5,8 @@
 //! - [`wire`]: the protobuf messages of the link and of the local API
 //! - [`frame`]: frames on channels, and their bounds
 //! - [`envelope`]: reading an envelope in place, and its bounds
-//! - [`pin`], [`key`], [`bundle`]: what a peer must show and prove, and how operators introduce each other
+//! - [`pin`], [`certificate`], [`key`], [`bundle`]: what a peer must show and prove, and how operators introduce each
+//!   other
 //!
 //! Who is who:
 //! - [`directory`], [`policy`]: peers, networks, administrators, and who may write to whom
@@ -28,6 +29,7 @@
 pub mod admin;
 pub mod audit;
 pub mod bundle;
+pub mod certificate;
 pub mod core;
 pub mod directory;
 pub mod envelope;

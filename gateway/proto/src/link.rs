@@ -61,6 +61,7 @@ pub(crate) enum Phase {
 #[derive(Debug)]
 pub(crate) struct Link {
     pub(crate) opened: Opened,
+    pub(crate) opened_at: Time,
     pub(crate) pin: Pin,
     pub(crate) phase: Phase,
     /// Known once it is dialled or HELLO came.

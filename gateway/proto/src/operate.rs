@@ -157,6 +157,17 @@ impl Core {
                 }
                 done()
             }
+            AdminOp::IdentityActivate { .. } => {
+                self.next_certificate = None;
+                self.delete(now, &Key::NextCertificate);
+                for key in self.peers.keys().copied().collect::<Vec<_>>() {
+                    self.delete(now, &Key::Ready(key));
+                    if let Some(peer) = self.peers.get_mut(&key) {
+                        peer.ready = None;
+                    }
+                }
+                done()
+            }
             AdminOp::Note { .. } => done(),
         }
     }
@@ -266,10 +277,15 @@ impl Core {
         self.check_claims(record.key, &claims)?;
         match (manual.pins.as_slice(), manual.ca_pem) {
             ([], Some(bundle_pem)) => record.trust = Trust::Ca { bundle_pem },
-            ([_, ..], None) => {
-                for pin in manual.pins {
-                    trust_pin(&mut record.trust, pin)?;
+            ([current], None) => trust_pin(&mut record.trust, *current)?,
+            ([current, next], None) => {
+                trust_pin(&mut record.trust, *current)?;
+                if let Trust::Pinned { pins } = &mut record.trust {
+                    pins.announce(*next).map_err(|error| invalid(error.to_string()))?;
                 }
+            }
+            ([_, _, _, ..], None) => {
+                return Err(invalid("`pins`: at most two, the current one and the next"));
             }
             _ => {
                 return Err(invalid(
@@ -581,6 +597,7 @@ fn describe(op: &AdminOp) -> (&'static str, String) {
         AdminOp::OutboxPurge { domain, .. } => ("outbox.purge", domain.as_str()),
         AdminOp::IdentityAnnounce { .. } => ("identity.announce", "all"),
         AdminOp::Note { action, target } => (*action, target.as_str()),
+        AdminOp::IdentityActivate { pin } => return ("identity.activate", pin.to_string()),
     };
     (action, target.to_owned())
 }

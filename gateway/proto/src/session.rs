@@ -30,6 +30,9 @@ const HANDSHAKE: Duration = Duration::from_secs(5);
 /// Without a frame for this long a PING asks; without an answer for as long again the link is dead.
 const IDLE: Duration = Duration::from_secs(10);
 
+/// Two links that opened within this time may come from both sides dialling at once.
+const DIAL_RACE: Duration = Duration::from_secs(2);
+
 /// Local domains that a peer may claim.
 const CLAIMS_MAX: usize = 1000;
 
@@ -54,6 +57,7 @@ impl Core {
         let transport = opened.transport;
         let link = Link {
             opened,
+            opened_at: now,
             pin,
             phase,
             peer: dialed,
@@ -313,8 +317,8 @@ impl Core {
         Ok(())
     }
 
-    /// Two links to one peer: the one that the smaller domain dialled stays; of two in the same direction the
-    /// newer one, because whoever dialled it knows that the older one is dead.
+    /// Two links to one peer. When both sides dialled at once, the one that the smaller domain dialled stays.
+    /// Otherwise the newer one: a peer dials only when it has no link, so it knows that the older one is dead.
     fn prefer(&mut self, now: Time, id: LinkId, key: PeerKey) -> bool {
         let Some(peer) = self.peers.get(&key) else { return false };
         let Some(old) = peer.link.filter(|old| *old != id) else { return true };
@@ -322,8 +326,8 @@ impl Core {
             return true;
         };
         let (us, them) = (&self.config.domain, &peer.domain);
-        let keeps_old = old_link.dialer(us, them) < new_link.dialer(us, them);
-        if keeps_old {
+        let race = new_link.opened_at.since(old_link.opened_at) < DIAL_RACE;
+        if race && old_link.dialer(us, them) < new_link.dialer(us, them) {
             return false;
         }
         // The new link takes the old one's place first, so that closing the old one is no outage.

@@ -2,7 +2,17 @@
 //!
 //! The [`crate::hub`] sees a link as a [`LinkSender`] and a run of [`LinkEvent`]s: `Opened` first, then frames,
 //! `Closed` last. TLS let the certificate in because the directory knows its pin; who the peer really is, and
-//! whether it holds the right API key, the core decides when HELLO arrives.
+//! whether it holds the right API key, the core decides when HELLO arrives. On a dialled QUIC link `Opened` comes
+//! before the peer has judged our certificate: a refusal shows as `Closed`, and only an answered HELLO means up.
+//!
+//! # Layout
+//! - [`listen`]: [`Links`], the listeners and the door
+//! - `admit`: how many strangers may stand in it
+//! - [`tls`]: who may come in, and whom we trust when we dial
+//! - [`resolve`], `dial`: where a peer is, and which transport gets there first
+//! - `quic`, `tcp`: a link over either, the same frames
+//! - `congestion`: how fast QUIC sends
+//! - `outgoing`: whose turn it is
 
 use std::net::SocketAddr;
 
@@ -13,18 +23,19 @@ use trunkline_gateway_proto::key::ChannelBinding;
 use trunkline_gateway_proto::store::PeerKey;
 use trunkline_gateway_proto::wire::frame::Body;
 
-/// One connection of this process. Never reused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct LinkId(pub u64);
+mod admit;
+mod congestion;
+mod dial;
+pub mod listen;
+mod outgoing;
+mod quic;
+pub mod resolve;
+mod tcp;
+pub mod tls;
 
-/// What carries a link.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Transport {
-    /// QUIC.
-    Quic,
-    /// HTTP/2 over TLS over TCP.
-    Tcp,
-}
+pub use trunkline_gateway_proto::link::{LinkId, Transport};
+
+pub use listen::{Congestion, LinkConfig, Links, StartError};
 
 /// What happens on links. The queue to the hub is bounded: a hub that falls behind slows its peers down.
 #[derive(Debug)]
@@ -39,6 +50,8 @@ pub enum LinkEvent {
         transport: Transport,
         /// DER of the peer's certificate.
         certificate: Bytes,
+        /// Peers in CA mode whose authorities vouch for the certificate.
+        vouched: Vec<PeerKey>,
         /// The other end.
         remote: SocketAddr,
         /// What proofs are bound to.

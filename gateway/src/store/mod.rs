@@ -1,5 +1,15 @@
 //! Durable storage, behind one trait: what the core asked for ([`trunkline_gateway_proto::store`]) is carried
-//! out by an engine. The embedded one is [`redb`]; [`seal`] encrypts what rests.
+//! out by an engine.
+//!
+//! # Layout
+//! - [`redb`]: the embedded engine, opened and answered by [`redb::RedbStore`]
+//! - `writer`, `reader`: its one writer thread and its reader threads
+//! - `index`: which blocks there are, so that removing them needs no search
+//! - `block`: how blocks and state entries are laid out and sealed
+//! - `seal`: the data keys, a new one at least every hour, destroyed once nothing needs them
+//! - `keyfile`: the file they rest in, wrapped, overwritten in place
+//! - `fault`: from what the disk reports to [`StoreError`]
+//! - [`space`]: how much room is left
 
 use std::future::Future;
 use std::pin::Pin;
@@ -7,8 +17,15 @@ use std::pin::Pin;
 use thiserror::Error;
 use trunkline_gateway_proto::store::{Commit, Record, Recovered, Stream};
 
+mod block;
+mod fault;
+mod index;
+mod keyfile;
+mod reader;
 pub mod redb;
-pub mod seal;
+mod seal;
+pub mod space;
+mod writer;
 
 /// An answer that a store gives later.
 pub type StoreFuture<T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send>>;
@@ -34,7 +51,7 @@ pub trait Store: Send + Sync + 'static {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum StoreError {
     /// No space left. The store can be opened again once there is.
-    #[error("the disk is full: free space under {path}; nothing acknowledged is lost")]
+    #[error("the disk is full: free space under {path}, then restart; nothing acknowledged is lost")]
     Full {
         /// The store's directory.
         path: String,
@@ -43,8 +60,17 @@ pub enum StoreError {
     #[error("storage failed and acknowledges nothing any more: {0}; check the disk, then restart")]
     Failed(String),
     /// The store, or its keys, do not read as what was written.
-    #[error("the store is damaged: {0}")]
+    #[error(
+        "the store is damaged: {0}; restore gateway.redb and gateway.keys together from one backup, or move both \
+         away to start empty"
+    )]
     Corrupt(String),
+    /// The deployment key is not the one that wrapped the store's keys.
+    #[error("the deployment key does not open {path}: configure the key that this store was made with")]
+    WrongKey {
+        /// The file of wrapped keys.
+        path: String,
+    },
     /// Another process has it open.
     #[error("{path} is in use by another trunkline-gateway: stop that one first")]
     Locked {

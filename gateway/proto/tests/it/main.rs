@@ -2,6 +2,7 @@
 //! virtual time, all from a seed.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on has failed")]
 
+mod fuzz_seeds;
 mod lanes;
 mod ledger;
 mod links;

@@ -306,7 +306,7 @@ impl Run {
         }
         if self.rng.chance(self.plan.storage) {
             let low = self.rng.chance(0.5);
-            self.world.with_core(node, |core, now| core.set_storage_low(now, low));
+            self.world.with_core(node, |core, _| core.set_storage_low(low));
         }
     }
 
@@ -392,7 +392,7 @@ impl Run {
         }
         let count = self.world.nodes.len();
         for node in 0..count {
-            self.world.with_core(node, |core, now| core.set_storage_low(now, false));
+            self.world.with_core(node, |core, _| core.set_storage_low(false));
             for other in (0..count).filter(|other| *other != node) {
                 let domain = self.world.nodes[other].domain.clone();
                 self.world.admin(node, AdminOp::PeerResume(domain)).unwrap();

@@ -1,0 +1,133 @@
+//! Lock-out after failed log-ins, per source. Tokens are too long to guess; this keeps a scanner from filling
+//! logs, and an operator hears of it.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Failed log-ins of one source before it is locked out. Fewer locks out an operator with a stale token sooner.
+pub const FAILURES_MAX: u32 = 10;
+
+/// How long failures count, and how long a lock-out lasts. Longer slows guessing down and operators too.
+pub const LOCKOUT: Duration = Duration::from_secs(60);
+
+/// Sources remembered. More costs 64 bytes each; beyond it the oldest is forgotten.
+pub const SOURCES_MAX: usize = 4096;
+
+/// Who failed to log in lately, and who may not try again yet.
+#[derive(Debug, Default)]
+pub struct Lockout {
+    sources: Mutex<HashMap<IpAddr, Failures>>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Failures {
+    count: u32,
+    last: Instant,
+}
+
+/// What one more failure did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Counted.
+    Counted,
+    /// That was one too many: the source is locked out from now on.
+    LockedOut,
+}
+
+impl Lockout {
+    /// How long `source` must still wait; `None` when it may try.
+    pub fn remaining(&self, source: IpAddr, now: Instant) -> Option<Duration> {
+        let sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
+        let failures = sources.get(&bucket(source))?;
+        let ends = failures.last + LOCKOUT;
+        (failures.count >= FAILURES_MAX && now < ends).then(|| ends.saturating_duration_since(now))
+    }
+
+    /// Counts a failed log-in.
+    pub fn failed(&self, source: IpAddr, now: Instant) -> Outcome {
+        let source = bucket(source);
+        let mut sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
+        if sources.len() >= SOURCES_MAX && !sources.contains_key(&source) {
+            sources.retain(|_, failures| now.saturating_duration_since(failures.last) < LOCKOUT);
+            let oldest = sources.iter().min_by_key(|(_, failures)| failures.last).map(|(source, _)| *source);
+            if let Some(oldest) = oldest.filter(|_| sources.len() >= SOURCES_MAX) {
+                sources.remove(&oldest);
+            }
+        }
+        let failures = sources.entry(source).or_insert(Failures { count: 0, last: now });
+        if now.saturating_duration_since(failures.last) >= LOCKOUT {
+            failures.count = 0;
+        }
+        failures.count += 1;
+        failures.last = now;
+        if failures.count == FAILURES_MAX { Outcome::LockedOut } else { Outcome::Counted }
+    }
+
+    /// Forgets a source's failures: it logged in.
+    pub fn succeeded(&self, source: IpAddr) {
+        self.sources.lock().unwrap_or_else(PoisonError::into_inner).remove(&bucket(source));
+    }
+}
+
+/// One machine usually has a whole IPv6 /64, so its addresses count as one source.
+fn bucket(source: IpAddr) -> IpAddr {
+    match source.to_canonical() {
+        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() >> 64 << 64)),
+        v4 @ IpAddr::V4(_) => v4,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn source(n: u8) -> IpAddr {
+        IpAddr::from([192, 0, 2, n])
+    }
+
+    #[test]
+    fn a_source_is_locked_out_after_too_many_failures_and_let_in_again_later() {
+        let (lockout, now) = (Lockout::default(), Instant::now());
+        for _ in 1..FAILURES_MAX {
+            assert_eq!(lockout.failed(source(1), now), Outcome::Counted);
+            assert_eq!(lockout.remaining(source(1), now), None);
+        }
+        assert_eq!(lockout.failed(source(1), now), Outcome::LockedOut);
+        assert_eq!(lockout.remaining(source(1), now), Some(LOCKOUT));
+        assert_eq!(lockout.remaining(source(2), now), None);
+        assert_eq!(lockout.remaining(source(1), now + LOCKOUT), None);
+        assert_eq!(lockout.failed(source(1), now + LOCKOUT), Outcome::Counted);
+    }
+
+    #[test]
+    fn a_successful_log_in_clears_the_failures() {
+        let (lockout, now) = (Lockout::default(), Instant::now());
+        for _ in 1..FAILURES_MAX {
+            lockout.failed(source(1), now);
+        }
+        lockout.succeeded(source(1));
+        assert_eq!(lockout.failed(source(1), now), Outcome::Counted);
+    }
+
+    #[test]
+    fn addresses_of_one_ipv6_network_are_one_source() {
+        let (lockout, now) = (Lockout::default(), Instant::now());
+        for n in 0..FAILURES_MAX {
+            lockout.failed(format!("2001:db8::{n:x}").parse().unwrap(), now);
+        }
+        assert!(lockout.remaining("2001:db8::ffff".parse().unwrap(), now).is_some());
+        assert!(lockout.remaining("2001:db8:0:1::1".parse().unwrap(), now).is_none());
+    }
+
+    #[test]
+    fn the_map_stays_bounded() {
+        let (lockout, now) = (Lockout::default(), Instant::now());
+        for n in 0..SOURCES_MAX + 100 {
+            let bits = u32::try_from(n).unwrap();
+            lockout.failed(IpAddr::V4(bits.into()), now + Duration::from_millis(n as u64));
+        }
+        assert_eq!(lockout.sources.lock().unwrap().len(), SOURCES_MAX);
+    }
+}

@@ -1,0 +1,300 @@
+//! Every route of the admin API, once: the router, the role checks and the OpenAPI document are made from it.
+
+use axum::routing::{MethodRouter, delete, get, post, put};
+use trunkline_gateway_proto::directory::Role;
+
+use super::{AdminState, audit, events, health, identity, networks, outbox, peers, tokens};
+
+/// The methods in use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Method {
+    /// `GET`
+    Get,
+    /// `POST`
+    Post,
+    /// `PUT`
+    Put,
+    /// `DELETE`
+    Delete,
+}
+
+/// Who may use a route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Anybody who can reach the port: these routes name no people and change nothing.
+    Open,
+    /// Who has a token of this role or one above it.
+    Role(Role),
+}
+
+/// What a route answers when all is well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// JSON of this schema.
+    Json(&'static str),
+    /// Something else, of this media type.
+    Other(&'static str),
+    /// No body.
+    Nothing,
+}
+
+/// One route.
+#[derive(Clone, Copy, Debug)]
+pub struct Route {
+    /// The method.
+    pub method: Method,
+    /// The path, as axum and OpenAPI both write it.
+    pub path: &'static str,
+    /// Who may use it.
+    pub access: Access,
+    /// One sentence.
+    pub summary: &'static str,
+    /// Query parameters: name, type, meaning.
+    pub query: &'static [(&'static str, &'static str, &'static str)],
+    /// Schema of the request's JSON body, when it takes one.
+    pub request: Option<&'static str>,
+    /// Status of success.
+    pub status: u16,
+    /// Body of success.
+    pub content: Content,
+    /// Makes the handler.
+    pub handler: fn() -> MethodRouter<AdminState>,
+}
+
+const VIEWER: Access = Access::Role(Role::Viewer);
+const OPERATOR: Access = Access::Role(Role::Operator);
+const ADMIN: Access = Access::Role(Role::Admin);
+
+/// A route that looks: `GET`, 200, JSON, for viewers.
+const fn look(
+    path: &'static str,
+    schema: &'static str,
+    summary: &'static str,
+    handler: fn() -> MethodRouter<AdminState>,
+) -> Route {
+    Route {
+        method: Method::Get,
+        path,
+        access: VIEWER,
+        summary,
+        query: &[],
+        request: None,
+        status: 200,
+        content: Content::Json(schema),
+        handler,
+    }
+}
+
+/// A route that changes something, answered with 204 and no body.
+const fn change(
+    access: Access,
+    method: Method,
+    path: &'static str,
+    summary: &'static str,
+    handler: fn() -> MethodRouter<AdminState>,
+) -> Route {
+    let content = Content::Nothing;
+    Route { method, path, access, summary, query: &[], request: None, status: 204, content, handler }
+}
+
+impl Method {
+    /// As HTTP writes it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Get => "GET",
+            Self::Post => "POST",
+            Self::Put => "PUT",
+            Self::Delete => "DELETE",
+        }
+    }
+}
+
+impl Route {
+    const fn takes(self, schema: &'static str) -> Self {
+        Self { request: Some(schema), ..self }
+    }
+
+    const fn answers(self, status: u16, schema: &'static str) -> Self {
+        Self { status, content: Content::Json(schema), ..self }
+    }
+
+    const fn gives(self, media_type: &'static str) -> Self {
+        Self { content: Content::Other(media_type), ..self }
+    }
+
+    const fn asks(self, query: &'static [(&'static str, &'static str, &'static str)]) -> Self {
+        Self { query, ..self }
+    }
+
+    const fn open(self) -> Self {
+        Self { access: Access::Open, ..self }
+    }
+}
+
+/// Every route, in the order the documentation lists them.
+pub static ROUTES: &[Route] = &[
+    look("/healthz", "", "Whether the process is alive.", || get(health::healthz)).open().gives("text/plain"),
+    look("/readyz", "", "Whether the gateway can do its work: hub, store and listeners.", || {
+        get(health::readyz)
+    })
+    .open()
+    .gives("text/plain"),
+    look("/metrics", "", "Prometheus metrics. They name deployments and networks, never people.", || {
+        get(health::metrics)
+    })
+    .open()
+    .gives("text/plain"),
+    look("/openapi.json", "", "The OpenAPI document of both APIs.", || get(health::openapi))
+        .open()
+        .gives("application/json"),
+    look("/admin/v1/status", "Status", "Everything at a glance.", || get(health::status)),
+    look("/admin/v1/identity", "Identity", "Our certificate, and the one announced next.", || {
+        get(identity::show)
+    }),
+    look("/admin/v1/identity/certificate", "", "Our certificate in PEM.", || get(identity::certificate))
+        .gives("application/x-pem-file"),
+    change(
+        ADMIN,
+        Method::Post,
+        "/admin/v1/identity/rotate",
+        "Make the next key pair and announce it.",
+        || post(identity::rotate),
+    )
+    .answers(200, "Identity"),
+    change(
+        ADMIN,
+        Method::Post,
+        "/admin/v1/identity/activate",
+        "Use the announced key pair from now on.",
+        || post(identity::activate),
+    )
+    .takes("Activate")
+    .answers(200, "Identity"),
+    look("/admin/v1/peers", "Peers", "All peers.", || get(peers::list)),
+    change(ADMIN, Method::Post, "/admin/v1/peers", "Add a peer, or replace one's details, by hand.", || {
+        post(peers::add)
+    })
+    .takes("PeerAdd")
+    .answers(201, "PeerAdded"),
+    change(
+        ADMIN,
+        Method::Post,
+        "/admin/v1/peers/invite",
+        "Invite a peer: answers the bundle for it.",
+        || post(peers::invite),
+    )
+    .takes("Invite")
+    .answers(201, "Bundle"),
+    change(
+        OPERATOR,
+        Method::Post,
+        "/admin/v1/peers/preview",
+        "What a bundle says, without trusting it.",
+        || post(peers::preview),
+    )
+    .takes("PreviewBody")
+    .answers(200, "Preview"),
+    change(ADMIN, Method::Post, "/admin/v1/peers/accept", "Trust a bundle.", || post(peers::accept))
+        .takes("Accept")
+        .answers(200, "Accepted"),
+    look("/admin/v1/peers/{domain}", "Peer", "One peer.", || get(peers::show)),
+    change(ADMIN, Method::Delete, "/admin/v1/peers/{domain}", "End a peering; what waits is purged.", || {
+        delete(peers::remove)
+    }),
+    change(
+        OPERATOR,
+        Method::Post,
+        "/admin/v1/peers/{domain}/pause",
+        "Stop a peering; envelopes wait.",
+        || post(peers::pause),
+    ),
+    change(OPERATOR, Method::Post, "/admin/v1/peers/{domain}/resume", "Continue a peering.", || {
+        post(peers::resume)
+    }),
+    change(
+        ADMIN,
+        Method::Post,
+        "/admin/v1/peers/{domain}/rotate-key",
+        "Replace the API key we issued.",
+        || post(peers::rotate_key),
+    ),
+    change(
+        ADMIN,
+        Method::Post,
+        "/admin/v1/peers/{domain}/retire-keys",
+        "Drop all API keys but the newest.",
+        || post(peers::retire_keys),
+    ),
+    change(
+        ADMIN,
+        Method::Post,
+        "/admin/v1/peers/{domain}/revoke-pin",
+        "Never accept a certificate key again.",
+        || post(peers::revoke_pin),
+    )
+    .takes("RevokePin"),
+    change(
+        ADMIN,
+        Method::Post,
+        "/admin/v1/peers/{domain}/approve-domains",
+        "Approve the peer's changed claim of local domains.",
+        || post(peers::approve_domains),
+    ),
+    look("/admin/v1/networks", "Networks", "All networks.", || get(networks::list)),
+    change(ADMIN, Method::Post, "/admin/v1/networks", "Add a network: answers its token, once.", || {
+        post(networks::add)
+    })
+    .takes("NetworkSpec")
+    .answers(201, "NetworkAdded"),
+    look("/admin/v1/networks/{id}", "Network", "One network.", || get(networks::show)),
+    change(ADMIN, Method::Put, "/admin/v1/networks/{id}", "Replace a network's settings.", || {
+        put(networks::update)
+    })
+    .takes("NetworkSpec")
+    .answers(200, "NetworkChanged"),
+    change(ADMIN, Method::Delete, "/admin/v1/networks/{id}", "Remove a network.", || {
+        delete(networks::remove)
+    })
+    .asks(&[("purge", "boolean", "Whether envelopes waiting in its inbox may be lost.")]),
+    change(
+        ADMIN,
+        Method::Post,
+        "/admin/v1/networks/{id}/token",
+        "Add a token to a network: answers it, once. The oldest goes when there are two.",
+        || post(networks::token),
+    )
+    .answers(201, "NetworkToken"),
+    look("/admin/v1/outbox", "Outbox", "What waits for whom.", || get(outbox::show)),
+    change(OPERATOR, Method::Post, "/admin/v1/outbox/retry", "Dial a peer now, or all of them.", || {
+        post(outbox::retry)
+    })
+    .takes("Retry")
+    .answers(200, "Count"),
+    change(OPERATOR, Method::Post, "/admin/v1/outbox/purge", "Throw away what waits, with receipts.", || {
+        post(outbox::purge)
+    })
+    .takes("Purge")
+    .answers(200, "Count"),
+    Route {
+        access: ADMIN,
+        ..look("/admin/v1/tokens", "Tokens", "All admin tokens, without the secrets.", || get(tokens::list))
+    },
+    change(ADMIN, Method::Post, "/admin/v1/tokens", "Add an admin token: answers it, once.", || {
+        post(tokens::add)
+    })
+    .takes("TokenAdd")
+    .answers(201, "TokenAdded"),
+    change(ADMIN, Method::Delete, "/admin/v1/tokens/{label}", "Remove an admin token.", || {
+        delete(tokens::remove)
+    }),
+    look("/admin/v1/audit", "Audit", "Audit entries, oldest first.", || get(audit::list)).asks(&[
+        ("after", "integer", "Entries after this sequence number."),
+        ("max", "integer", "At most so many, up to 1000; 100 unless given."),
+    ]),
+    look("/admin/v1/audit/verify", "AuditVerified", "Whether the audit log's hash chain holds.", || {
+        get(audit::verify)
+    }),
+    look("/admin/v1/events", "", "Events as they happen (server-sent events).", || get(events::follow))
+        .gives("text/event-stream"),
+];

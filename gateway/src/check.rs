@@ -1,0 +1,151 @@
+//! `run --check`: everything that can be known before the gateway starts, without starting it.
+
+use std::io::ErrorKind;
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::path::Path;
+
+use serde::Serialize;
+
+use crate::config::{ApiConfig, Config, IdentityMode, deployment_key};
+use crate::identity::{Files, Identity};
+use crate::run::Listening;
+use crate::serve::tls::{Tls, TlsFiles};
+
+/// One thing that was looked at.
+#[derive(Clone, Debug, Serialize)]
+pub struct Check {
+    /// What: a setting, or a thing it names.
+    pub what: &'static str,
+    /// What came of it.
+    #[serde(flatten)]
+    pub outcome: Outcome,
+}
+
+/// What came of a check.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "result", content = "why", rename_all = "lowercase")]
+pub enum Outcome {
+    /// As it should be.
+    Fine,
+    /// It works, and may not be what was meant.
+    Warning(String),
+    /// The gateway would not start, or not do its work.
+    Failed(String),
+}
+
+impl Check {
+    /// What failed, and why.
+    #[must_use]
+    pub fn failure(&self) -> Option<String> {
+        match &self.outcome {
+            Outcome::Failed(why) => Some(format!("{}: {why}", self.what)),
+            Outcome::Fine | Outcome::Warning(_) => None,
+        }
+    }
+}
+
+/// Looks at everything. The configuration itself was checked when it was loaded.
+#[must_use]
+pub fn all(config: &Config) -> Vec<Check> {
+    let check = |what, outcome| Check { what, outcome };
+    // A gateway that runs on this data directory holds the ports that its configuration names.
+    let ours = Listening::read(&config.data_dir);
+    let held = |address: fn(&Listening) -> SocketAddr| ours.as_ref().map(address);
+    vec![
+        check("data_dir", outcome(writable(&config.data_dir))),
+        check("deployment key", outcome(deployment_key::read(config).map(drop))),
+        check("identity", identity(config)),
+        check("link.listen (UDP)", bindable(config.link.listen, "UDP", held(|ours| ours.link))),
+        check("link.listen (TCP)", bindable(config.link.listen, "TCP", held(|ours| ours.link))),
+        check("link.advertise", advertise(config)),
+        check("local_api.listen", api(&config.local_api, held(|ours| ours.local_api))),
+        check("local_api TLS", tls(&config.local_api)),
+        check("admin_api.listen", api(&config.admin_api, held(|ours| ours.admin_api))),
+        check("admin_api TLS", tls(&config.admin_api)),
+    ]
+}
+
+fn outcome<E: std::fmt::Display>(result: Result<(), E>) -> Outcome {
+    result.map_or_else(|error| Outcome::Failed(error.to_string()), |()| Outcome::Fine)
+}
+
+fn writable(dir: &Path) -> Result<(), String> {
+    let fails = |error: std::io::Error| {
+        format!("cannot write in {} ({error}): make it, owned by the gateway's user", dir.display())
+    };
+    let metadata = std::fs::metadata(dir).map_err(fails)?;
+    if !metadata.is_dir() {
+        return Err(format!("{} is not a directory", dir.display()));
+    }
+    let probe = dir.join(format!(".check-{}", std::process::id()));
+    std::fs::write(&probe, b"trunkline").and_then(|()| std::fs::remove_file(&probe)).map_err(fails)
+}
+
+fn identity(config: &Config) -> Outcome {
+    let certificate = config.identity.certificate.clone();
+    let next = Files {
+        key: config.identity.key.with_file_name("next.key"),
+        certificate: certificate.with_file_name("next.crt"),
+    };
+    let current = Files { key: config.identity.key.clone(), certificate };
+    match Identity::open_files(current, next, config.domain.clone()) {
+        Err(error) => Outcome::Failed(error.to_string()),
+        Ok(identity) => {
+            let named = identity.current().certificate.names(&config.domain);
+            match config.identity.mode {
+                IdentityMode::Ca if !named => Outcome::Failed(format!(
+                    "the certificate does not name {} among its DNS names: peers in CA mode will refuse it",
+                    config.domain
+                )),
+                _ => Outcome::Fine,
+            }
+        }
+    }
+}
+
+fn advertise(config: &Config) -> Outcome {
+    if config.link.advertise.is_empty() {
+        let record = format!("_trunkline._udp.{}", config.domain);
+        return Outcome::Warning(format!(
+            "empty: peers need the DNS SRV record {record} to find this gateway"
+        ));
+    }
+    Outcome::Fine
+}
+
+fn api(api: &ApiConfig, held: Option<SocketAddr>) -> Outcome {
+    match bindable(api.listen, "TCP", held) {
+        Outcome::Fine if api.tls_certificate.is_none() && !api.listen.ip().is_loopback() => Outcome::Warning(
+            "plain HTTP beyond loopback: whoever sees the traffic sees the tokens".to_owned(),
+        ),
+        outcome => outcome,
+    }
+}
+
+fn tls(api: &ApiConfig) -> Outcome {
+    outcome(tls_files(api).map_or(Ok(()), |files| Tls::load(files).map(drop)))
+}
+
+/// The files of an API's certificate, when it has one.
+pub(crate) fn tls_files(api: &ApiConfig) -> Option<TlsFiles> {
+    let (certificate, key) = (api.tls_certificate.clone()?, api.tls_key.clone()?);
+    Some(TlsFiles { certificate, key })
+}
+
+/// Whether an address can be listened on; `held` is where the gateway of this data directory listens, when it runs.
+fn bindable(address: SocketAddr, protocol: &'static str, held: Option<SocketAddr>) -> Outcome {
+    let bound = match protocol {
+        "UDP" => UdpSocket::bind(address).map(drop),
+        _ => TcpListener::bind(address).map(drop),
+    };
+    match bound {
+        Ok(()) => Outcome::Fine,
+        Err(error) if error.kind() == ErrorKind::AddrInUse && held == Some(address) => {
+            Outcome::Warning("in use, by the gateway that runs on this data_dir".to_owned())
+        }
+        Err(error) => Outcome::Failed(format!(
+            "cannot listen on {protocol} {address} ({error}): is another program there, is the address this \
+             machine's, may this user bind the port?"
+        )),
+    }
+}

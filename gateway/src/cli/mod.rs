@@ -1,0 +1,189 @@
+//! The command line. Every verb but `init`, `run` and `token recover` is a call of the admin API.
+//!
+//! Exit codes: 0 done, 1 it failed, 2 it was not understood. An error is one line on stderr that says what to do.
+//!
+//! # Layout
+//! - [`main`]: from arguments to an exit code
+//! - `target`, `client`: where the gateway is, and talking to it
+//! - `console`: what is shown, asked and written
+//! - one file per noun: `init`, `run`, `status`, `identity`, `peer`, `network`, `outbox`, `token`, `audit`, `events`
+
+use std::ffi::OsString;
+use std::io::IsTerminal;
+use std::process::ExitCode;
+
+use clap::error::ErrorKind;
+use clap::{Parser, Subcommand};
+use thiserror::Error;
+
+mod audit;
+mod client;
+mod console;
+mod events;
+mod identity;
+mod init;
+mod network;
+mod outbox;
+mod peer;
+mod run;
+mod status;
+mod target;
+mod token;
+
+#[cfg(test)]
+mod tests;
+
+use client::Api;
+pub use console::Console;
+use target::Target;
+
+/// The federation gateway: forwards opaque, end-to-end encrypted envelopes between deployments, durably.
+#[derive(Debug, Parser)]
+#[command(name = "trunkline-gateway", version, max_term_width = 100)]
+struct Cli {
+    #[command(flatten)]
+    target: Target,
+    /// Print JSON instead of text.
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Make the directory of a new gateway: identity, keys, configuration, first tokens
+    Init(init::Args),
+    /// Run the gateway, or check that it could run
+    Run(run::Args),
+    /// Everything at a glance
+    Status,
+    /// Our certificate, and its rotation
+    #[command(subcommand)]
+    Identity(identity::Verb),
+    /// Peer deployments
+    #[command(subcommand)]
+    Peer(peer::Verb),
+    /// Networks (tenants) of this deployment
+    #[command(subcommand)]
+    Network(network::Verb),
+    /// What waits for peers
+    #[command(subcommand)]
+    Outbox(outbox::Verb),
+    /// Admin tokens
+    #[command(subcommand)]
+    Token(token::Verb),
+    /// The audit log
+    #[command(subcommand)]
+    Audit(audit::Verb),
+    /// Follow events as they happen, until interrupted
+    Events(events::Args),
+    /// The OpenAPI document of both APIs
+    Openapi,
+}
+
+/// Why a verb failed. The text says what to do.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub(crate) enum CliError {
+    /// The arguments make no sense.
+    #[error("{0}")]
+    Usage(String),
+    /// It could not be done.
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl CliError {
+    pub(crate) fn failed(text: impl std::fmt::Display) -> Self {
+        Self::Failed(text.to_string())
+    }
+
+    fn code(&self) -> u8 {
+        match self {
+            Self::Usage(_) => 2,
+            Self::Failed(_) => 1,
+        }
+    }
+}
+
+/// Runs the command line of this process.
+pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let stdin = std::io::stdin();
+    let interactive = stdin.is_terminal() && std::io::stderr().is_terminal();
+    let (mut input, mut out, mut err) = (stdin.lock(), std::io::stdout(), std::io::stderr());
+    let mut console = Console { input: &mut input, interactive, out: &mut out, err: &mut err, json: false };
+    ExitCode::from(execute(args, &mut console))
+}
+
+/// Runs a command line against a given console, and answers its exit code.
+pub fn execute(args: impl IntoIterator<Item = OsString>, console: &mut Console<'_>) -> u8 {
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(error) => return parse_failed(&error, console),
+    };
+    console.json = cli.json;
+    match carry_out(cli, console) {
+        Ok(()) => 0,
+        Err(error) => {
+            console.error(&error.to_string());
+            error.code()
+        }
+    }
+}
+
+fn parse_failed(error: &clap::Error, console: &mut Console<'_>) -> u8 {
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+            console.text(&error.render().to_string());
+            0
+        }
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand => {
+            console.error("a verb is missing: see `trunkline-gateway --help`");
+            2
+        }
+        _ => {
+            // The first paragraph says what is wrong; usage and hints follow it.
+            let text = error.render().to_string();
+            let lines = text.lines().take_while(|line| !line.trim().is_empty()).map(str::trim);
+            let line = lines.collect::<Vec<_>>().join(" ");
+            console.error(&format!("{}; see `--help`", line.trim_start_matches("error: ")));
+            2
+        }
+    }
+}
+
+fn carry_out(cli: Cli, console: &mut Console<'_>) -> Result<(), CliError> {
+    let verb = match cli.verb {
+        Verb::Init(args) => return init::init(&cli.target, args, console),
+        Verb::Run(args) => return run::run(&cli.target, args, console),
+        Verb::Token(token::Verb::Recover { out }) => {
+            return token::recover(&cli.target, out.as_deref(), console);
+        }
+        verb => verb,
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| CliError::failed(format!("cannot start: {error}")))?;
+    let api = Api::connect(&cli.target)?;
+    runtime.block_on(Box::pin(call(verb, &api, console)))
+}
+
+async fn call(verb: Verb, api: &Api, console: &mut Console<'_>) -> Result<(), CliError> {
+    match verb {
+        Verb::Init(_) | Verb::Run(_) => Ok(()),
+        Verb::Status => status::show(api, console).await,
+        Verb::Identity(verb) => identity::call(verb, api, console).await,
+        Verb::Peer(verb) => peer::call(verb, api, console).await,
+        Verb::Network(verb) => network::call(verb, api, console).await,
+        Verb::Outbox(verb) => outbox::call(verb, api, console).await,
+        Verb::Token(verb) => token::call(verb, api, console).await,
+        Verb::Audit(verb) => audit::call(verb, api, console).await,
+        Verb::Events(args) => events::follow(&args, api, console).await,
+        Verb::Openapi => {
+            let document = api.get("/openapi.json").await?;
+            console.value(&document);
+            Ok(())
+        }
+    }
+}

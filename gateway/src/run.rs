@@ -1,0 +1,356 @@
+//! A running gateway: what starts in which order, and what stops in which.
+//!
+//! Up: store, core, links, APIs, ready. Down, on the first signal: not ready, APIs take nothing new and finish what
+//! they have, peers hear GOAWAY, the last commit is saved, the store is closed. A second signal ends it at once,
+//! which loses nothing that was acknowledged.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tracing::{info, warn};
+use trunkline_common::shutdown::{self, Reload, Shutdown};
+use trunkline_common::telemetry;
+use trunkline_common::token;
+use trunkline_gateway_proto::core::Config as CoreConfig;
+
+use crate::admin::{About, AdminState, Readiness};
+use crate::config::deployment_key::{self, DeploymentKeyError};
+use crate::config::{ApiConfig, Config, ConfigError};
+use crate::driver::{self, Driver, FreeBytes, OpenStore};
+use crate::hub::Hub;
+use crate::identity::{Files, Identity, IdentityError};
+use crate::init::{BootstrapError, bootstrap};
+use crate::link::{LinkConfig, Links, StartError};
+use crate::serve::tls::{Tls, TlsError, TlsFiles};
+use crate::serve::{self, Limits};
+use crate::store::redb::{Options as RedbOptions, RedbStore};
+use crate::store::{StoreError, space};
+use crate::{admin, api, metrics};
+
+/// How long a drain may take before the process leaves what is not finished to the next start.
+const DRAIN_MAX: Duration = Duration::from_secs(20);
+
+/// Where a running gateway listens, in its data directory: for the CLI, when the configuration says port 0.
+const LISTENING_FILE: &str = "listening.json";
+
+/// Where a running gateway listens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listening {
+    /// UDP and TCP, for peers.
+    pub link: SocketAddr,
+    /// TCP, for messaging servers.
+    pub local_api: SocketAddr,
+    /// TCP, for operators.
+    pub admin_api: SocketAddr,
+}
+
+impl Listening {
+    /// What the gateway of a data directory wrote when it started; `None` when it does not run, or never did.
+    #[must_use]
+    pub fn read(data_dir: &Path) -> Option<Self> {
+        serde_json::from_slice(&std::fs::read(data_dir.join(LISTENING_FILE)).ok()?).ok()
+    }
+
+    fn write(&self, data_dir: &Path) -> io::Result<()> {
+        std::fs::write(data_dir.join(LISTENING_FILE), serde_json::to_vec(self)?)
+    }
+}
+
+/// Why a gateway does not start. The text names the setting to change.
+#[derive(Debug, Error)]
+pub enum RunError {
+    /// The configuration.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The deployment key.
+    #[error(transparent)]
+    DeploymentKey(#[from] DeploymentKeyError),
+    /// The certificate or its key.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The federation port.
+    #[error("link.listen: {0}")]
+    Links(#[from] StartError),
+    /// An API's port.
+    #[error("{field}: cannot listen on {address}: {source}; is another process there?")]
+    Listen {
+        /// Which setting.
+        field: &'static str,
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// An API's certificate.
+    #[error("{field}: {source}")]
+    Tls {
+        /// Which section.
+        field: &'static str,
+        /// Why.
+        source: Box<TlsError>,
+    },
+    /// What `init` left for the first start.
+    #[error(transparent)]
+    Bootstrap(#[from] BootstrapError),
+    /// Logs.
+    #[error(transparent)]
+    Telemetry(#[from] telemetry::TelemetryError),
+    /// The operating system.
+    #[error("{what}: {source}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+fn system(what: &'static str) -> impl FnOnce(io::Error) -> RunError {
+    move |source| RunError::System { what, source }
+}
+
+/// What a gateway keeps its store on: the files of its data directory, or in tests something that fails when told.
+pub struct Medium {
+    /// Opens the store.
+    pub open_store: OpenStore,
+    /// Looks at the room that is left.
+    pub free_bytes: FreeBytes,
+}
+
+impl Medium {
+    /// The data directory.
+    ///
+    /// # Errors
+    /// When the deployment key cannot be had.
+    pub fn files(config: &Config) -> Result<Self, DeploymentKeyError> {
+        let store = RedbOptions::new(&config.data_dir, deployment_key::read(config)?);
+        let data_dir = config.data_dir.clone();
+        Ok(Self {
+            open_store: Box::new(move || Ok(RedbStore::open(&store)?)),
+            free_bytes: Box::new(move || space::space(&data_dir).ok().map(|space| space.available_bytes)),
+        })
+    }
+}
+
+/// A gateway whose store is open, and that does nothing yet.
+pub struct Gateway {
+    config: Config,
+    hub: Hub,
+    driver: Driver,
+}
+
+/// Runs a gateway until a signal tells it to stop.
+///
+/// # Errors
+/// When it cannot start.
+pub fn run(config: Config) -> Result<(), RunError> {
+    telemetry::init(&telemetry::Settings {
+        format: config.log.format.into(),
+        detail: config.log.detail,
+        ..telemetry::Settings::default()
+    })?;
+    let medium = Medium::files(&config)?;
+    let gateway = Gateway::open(config, medium)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.map_err(system("starting the runtime"))?;
+    let result = runtime.block_on(async {
+        let (_trigger, shutdown, reload) =
+            shutdown::on_signals(DRAIN_MAX).map_err(system("handling signals"))?;
+        gateway.serve(shutdown, Some(reload)).await
+    });
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    result
+}
+
+impl Gateway {
+    /// Opens the store and reads what it holds. Blocks: outside the async runtime.
+    ///
+    /// # Errors
+    /// When the store cannot be opened or read.
+    pub fn open(config: Config, medium: Medium) -> Result<Self, RunError> {
+        let limits = &config.limits;
+        let core = CoreConfig {
+            payload_bytes_max: usize::try_from(limits.payload_bytes_max.0).unwrap_or(usize::MAX),
+            retention: limits.retention.0,
+            peer_quota_bytes: limits.peer_quota_bytes.0,
+            inbox_quota_bytes: limits.inbox_quota_bytes.0,
+            fresh_epoch: token::random(),
+            seed: u64::from_be_bytes(token::random()),
+            ..CoreConfig::new(config.domain.clone())
+        };
+        let (hub, driver) = Driver::open(driver::Options {
+            config: core,
+            open_store: medium.open_store,
+            free_bytes: medium.free_bytes,
+            disk_reserve_bytes: limits.disk_reserve_bytes.0,
+        })?;
+        Ok(Self { config, hub, driver })
+    }
+
+    /// Listens, links and serves until `shutdown` begins, then finishes what was taken. Needs a runtime with several
+    /// threads: opening the store again after a full disk blocks one of them.
+    ///
+    /// # Errors
+    /// When it cannot start.
+    pub async fn serve(self, shutdown: Shutdown, reload: Option<Reload>) -> Result<(), RunError> {
+        let Self { config, hub, driver } = self;
+        let identity = open_identity(&config)?;
+        let _watch =
+            identity.watch(report_reload).inspect_err(|error| warn!(%error, "SIGHUP still reloads")).ok();
+        let link_config = LinkConfig {
+            listen: config.link.listen,
+            congestion: config.link.congestion,
+            ..LinkConfig::default()
+        };
+        let links = Arc::new(
+            Links::start(link_config, Arc::clone(&identity), hub.directory_watch(), driver.link_events())
+                .await?,
+        );
+        let (stop_driver, driver_stop) = watch::channel(false);
+        let driver = tokio::spawn(driver.run(Arc::clone(&links), driver_stop));
+        bootstrap(&config.data_dir, &hub).await?;
+
+        let (stop_apis, apis_stop) = watch::channel(false);
+        let readiness = Arc::new(Readiness::default());
+        let (local_listener, local_tls) = bind("local_api", &config.local_api).await?;
+        let (admin_listener, admin_tls) = bind("admin_api", &config.admin_api).await?;
+        let local_addr =
+            |listener: &TcpListener| listener.local_addr().map_err(system("reading a listener's address"));
+        let listening = Listening {
+            link: links.local_addr(),
+            local_api: local_addr(&local_listener)?,
+            admin_api: local_addr(&admin_listener)?,
+        };
+        listening.write(&config.data_dir).map_err(system("writing listening.json into data_dir"))?;
+
+        let mut tasks = JoinSet::new();
+        let tls: Vec<Arc<Tls>> = [&local_tls, &admin_tls].into_iter().flatten().cloned().collect();
+        for tls in &tls {
+            tasks.spawn(Arc::clone(tls).watch(apis_stop.clone()));
+        }
+        if let Some(reload) = reload {
+            tasks.spawn(reload_on_signal(reload, Arc::clone(&identity), tls, apis_stop.clone()));
+        }
+        tasks.spawn(upkeep(apis_stop.clone()));
+        let about = About {
+            domain: config.domain.clone(),
+            advertise: config.link.advertise.clone(),
+            identity_mode: config.identity.mode,
+            allow_private_ips: config.allow_private_ips,
+        };
+        let state = AdminState::new(hub.clone(), Arc::clone(&identity), about, Arc::clone(&readiness));
+        tasks.spawn(serve::serve(
+            admin_listener,
+            admin_tls,
+            admin::router(state),
+            Limits::default(),
+            apis_stop.clone(),
+        ));
+        let api_config = api::Config {
+            payload_bytes_max: usize::try_from(config.limits.payload_bytes_max.0).unwrap_or(usize::MAX),
+            requests_per_s_max: None,
+        };
+        let router = api::router(hub.clone(), api_config, apis_stop.clone());
+        tasks.spawn(serve::serve(local_listener, local_tls, router, Limits::default(), apis_stop.clone()));
+        let webhooks = api::webhook::run(hub.clone(), api::webhook::Config::default(), apis_stop.clone());
+        tasks.spawn(async move {
+            if let Err(error) = webhooks.await {
+                warn!(%error, "webhooks are off");
+            }
+        });
+        readiness.ready();
+        info!(
+            domain = %config.domain, link = %listening.link, local_api = %listening.local_api,
+            admin_api = %listening.admin_api, "ready"
+        );
+
+        shutdown.draining().await;
+        readiness.stopping();
+        info!("stopping: finishing what was taken");
+        let drained = shutdown.finish(async {
+            stop_apis.send_replace(true);
+            while tasks.join_next().await.is_some() {}
+            stop_driver.send_replace(true);
+            // A panic in the driver was reported when it happened.
+            driver.await.ok();
+            links.shutdown().await;
+        });
+        if let Err(cut_short) = drained.await {
+            warn!(%cut_short);
+        }
+        std::fs::remove_file(config.data_dir.join(LISTENING_FILE)).ok();
+        info!("stopped");
+        Ok(())
+    }
+}
+
+fn open_identity(config: &Config) -> Result<Arc<Identity>, RunError> {
+    let current =
+        Files { certificate: config.identity.certificate.clone(), key: config.identity.key.clone() };
+    let next_to =
+        |path: &PathBuf| path.with_file_name("next").with_extension(path.extension().unwrap_or_default());
+    let next = Files { certificate: next_to(&current.certificate), key: next_to(&current.key) };
+    Ok(Identity::open_files(current, next, config.domain.clone())?)
+}
+
+fn report_reload(result: Result<bool, IdentityError>) {
+    match result {
+        Ok(true) => info!("the certificate was read again: new connections use it"),
+        Ok(false) => {}
+        Err(error) => warn!(%error, "the old certificate stays in use"),
+    }
+}
+
+async fn reload_on_signal(
+    mut reload: Reload,
+    identity: Arc<Identity>,
+    tls: Vec<Arc<Tls>>,
+    mut stop: watch::Receiver<bool>,
+) {
+    loop {
+        tokio::select! {
+            () = reload.requested() => {}
+            _ = stop.wait_for(|stop| *stop) => return,
+        }
+        report_reload(identity.reload());
+        for tls in &tls {
+            if let Err(error) = tls.reload() {
+                warn!(%error, "the API's old certificate stays in use");
+            }
+        }
+    }
+}
+
+async fn upkeep(mut stop: watch::Receiver<bool>) {
+    let mut ticks = tokio::time::interval(metrics::UPKEEP_EVERY);
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => metrics::upkeep(),
+            _ = stop.wait_for(|stop| *stop) => return,
+        }
+    }
+}
+
+async fn bind(field: &'static str, api: &ApiConfig) -> Result<(TcpListener, Option<Arc<Tls>>), RunError> {
+    let listener = TcpListener::bind(api.listen).await;
+    let listener = listener.map_err(|source| RunError::Listen { field, address: api.listen, source })?;
+    let tls = match (&api.tls_certificate, &api.tls_key) {
+        (Some(certificate), Some(key)) => {
+            let files = TlsFiles { certificate: certificate.clone(), key: key.clone() };
+            Some(Tls::load(files).map_err(|source| RunError::Tls { field, source: Box::new(source) })?)
+        }
+        _ => None,
+    };
+    Ok((listener, tls))
+}

@@ -1,0 +1,208 @@
+//! Serving a router over TCP or TLS, HTTP/1.1 and HTTP/2: what the local API and the admin API share.
+//!
+//! Every connection is bounded: how many there are, how long the TLS handshake and the first request may take,
+//! how long a later request's head may take, and how long a connection may stand still. Handlers find the
+//! caller's address as `ConnectInfo<SocketAddr>`.
+
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::ConnectInfo;
+use http::Request;
+use hyper::body::Incoming;
+use hyper::service::Service;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::task::JoinSet;
+use trunkline_common::redact;
+
+pub mod tls;
+
+mod stall;
+
+use stall::StallGuard;
+use tls::Tls;
+
+/// Requests of one HTTP/2 connection at a time. More lets one caller take more memory.
+const STREAMS_MAX: u32 = 128;
+
+/// Pause after a failed `accept`, which usually means that file descriptors ran out.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Turns true, and stays so, when the process is to stop. A dropped sender means the same.
+pub type Stopping = watch::Receiver<bool>;
+
+/// The bounds of a server.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Connections at a time; further ones wait in the listen queue. Each costs a few tens of kilobytes.
+    pub connections_max: usize,
+    /// From accepting a connection to its first request, TLS handshake included.
+    pub first_request: Duration,
+    /// From the end of one request to the end of the next one's head: how long an idle connection is kept.
+    pub next_request: Duration,
+    /// Without a byte in either direction. Above the longest long poll, or that one is cut off.
+    pub stall: Duration,
+    /// From the order to stop to cutting off what is still going on.
+    pub drain: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections_max: 1024,
+            first_request: Duration::from_secs(10),
+            next_request: Duration::from_secs(75),
+            stall: Duration::from_secs(90),
+            drain: Duration::from_secs(10),
+        }
+    }
+}
+
+/// Waits for the order to stop.
+pub async fn stopped(stopping: &mut Stopping) {
+    // An error means that the sender is gone, and with it whoever could say otherwise.
+    let _ = stopping.wait_for(|stop| *stop).await;
+}
+
+/// Serves `router` until told to stop; returns when the last connection is done, at most `limits.drain` later.
+pub async fn serve(
+    listener: TcpListener,
+    tls: Option<Arc<Tls>>,
+    router: Router,
+    limits: Limits,
+    mut stopping: Stopping,
+) {
+    let slots = Arc::new(Semaphore::new(limits.connections_max));
+    let mut connections = JoinSet::new();
+    loop {
+        let next = async {
+            // The semaphore is never closed, so this always gives a permit.
+            let permit = Arc::clone(&slots).acquire_owned().await.ok()?;
+            Some((permit, listener.accept().await))
+        };
+        let (permit, accepted) = tokio::select! {
+            () = stopped(&mut stopping) => break,
+            next = next => match next {
+                Some(next) => next,
+                None => break,
+            },
+        };
+        while connections.try_join_next().is_some() {}
+        match accepted {
+            Ok((stream, remote)) => {
+                let connection = Connection { remote, limits, stopping: stopping.clone() };
+                connections.spawn(Box::pin(connection.run(stream, tls.clone(), router.clone(), permit)));
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection: raise the limit of open files if this stays");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+    drop(listener);
+    let drained = async { while connections.join_next().await.is_some() {} };
+    if tokio::time::timeout(limits.drain, drained).await.is_err() {
+        tracing::info!(connections = connections.len(), "closing connections that did not finish in time");
+        connections.shutdown().await;
+    }
+}
+
+struct Connection {
+    remote: SocketAddr,
+    limits: Limits,
+    stopping: Stopping,
+}
+
+impl Connection {
+    async fn run(
+        self,
+        stream: TcpStream,
+        tls: Option<Arc<Tls>>,
+        router: Router,
+        permit: OwnedSemaphorePermit,
+    ) {
+        // Small answers must not wait for the caller's delayed acknowledgement.
+        let _ = stream.set_nodelay(true);
+        match tls {
+            None => self.http(stream, router).await,
+            Some(tls) => {
+                let handshake = tls.acceptor().accept(stream);
+                match tokio::time::timeout(self.limits.first_request, handshake).await {
+                    Ok(Ok(stream)) => self.http(stream, router).await,
+                    Ok(Err(error)) => {
+                        tracing::debug!(remote = %redact::ip(&self.remote), %error, "TLS handshake failed");
+                    }
+                    Err(_) => {
+                        tracing::debug!(remote = %redact::ip(&self.remote), "TLS handshake took too long");
+                    }
+                }
+            }
+        }
+        drop(permit);
+    }
+
+    async fn http<S>(mut self, stream: S, router: Router)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let spoke = Arc::new(AtomicBool::new(false));
+        let handler = Handler {
+            router: TowerToHyperService::new(router),
+            remote: self.remote,
+            spoke: Arc::clone(&spoke),
+        };
+        let mut builder = auto::Builder::new(TokioExecutor::new());
+        builder.http1().timer(TokioTimer::new()).header_read_timeout(self.limits.next_request);
+        builder.http2().timer(TokioTimer::new()).max_concurrent_streams(STREAMS_MAX);
+        let io = TokioIo::new(StallGuard::new(stream, self.limits.stall));
+        let mut connection = pin!(builder.serve_connection_with_upgrades(io, handler));
+        let mut first_request = pin!(tokio::time::sleep(self.limits.first_request));
+        let mut waiting = true;
+        let mut draining = false;
+        loop {
+            tokio::select! {
+                // How a connection ended is the caller's business.
+                _ = connection.as_mut() => return,
+                () = first_request.as_mut(), if waiting => {
+                    waiting = false;
+                    if !spoke.load(Ordering::Relaxed) {
+                        tracing::debug!(remote = %redact::ip(&self.remote), "no request came in time");
+                        return;
+                    }
+                }
+                () = stopped(&mut self.stopping), if !draining => {
+                    draining = true;
+                    connection.as_mut().graceful_shutdown();
+                }
+            }
+        }
+    }
+}
+
+/// Tells the router who is calling, and the connection that somebody did.
+struct Handler {
+    router: TowerToHyperService<Router>,
+    remote: SocketAddr,
+    spoke: Arc<AtomicBool>,
+}
+
+impl Service<Request<Incoming>> for Handler {
+    type Response = <TowerToHyperService<Router> as Service<Request<Incoming>>>::Response;
+    type Error = <TowerToHyperService<Router> as Service<Request<Incoming>>>::Error;
+    type Future = <TowerToHyperService<Router> as Service<Request<Incoming>>>::Future;
+
+    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+        self.spoke.store(true, Ordering::Relaxed);
+        request.extensions_mut().insert(ConnectInfo(self.remote));
+        self.router.call(request)
+    }
+}

@@ -1,0 +1,67 @@
+//! What the kernel says a process used: memory and processor time.
+
+use std::fs;
+use std::time::Duration;
+
+use crate::error::LoadError;
+
+/// What a process used so far.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Usage {
+    /// User and system time.
+    pub cpu: Duration,
+    /// The most resident memory it ever had, in bytes.
+    pub rss_peak_bytes: u64,
+}
+
+/// What process `pid` used so far.
+///
+/// # Errors
+/// When it is gone.
+pub(crate) fn usage(pid: u32) -> Result<Usage, LoadError> {
+    let read = |name: &str| {
+        let path = format!("/proc/{pid}/{name}");
+        fs::read_to_string(&path).map_err(LoadError::io(format!("reading {path}")))
+    };
+    Ok(Usage { cpu: cpu_time(&read("stat")?), rss_peak_bytes: peak_memory(&read("status")?) })
+}
+
+/// `VmHWM` of `/proc/PID/status`, in bytes; the kernel prints it in KiB.
+fn peak_memory(status: &str) -> u64 {
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+    kib.unwrap_or(0) * 1024
+}
+
+/// `utime` and `stime`, fields 14 and 15 of `/proc/PID/stat`, which count clock ticks. The name in field 2 may
+/// hold anything, so the count starts after its closing bracket.
+fn cpu_time(stat: &str) -> Duration {
+    let after_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+    let ticks: u64 =
+        after_name.split_whitespace().skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
+    let hertz = rustix::param::clock_ticks_per_second().max(1);
+    Duration::from_micros(ticks.saturating_mul(1_000_000) / hertz)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_name_with_brackets_and_spaces_does_not_shift_the_fields() {
+        let stat = "7 (a) b ) S 1 7 7 0 -1 4194304 100 0 0 0 150 50 0 0 20 0 3 0 10 1000 200";
+        let hertz = rustix::param::clock_ticks_per_second();
+        assert_eq!(cpu_time(stat), Duration::from_micros(200 * 1_000_000 / hertz));
+    }
+
+    #[test]
+    fn memory_is_read_in_bytes() {
+        let status = "Name:\tx\nVmHWM:\t    2048 kB\nVmRSS:\t    1024 kB\n";
+        assert_eq!(peak_memory(status), 2048 * 1024);
+    }
+
+    #[test]
+    fn this_very_process_has_memory() {
+        assert!(usage(std::process::id()).unwrap().rss_peak_bytes > 0);
+    }
+}

@@ -1,0 +1,87 @@
+//! Small runs of every scenario: that nothing is lost, duplicated or reordered, not how fast it is.
+
+use std::process::Command;
+
+use serde_json::Value;
+
+/// Runs a scenario and answers its JSON line.
+fn run(args: &[&str]) -> Value {
+    let output = Command::new(env!("CARGO_BIN_EXE_trunkline-loadtest"))
+        .args(["--json", "--time-max-s", "240"])
+        .args(args)
+        .output()
+        .expect("the program was built with this test");
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{args:?} ended with {}\n{out}{err}", output.status);
+    let report = serde_json::from_str(out.trim());
+    assert!(report.is_ok(), "not one JSON line: {out}");
+    report.unwrap_or_default()
+}
+
+/// Asserts that a scenario delivered everything exactly once, unchanged and in order.
+fn assert_flawless(report: &Value) {
+    for field in ["lost", "duplicated", "reordered", "corrupted"] {
+        assert_eq!(report[field], 0, "{field}: {report}");
+    }
+}
+
+#[test]
+fn two_gateways_from_an_empty_directory_exchange_envelopes_both_ways() {
+    let report = run(&["demo", "--once"]);
+    assert_eq!(report["delivered"], 6);
+}
+
+#[test]
+fn everything_arrives_once_in_order_and_is_receipted() {
+    let report = run(&["envelopes", "--count", "2000"]);
+    assert_flawless(&report);
+    assert_eq!(report["receipts_delivered"], 2000);
+}
+
+#[test]
+fn everything_arrives_over_a_distant_and_lossy_path() {
+    let report = run(&["envelopes", "--count", "2000", "--rtt-ms", "50", "--loss", "0.01"]);
+    assert_flawless(&report);
+}
+
+#[test]
+fn everything_arrives_when_udp_is_blocked() {
+    let report = run(&["envelopes", "--count", "2000", "--transport", "tcp"]);
+    assert_flawless(&report);
+    assert_eq!(report["transport"], "tcp");
+}
+
+#[test]
+fn a_backlog_drains_completely_when_its_peer_returns() {
+    assert_flawless(&run(&["outage", "--backlog", "3000", "--steady", "1000", "--quiet-s", "1"]));
+}
+
+#[test]
+fn dead_peers_cost_the_live_ones_no_envelope() {
+    let args = ["dead-peers", "--peers", "12", "--dead", "0.84", "--count", "1000", "--waiting", "10"];
+    let report = run(&args);
+    assert_flawless(&report);
+    assert_eq!((&report["live"], &report["dead"]), (&Value::from(2), &Value::from(10)));
+}
+
+#[test]
+fn killed_gateways_lose_nothing_repeat_nothing_and_keep_the_order() {
+    let report = run(&["crash", "--kills", "3", "--seed", "1", "--rate", "500"]);
+    assert_flawless(&report);
+    assert_eq!((&report["kills"], &report["seed"]), (&Value::from(3), &Value::from(1)));
+    assert_eq!(report["receipts_delivered"], report["envelopes"]);
+}
+
+#[test]
+fn a_directory_that_holds_something_is_left_alone() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    std::fs::write(dir.path().join("mine"), "precious").expect("a file in it");
+    let output = Command::new(env!("CARGO_BIN_EXE_trunkline-loadtest"))
+        .args(["demo", "--once", "--dir"])
+        .arg(dir.path())
+        .output()
+        .expect("the program was built with this test");
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("not empty"));
+    assert_eq!(std::fs::read_dir(dir.path()).expect("still there").count(), 1);
+}
