@@ -191,6 +191,7 @@ impl Core {
                 if !frame.items.is_empty() {
                     busy = true;
                     lane.told = frame.next_seq - 1;
+                    lane.sent_max = lane.sent_max.max(lane.told);
                     let body = wire::frame::Body::Data(wire::Data {
                         first_seq: frame.first_seq,
                         items: frame.items,

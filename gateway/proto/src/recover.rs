@@ -80,6 +80,7 @@ impl Recovery {
         for peer in core.peers.values_mut() {
             for lane in &mut peer.lanes {
                 lane.link_down();
+                lane.sent_max = lane.queue.durable;
             }
             if !known.contains(&peer.key) {
                 // Its operator removed it, and the process ended before all was purged.

@@ -471,14 +471,16 @@ impl Core {
         for mark in marks {
             let lane = lane_named(mark.lane)?;
             let Some(out) = peer.lanes.get(usize::from(lane.0)) else { continue };
-            let (acked, next) = (out.queue.acked, out.queue.next_seq);
-            if mark.seq >= next {
+            let acked = out.queue.acked;
+            // Envelopes submitted since may have taken the numbers of those that the peer has: they must not pass
+            // for delivered.
+            if mark.seq > out.sent_max {
                 let text = format!(
                     "lane {}: the peer has up to {}, we never sent beyond {}: our store went back to an older state. \
                      `peer resume` starts a new epoch; what was sent since then may be delivered twice",
                     lane.0,
                     mark.seq,
-                    next - 1
+                    out.sent_max
                 );
                 return Ok(Some(Alarm::WeLost(text)));
             }
