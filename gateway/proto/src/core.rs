@@ -260,7 +260,7 @@ pub struct Core {
     pub(crate) next_certificate: Option<Bytes>,
     /// Ids that must be recognised when they are submitted again, with how many queue entries and unread
     /// receipts stand for each.
-    pub(crate) ids: HashMap<IdKey, u8>,
+    pub(crate) ids: HashMap<IdKey, u16>,
     pub(crate) links: BTreeMap<LinkId, Link>,
     pub(crate) jobs: VecDeque<Job>,
     pub(crate) job_loading: bool,

@@ -7,3 +7,22 @@ use trunkline_gateway_proto::wire;
 
 use crate::scene::{ALPHA, BETA, MAIN, RECEIPTS, SECOND, letter, letters, pair, wait_receipts};
 use crate::world::{World, domain};
+
+#[test]
+fn an_id_is_recognised_until_the_last_of_many_receipts_is_read() {
+    let mut world = World::new(1, 1);
+    world.add_network(ALPHA, "main", Policy::default());
+    let others: Vec<String> = (0..300).map(|n| format!("n{n}")).collect();
+    others.iter().for_each(|id| drop(world.add_network(ALPHA, id, Policy::default())));
+    let to = others.iter().map(|id| format!("bob@{id}.alpha.test")).collect();
+    let many = wire::Submission { to, ..letter(0) };
+    world.submit(ALPHA, MAIN, vec![many.clone()]);
+    world.ack(ALPHA, RECEIPTS, 290);
+    assert!(world.submit(ALPHA, MAIN, vec![many.clone()])[0].duplicate);
+    world.restart(ALPHA);
+    assert!(world.submit(ALPHA, MAIN, vec![many.clone()])[0].duplicate);
+    world.ack(ALPHA, RECEIPTS, 300);
+    world.ledger.forgiving = true;
+    assert_eq!(world.core(ALPHA).leftovers().ids, 0);
+    assert!(!world.submit(ALPHA, MAIN, vec![many])[0].duplicate);
+}
