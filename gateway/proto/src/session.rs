@@ -51,6 +51,9 @@ impl Core {
         }
         let Ok(pin) = Pin::of_certificate(&opened.certificate) else {
             self.actions.push_back(Action::Close { link: id, goaway: None });
+            if let Some(key) = dialed {
+                self.handle_dial_failed(now, key, "the peer's certificate cannot be read".to_owned());
+            }
             return;
         };
         let phase = Phase::Hello;

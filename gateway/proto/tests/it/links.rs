@@ -53,3 +53,14 @@ fn credit_comes_back_when_what_filled_an_inbox_has_expired() {
     wait_receipts(&mut world, ALPHA, 12);
     assert_eq!(inbox(&mut world, BETA), [8, 9, 10, 11]);
 }
+
+#[test]
+fn a_certificate_that_cannot_be_read_does_not_end_the_dialling() {
+    let mut world = pair();
+    let good = std::mem::replace(&mut world.nodes[BETA].certificate, vec![1, 2, 3].into());
+    world.mute.insert(BETA);
+    world.cut_now(ALPHA, BETA);
+    world.run_for(5 * SECOND);
+    world.nodes[BETA].certificate = good;
+    world.wait_up(ALPHA, BETA);
+}
