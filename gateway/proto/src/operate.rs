@@ -516,6 +516,10 @@ impl Core {
         self.after_commit(now, After::DirectoryChanged);
         for stream in [Stream::Inbox { network: key }, Stream::Receipts { network: key }] {
             self.pending_appends(stream);
+            let marks = self.queue_mut(stream).map(|queue| queue.marks()).unwrap_or_default();
+            for first_seq in marks {
+                self.delete(now, &Key::Gone(stream, first_seq));
+            }
             self.op(now, Op::Clear { stream });
             self.delete(now, &Key::Position(stream));
         }

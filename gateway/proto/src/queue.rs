@@ -298,6 +298,11 @@ impl Queue {
         Some((block.first_seq, Some(Bytes::copy_from_slice(bits))))
     }
 
+    /// Blocks of which some records left out of turn.
+    pub(crate) fn marks(&self) -> Vec<u64> {
+        self.gone.keys().copied().collect()
+    }
+
     /// The first block at or after `from` of which a record may have expired by `now`.
     pub(crate) fn expiring(&self, from: u64, now: Time) -> Option<BlockInfo> {
         let start = self.blocks.partition_point(|block| last_of(block) < from);

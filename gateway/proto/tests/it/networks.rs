@@ -26,3 +26,19 @@ fn an_id_is_recognised_until_the_last_of_many_receipts_is_read() {
     assert_eq!(world.core(ALPHA).leftovers().ids, 0);
     assert!(!world.submit(ALPHA, MAIN, vec![many])[0].duplicate);
 }
+
+#[test]
+fn a_removed_network_leaves_nothing_in_the_store() {
+    let mut world = pair();
+    let mut batch = letters(0..5);
+    batch[1].ttl_s = 2;
+    batch[3].ttl_s = 2;
+    world.submit(ALPHA, MAIN, batch);
+    wait_receipts(&mut world, ALPHA, 5);
+    world.run_for(10 * SECOND);
+    assert!(world.nodes[BETA].store.state().keys().any(|key| key[0] == b'g'), "some have expired");
+    let remove = AdminOp::NetworkRemove { id: "main".parse().unwrap(), purge: true };
+    world.admin(BETA, remove).unwrap();
+    assert!(world.nodes[BETA].store.occupied().is_empty());
+    assert!(!world.nodes[BETA].store.state().keys().any(|key| matches!(key[0], b'g' | b'q') && key[1] == 1));
+}
