@@ -33,8 +33,8 @@ const IDLE: Duration = Duration::from_secs(10);
 /// Two links that opened within this time may come from both sides dialling at once.
 const DIAL_RACE: Duration = Duration::from_secs(2);
 
-/// Local domains that a peer may claim.
-const CLAIMS_MAX: usize = 1000;
+/// Local domains that a deployment may claim: its peers refuse a HELLO with more.
+pub(crate) const CLAIMS_MAX: usize = 1000;
 
 /// Longest text of a peer's that is kept for the operator.
 const DETAIL_BYTES_MAX: usize = 200;

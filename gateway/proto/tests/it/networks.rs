@@ -42,3 +42,16 @@ fn a_removed_network_leaves_nothing_in_the_store() {
     assert!(world.nodes[BETA].store.occupied().is_empty());
     assert!(!world.nodes[BETA].store.state().keys().any(|key| matches!(key[0], b'g' | b'q') && key[1] == 1));
 }
+
+#[test]
+fn a_deployment_cannot_claim_more_domains_than_its_peers_accept() {
+    let mut world = pair();
+    let mut spec = world.spec(BETA, "lab", Policy::default());
+    spec.local_domains = (0..1001).map(|n| domain(&format!("d{n}.test"))).collect();
+    let refused = world.admin(BETA, AdminOp::NetworkAdd(Box::new(spec.clone())));
+    assert!(matches!(refused, Err(AdminError::Invalid(text)) if text.contains("local_domains")));
+    spec.local_domains.truncate(900);
+    world.admin(BETA, AdminOp::NetworkAdd(Box::new(spec))).unwrap();
+    world.cut_now(ALPHA, BETA);
+    world.wait_up(ALPHA, BETA);
+}
