@@ -71,6 +71,10 @@ impl Core {
             pinged: false,
         };
         self.links.insert(id, link);
+        if dialed.is_none() && self.stopping {
+            self.refuse(now, id, Reason::Shutdown, "the gateway is being stopped");
+            return;
+        }
         let Some(key) = dialed else {
             self.timers.set(Timer::Handshake(id), now + HANDSHAKE);
             return;

@@ -64,3 +64,12 @@ fn a_certificate_that_cannot_be_read_does_not_end_the_dialling() {
     world.nodes[BETA].certificate = good;
     world.wait_up(ALPHA, BETA);
 }
+
+#[test]
+fn a_gateway_that_is_stopping_lets_nobody_in() {
+    let mut world = pair();
+    world.with_core(ALPHA, Core::stop);
+    world.run_for(10 * SECOND);
+    assert!(!world.is_up(ALPHA, BETA));
+    assert!(world.peer(BETA, ALPHA).last_error.unwrap().contains("shutdown"));
+}
