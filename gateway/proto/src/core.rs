@@ -553,7 +553,8 @@ impl Core {
             durable.push((stream, last));
             for records in split_blocks(records) {
                 let info = measure(first_seq, &records);
-                queue.push_block(info);
+                let age = records.iter().map(|record| record.head.at).min().unwrap_or(now);
+                queue.push_block(info, age);
                 expires_min = expires_min.min(info.expires_min);
                 ops.push(Op::Append { stream, first_seq, records });
                 first_seq += u64::from(info.count);

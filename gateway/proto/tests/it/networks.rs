@@ -55,3 +55,22 @@ fn a_deployment_cannot_claim_more_domains_than_its_peers_accept() {
     world.cut_now(ALPHA, BETA);
     world.wait_up(ALPHA, BETA);
 }
+
+#[test]
+fn the_oldest_is_one_that_still_waits() {
+    let mut world = pair();
+    let lane = Stream::Receipts { network: MAIN };
+    world.submit(ALPHA, MAIN, letters(0..1));
+    wait_receipts(&mut world, ALPHA, 1);
+    world.run_for(100 * SECOND);
+    world.submit(ALPHA, MAIN, letters(1..2));
+    wait_receipts(&mut world, ALPHA, 2);
+    let age = |world: &World| world.now().since(world.overview(ALPHA).networks[0].receipts.oldest.unwrap());
+    assert!(age(&world) > 99 * SECOND);
+    world.ack(ALPHA, lane, 1);
+    assert!(age(&world) < SECOND);
+    world.restart(ALPHA);
+    assert!(age(&world) < SECOND);
+    world.ack(ALPHA, lane, 2);
+    assert_eq!(world.overview(ALPHA).networks[0].receipts.oldest, None);
+}
