@@ -608,7 +608,13 @@ impl Core {
             Some(value) => Op::Put { key, value },
             None => Op::Delete { key },
         }));
-        self.committing = Some(Committing { durable, left: pending.left, marks, taken: pending.taken, after: pending.after });
+        self.committing = Some(Committing {
+            durable,
+            left: pending.left,
+            marks,
+            taken: pending.taken,
+            after: pending.after,
+        });
         Commit { ops, now }
     }
 

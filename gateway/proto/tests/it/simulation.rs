@@ -10,7 +10,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use prost::Message;
 use trunkline_gateway_proto::admin::{AdminOp, LinkState};
+use trunkline_gateway_proto::audit;
 use trunkline_gateway_proto::core::{Config, Reply, Ticket};
+use trunkline_gateway_proto::link::Transport;
 use trunkline_gateway_proto::policy::{Federation, Other, Permitted, Policy};
 use trunkline_gateway_proto::probe::Leftovers;
 use trunkline_gateway_proto::receipt::refusal_name;
@@ -190,8 +192,7 @@ impl Plan {
 fn draw_policy(rng: &mut Rng, node: usize, count: usize) -> Policy {
     let mut policy = Policy { allow_guests: rng.chance(0.7), ..Policy::default() };
     if rng.chance(0.3) {
-        policy.blocked =
-            (0..count).map(|n| format!("bad@main.{}.test", name(n)).parse().unwrap()).collect();
+        policy.blocked = (0..count).map(|n| format!("bad@main.{}.test", name(n)).parse().unwrap()).collect();
     }
     if rng.chance(0.1) {
         policy.federation = Federation::Disabled;
@@ -228,11 +229,13 @@ impl Run {
     fn rough_weather(&mut self) -> Weather {
         let rng = &mut self.rng;
         Weather {
+            transport: [Transport::Quic, Transport::Tcp][usize::from(self.plan.steps.is_multiple_of(7))],
+            blob_ms: [0, 500][usize::from(self.plan.steps.is_multiple_of(5))],
             latency_ms: [1..2, 5..50, 1..300][rng.index(3)].clone(),
             dial_fails: [0.0, 0.3][rng.index(2)],
             commit_ms: [0..1, 1..8, 5..200][rng.index(3)].clone(),
             read_ms: [0..1, 1..20, 1..800][rng.index(3)].clone(),
-            bytes_per_s: (self.plan.steps % 10 == 0).then_some(200_000),
+            bytes_per_s: (self.plan.steps.is_multiple_of(10)).then_some(200_000),
             commit_fails: [0.0, 0.0, 0.01][rng.index(3)],
         }
     }
@@ -260,7 +263,8 @@ impl Run {
             self.world.cut(node, other);
         }
         if self.rng.chance(self.plan.partition) {
-            let duration = Duration::from_millis(self.rng.range(1..[1000, 60_000][self.rng.clone().index(2)]));
+            let duration =
+                Duration::from_millis(self.rng.range(1..[1000, 60_000][self.rng.clone().index(2)]));
             self.world.partition(node, other, duration);
         }
         self.operate(node, other);
@@ -450,7 +454,13 @@ impl Run {
         for (node, state) in self.world.nodes.iter().enumerate() {
             let overview = self.world.overview(node);
             for peer in &overview.peers {
-                assert_eq!((peer.outbox.depth, peer.outbox.bytes), (0, 0), "{} to {}", overview.domain, peer.domain);
+                assert_eq!(
+                    (peer.outbox.depth, peer.outbox.bytes),
+                    (0, 0),
+                    "{} to {}",
+                    overview.domain,
+                    peer.domain
+                );
             }
             for network in &overview.networks {
                 assert_eq!((network.inbox.bytes, network.receipts.bytes), (0, 0));
@@ -459,6 +469,10 @@ impl Run {
             assert!(alarms.is_empty(), "{}: {alarms:?}", overview.domain);
             let epochs = state.events.iter().filter(|(kind, _)| *kind == "peer.epoch").count();
             assert_eq!(epochs, 0, "{}: a new epoch out of nothing", overview.domain);
+            let entries = state.store.read(Stream::Audit, 0, usize::MAX);
+            let entries: Vec<audit::Entry> =
+                entries.iter().map(|(_, record)| serde_json::from_slice(&record.body).unwrap()).collect();
+            assert!(audit::verify(audit::genesis(), &entries).is_ok(), "the audit log is broken");
             let marks = state.store.state().keys().filter(|key| matches!(key.first(), Some(b'g' | b'r')));
             assert_eq!(marks.count(), 0, "{}: marks or refusals are left in the store", overview.domain);
         }
@@ -580,7 +594,8 @@ impl Server {
         let told = self.receipts.collect(world, self.node, stream);
         self.told.extend(told.iter().map(|origin| origin.2.to_vec()));
         // A receipt tells as well as an answer that it was accepted.
-        let (told, again) = self.again.drain(..).partition(|submission| self.told.contains(&submission.id[..]));
+        let (told, again) =
+            self.again.drain(..).partition(|submission| self.told.contains(&submission.id[..]));
         self.again = again;
         let result = wire::SubmitResult { duplicate: true, ..wire::SubmitResult::default() };
         VecDeque::into_iter(told).for_each(|submission| self.submitted(submission, &result));
@@ -598,7 +613,8 @@ impl Server {
             return;
         }
         let rejected: BTreeSet<_> = result.rejected.iter().map(|rejected| rejected.to.as_str()).collect();
-        let expected: Vec<_> = submission.to.iter().filter(|to| self.may_send(&submission, to)).cloned().collect();
+        let expected: Vec<_> =
+            submission.to.iter().filter(|to| self.may_send(&submission, to)).cloned().collect();
         if !result.duplicate {
             let accepted: usize = result.accepted.iter().map(|group| group.recipients as usize).sum();
             assert_eq!(accepted + rejected.len(), submission.to.len(), "{result:?}");
@@ -632,10 +648,9 @@ impl Server {
 
     fn read_on(&mut self, world: &mut World, rng: &mut Rng) {
         let network = self.network;
-        for (reader, stream) in [
-            (&mut self.inbox, Stream::Inbox { network }),
-            (&mut self.receipts, Stream::Receipts { network }),
-        ] {
+        for (reader, stream) in
+            [(&mut self.inbox, Stream::Inbox { network }), (&mut self.receipts, Stream::Receipts { network })]
+        {
             if reader.ticket.is_none() && rng.chance(0.5) {
                 let after = if rng.chance(0.5) { reader.seen } else { None };
                 let wait = Duration::from_millis(if rng.chance(0.5) { rng.range(1..20_000) } else { 0 });
@@ -654,10 +669,9 @@ impl Server {
 
     fn read_all(&mut self, world: &mut World) {
         let network = self.network;
-        for (reader, stream) in [
-            (&mut self.inbox, Stream::Inbox { network }),
-            (&mut self.receipts, Stream::Receipts { network }),
-        ] {
+        for (reader, stream) in
+            [(&mut self.inbox, Stream::Inbox { network }), (&mut self.receipts, Stream::Receipts { network })]
+        {
             if let Some(seen) = reader.seen
                 && reader.ack.is_none()
                 && seen > reader.acked
@@ -714,7 +728,9 @@ impl Reader {
         let Reply::Records(records) = reply else { panic!("not a reader's answer: {reply:?}") };
         let seqs: Vec<u64> = records.iter().map(|(seq, _)| *seq).collect();
         assert!(seqs.is_sorted_by(|a, b| a < b), "out of order: {seqs:?}");
-        let (Some(first), Some(last)) = (seqs.first().copied(), seqs.last().copied()) else { return Vec::new() };
+        let (Some(first), Some(last)) = (seqs.first().copied(), seqs.last().copied()) else {
+            return Vec::new();
+        };
         assert!(first > after, "{first} is not after {after}");
         let now = world.now();
         // What was acknowledged may come again, or not.
@@ -746,4 +762,3 @@ impl Reader {
         origins
     }
 }
-

@@ -73,14 +73,17 @@ impl Store {
                     first_seq: *first,
                     count: u32::try_from(records.len()).unwrap(),
                     bytes: records.iter().map(|record| record.body.len() as u64).sum(),
-                    expires_min: records.iter().map(|record| record.head.expires).min().unwrap_or(Time::NEVER),
+                    expires_min: records
+                        .iter()
+                        .map(|record| record.head.expires)
+                        .min()
+                        .unwrap_or(Time::NEVER),
                 },
                 heads: records.iter().map(|record| record.head).collect(),
             })
         });
         state.chain(blocks).collect()
     }
-
 
     /// Streams that hold blocks, beside the audit log.
     pub(crate) fn occupied(&self) -> Vec<Stream> {
