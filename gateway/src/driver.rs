@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tracing::{error, info, warn};
 use trunkline_gateway_proto::admin::AdminReply;
@@ -207,8 +208,6 @@ impl Driver {
     /// Runs until `stop` turns true, then says goodbye to peers, saves what is promised, and returns.
     pub async fn run(mut self, dialer: impl Dialer, mut stop: watch::Receiver<bool>) {
         let mut space_check = tokio::time::interval(SPACE_CHECK);
-        let mut commands = Vec::with_capacity(BATCH);
-        let mut link_events = Vec::with_capacity(BATCH);
         let mut stopping = false;
         loop {
             self.drive(&dialer);
@@ -222,17 +221,24 @@ impl Driver {
                     Stored::Committed(result) => self.committed(result),
                     Stored::Loaded(stream, purpose, result) => self.loaded(stream, purpose, result),
                 },
-                count = self.link_events.recv_many(&mut link_events, BATCH) => {
-                    debug_assert!(count > 0, "the driver keeps a sender itself");
-                    link_events.drain(..).for_each(|event| self.link_event(event));
-                }
-                count = self.commands.recv_many(&mut commands, BATCH), if !stopping => {
-                    commands.drain(..).for_each(|command| self.command(command));
-                    stopping = count == 0;
-                }
+                Some(event) = self.link_events.recv() => self.link_event(event),
+                command = self.commands.recv(), if !stopping => match command {
+                    Some(command) => self.command(command),
+                    None => stopping = true,
+                },
                 () = tokio::time::sleep_until(timeout.into()) => self.timed_out(),
                 _ = space_check.tick() => self.check_space(),
                 _ = stop.wait_for(|stop| *stop), if !stopping => stopping = true,
+            }
+            // Whichever it was, both queues have their turn in each round: a peer that drains a backlog must not
+            // keep submissions waiting, nor the other way round.
+            for _ in 0..BATCH {
+                let event = self.link_events.try_recv().map(|event| self.link_event(event));
+                let command = if stopping { Err(TryRecvError::Empty) } else { self.commands.try_recv() };
+                let command = command.map(|command| self.command(command));
+                if event.is_err() && command.is_err() {
+                    break;
+                }
             }
             if stopping && let Mode::Running(running) = &mut self.mode {
                 running.core.stop(self.clock.now());

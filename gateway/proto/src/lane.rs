@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use crate::queue::Queue;
+use crate::receipt::Outcome;
 use crate::store::{LANES, Lane, PeerKey, Record, Stream};
 use crate::wire;
 
@@ -59,6 +60,17 @@ impl LaneOut {
             loading: false,
             refused: BTreeMap::new(),
             refusals_since_settled: false,
+        }
+    }
+
+    /// What became of an envelope that the peer's acknowledgement covers.
+    pub(crate) fn outcome(&mut self, seq: u64) -> Outcome {
+        match self.refused.remove(&seq) {
+            Some(nack) => {
+                self.refusals_since_settled = true;
+                Outcome::Refused(nack)
+            }
+            None => Outcome::Delivered,
         }
     }
 

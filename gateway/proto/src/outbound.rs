@@ -137,7 +137,7 @@ impl Core {
                     };
                     let size = record.body.len() as u64;
                     if seq <= lane.settled_to {
-                        let outcome = lane.refused.remove(&seq).map_or(Outcome::Delivered, Outcome::Refused);
+                        let outcome = lane.outcome(seq);
                         lane.sent = seq;
                         left.push(Left { lane: name, seq, record, outcome });
                         continue;
@@ -294,7 +294,7 @@ impl Core {
                 break;
             }
             let Some((first, record)) = out.flight.pop_front() else { break };
-            let outcome = out.refused.remove(&first).map_or(Outcome::Delivered, Outcome::Refused);
+            let outcome = out.outcome(first);
             blobs += usize::from(is_large(&record));
             left.push((record, outcome));
         }

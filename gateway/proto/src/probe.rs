@@ -54,11 +54,17 @@ impl Core {
             for lane in &peer.lanes {
                 let flight = lane.flight.iter().map(|(seq, _)| *seq);
                 assert!(flight.clone().is_sorted(), "envelopes in flight out of order");
-                assert!(flight.clone().all(|seq| seq > lane.queue.acked && seq <= lane.sent), "in flight, or not");
+                assert!(
+                    flight.clone().all(|seq| seq > lane.queue.acked && seq <= lane.sent),
+                    "in flight, or not"
+                );
                 assert!(peer.up || flight.count() == 0, "in flight on no link");
                 assert!(lane.queue.durable < lane.queue.next_seq, "more is durable than there is");
             }
-            assert!(!peer.up || peer.link.is_some_and(|link| self.links.contains_key(&link)), "up without a link");
+            assert!(
+                !peer.up || peer.link.is_some_and(|link| self.links.contains_key(&link)),
+                "up without a link"
+            );
         }
     }
 }

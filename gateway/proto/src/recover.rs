@@ -87,7 +87,10 @@ impl Recovery {
                 jobs.extend(peer.lanes.iter().map(|lane| (lane.queue.stream, lane.queue.next_seq - 1)));
             }
         }
-        core.start_jobs(now, jobs.into_iter().map(|(stream, to)| Job { stream, why: Why::Purged, from: 0, to }));
+        core.start_jobs(
+            now,
+            jobs.into_iter().map(|(stream, to)| Job { stream, why: Why::Purged, from: 0, to }),
+        );
         for key in known {
             core.schedule_dial(now, key, false);
         }

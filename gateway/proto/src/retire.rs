@@ -39,7 +39,10 @@ impl Core {
                 next = next.min(queue.expires_min);
             }
         }
-        self.start_jobs(now, due.into_iter().map(|(stream, to)| Job { stream, why: Why::Expired, from: 0, to }));
+        self.start_jobs(
+            now,
+            due.into_iter().map(|(stream, to)| Job { stream, why: Why::Expired, from: 0, to }),
+        );
         self.expire_at(next.max(now + EXPIRY_PAUSE));
     }
 

@@ -295,7 +295,8 @@ impl Core {
         let epoch = <[u8; 16]>::try_from(&hello.store_epoch[..])
             .map_err(|_| Refused(Reason::ProtocolError, "HELLO: store_epoch must be 16 bytes"))?;
         let limits = hello.limits.filter(|limits| limits.payload_bytes_max > 0);
-        let limits = limits.ok_or(Refused(Reason::ProtocolError, "HELLO: limits.payload_bytes_max is missing"))?;
+        let limits =
+            limits.ok_or(Refused(Reason::ProtocolError, "HELLO: limits.payload_bytes_max is missing"))?;
         let claims = claims_of(hello)?;
         if let Some(alarm) = self.peers.get(&key).and_then(|peer| peer.alarm.as_ref()) {
             let detail = match alarm {

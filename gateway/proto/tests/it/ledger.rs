@@ -64,7 +64,9 @@ impl Ledger {
             }
         }
         for op in &commit.ops {
-            let Op::Append { stream: Stream::Receipts { network }, first_seq, records } = op else { continue };
+            let Op::Append { stream: Stream::Receipts { network }, first_seq, records } = op else {
+                continue;
+            };
             for (seq, record) in (*first_seq..).zip(records) {
                 self.note_receipt(node, now, *network, seq, record);
             }

@@ -6,6 +6,7 @@ mod fuzz_seeds;
 mod lanes;
 mod ledger;
 mod links;
+mod refusals;
 mod scene;
 mod simulation;
 mod store;

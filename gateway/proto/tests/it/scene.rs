@@ -86,7 +86,7 @@ pub(crate) fn states(world: &mut World, node: usize) -> Vec<(u64, State)> {
 /// Waits until a node has so many receipts.
 pub(crate) fn wait_receipts(world: &mut World, node: usize, count: usize) {
     world.wait("receipts", 120 * SECOND, |world| {
-        world.overview(node).networks[0].receipts.depth >= count as u64
+        world.overview(node).networks[0].receipts.depth >= count as u64 && world.core(node).is_settled()
     });
 }
 

@@ -58,9 +58,11 @@ struct Server {
     /// Submitted and not answered, in this order.
     outstanding: VecDeque<(Ticket, Vec<wire::Submission>)>,
     /// Answered: which recipients were accepted.
-    accepted: BTreeMap<[u8; 16], Vec<String>>,
+    accepted: BTreeMap<Vec<u8>, Vec<String>>,
+    /// Receipts were read for these: they must not be submitted again.
+    told: BTreeSet<Vec<u8>>,
     /// What was accepted, to submit it again.
-    originals: BTreeMap<[u8; 16], wire::Submission>,
+    originals: BTreeMap<Vec<u8>, wire::Submission>,
     inbox: Reader,
     receipts: Reader,
     /// The gateway's run that tickets belong to.
@@ -187,8 +189,7 @@ impl Plan {
 fn draw_policy(rng: &mut Rng, node: usize, count: usize) -> Policy {
     let mut policy = Policy { allow_guests: rng.chance(0.7), ..Policy::default() };
     if rng.chance(0.3) {
-        policy.blocked =
-            (0..count).map(|n| format!("bad@main.{}.test", name(n)).parse().unwrap()).collect();
+        policy.blocked = (0..count).map(|n| format!("bad@main.{}.test", name(n)).parse().unwrap()).collect();
     }
     if rng.chance(0.1) {
         policy.federation = Federation::Disabled;
@@ -256,7 +257,8 @@ impl Run {
             self.world.cut(node, other);
         }
         if self.rng.chance(self.plan.partition) {
-            let duration = Duration::from_millis(self.rng.range(1..[1000, 60_000][self.rng.clone().index(2)]));
+            let duration =
+                Duration::from_millis(self.rng.range(1..[1000, 60_000][self.rng.clone().index(2)]));
             self.world.partition(node, other, duration);
         }
         self.operate(node, other);
@@ -446,7 +448,13 @@ impl Run {
         for (node, state) in self.world.nodes.iter().enumerate() {
             let overview = self.world.overview(node);
             for peer in &overview.peers {
-                assert_eq!((peer.outbox.depth, peer.outbox.bytes), (0, 0), "{} to {}", overview.domain, peer.domain);
+                assert_eq!(
+                    (peer.outbox.depth, peer.outbox.bytes),
+                    (0, 0),
+                    "{} to {}",
+                    overview.domain,
+                    peer.domain
+                );
             }
             for network in &overview.networks {
                 assert_eq!((network.inbox.bytes, network.receipts.bytes), (0, 0));
@@ -466,7 +474,7 @@ impl Run {
     fn check_server(&self, server: &Server) {
         let ledger = &self.world.ledger;
         for (id, to) in &server.accepted {
-            let origin: Origin = (server.node, server.network, *id);
+            let origin: Origin = (server.node, server.network, id[..].try_into().unwrap());
             let original = &server.originals[id];
             let fates = ledger.fates.get(&origin);
             let told = fates.map_or(0, BTreeMap::len);
@@ -520,6 +528,7 @@ impl Server {
             again: VecDeque::new(),
             outstanding: VecDeque::new(),
             accepted: BTreeMap::new(),
+            told: BTreeSet::new(),
             originals: BTreeMap::new(),
             inbox: Reader::default(),
             receipts: Reader::default(),
@@ -531,14 +540,14 @@ impl Server {
     /// One that was accepted and whose receipts were not all acknowledged: must be recognised.
     fn duplicate(&self, rng: &mut Rng, world: &World) -> Option<wire::Submission> {
         let ids: Vec<_> = self.accepted.keys().collect();
-        let id = **rng.pick(&ids)?;
-        let origin = (self.node, self.network, id);
+        let id = *rng.pick(&ids)?;
+        let origin = (self.node, self.network, id[..].try_into().unwrap());
         let acked = world
             .ledger
             .receipts
             .range((self.node, self.network, 0)..=(self.node, self.network, self.receipts.tried))
             .any(|(_, other)| *other == origin);
-        (!acked).then(|| self.originals[&id].clone())
+        (!acked).then(|| self.originals[id].clone())
     }
 
     /// Takes in what was answered.
@@ -546,7 +555,9 @@ impl Server {
         if self.run != world.nodes[self.node].run {
             self.run = world.nodes[self.node].run;
             for (_, batch) in self.outstanding.drain(..) {
-                self.again.extend(batch);
+                // One that was submitted twice on purpose is not tried again: its receipts may be read meanwhile.
+                let accepted = &self.accepted;
+                self.again.extend(batch.into_iter().filter(|s| !accepted.contains_key(&s.id[..])));
             }
             self.inbox.forget();
             self.receipts.forget();
@@ -570,14 +581,14 @@ impl Server {
         let stream = Stream::Inbox { network: self.network };
         self.inbox.collect(world, self.node, stream);
         let stream = Stream::Receipts { network: self.network };
-        for origin in self.receipts.collect(world, self.node, stream) {
-            // A receipt tells as well as an answer that it was accepted.
-            let known = self.again.iter().position(|submission| submission.id[..] == origin.2);
-            if let Some(submission) = known.and_then(|at| self.again.remove(at)) {
-                let result = wire::SubmitResult { duplicate: true, ..wire::SubmitResult::default() };
-                self.submitted(submission, &result);
-            }
-        }
+        let told = self.receipts.collect(world, self.node, stream);
+        self.told.extend(told.iter().map(|origin| origin.2.to_vec()));
+        // A receipt tells as well as an answer that it was accepted.
+        let (told, again) =
+            self.again.drain(..).partition(|submission| self.told.contains(&submission.id[..]));
+        self.again = again;
+        let result = wire::SubmitResult { duplicate: true, ..wire::SubmitResult::default() };
+        VecDeque::into_iter(told).for_each(|submission| self.submitted(submission, &result));
     }
 
     fn submitted(&mut self, submission: wire::Submission, result: &wire::SubmitResult) {
@@ -585,14 +596,15 @@ impl Server {
             self.again.push_back(submission);
             return;
         }
-        let id: [u8; 16] = submission.id[..].try_into().unwrap();
+        let id = submission.id.to_vec();
         let known = self.accepted.get(&id);
         assert!(known.is_none() || result.duplicate, "not recognised: {result:?}");
         if known.is_some() {
             return;
         }
         let rejected: BTreeSet<_> = result.rejected.iter().map(|rejected| rejected.to.as_str()).collect();
-        let expected: Vec<_> = submission.to.iter().filter(|to| self.may_send(&submission, to)).cloned().collect();
+        let expected: Vec<_> =
+            submission.to.iter().filter(|to| self.may_send(&submission, to)).cloned().collect();
         if !result.duplicate {
             let accepted: usize = result.accepted.iter().map(|group| group.recipients as usize).sum();
             assert_eq!(accepted + rejected.len(), submission.to.len(), "{result:?}");
@@ -601,13 +613,13 @@ impl Server {
                 submission.to.iter().filter(|to| !rejected.contains(to.as_str())).cloned().collect();
             assert!(ours.iter().all(|to| expected.contains(to)), "{result:?}");
             if !ours.is_empty() {
-                self.accepted.insert(id, ours);
+                self.accepted.insert(id.clone(), ours);
                 self.originals.insert(id, submission);
             }
             return;
         }
         // The answer was lost: what it said is known from the policies, when no local network has a say.
-        self.originals.insert(id, submission.clone());
+        self.originals.insert(id.clone(), submission.clone());
         let domain = format!(".{}.test", name(self.node));
         if submission.to.iter().all(|to| !to.ends_with(&domain)) {
             self.accepted.insert(id, expected);
@@ -626,10 +638,9 @@ impl Server {
 
     fn read_on(&mut self, world: &mut World, rng: &mut Rng) {
         let network = self.network;
-        for (reader, stream) in [
-            (&mut self.inbox, Stream::Inbox { network }),
-            (&mut self.receipts, Stream::Receipts { network }),
-        ] {
+        for (reader, stream) in
+            [(&mut self.inbox, Stream::Inbox { network }), (&mut self.receipts, Stream::Receipts { network })]
+        {
             if reader.ticket.is_none() && rng.chance(0.5) {
                 let after = if rng.chance(0.5) { reader.seen } else { None };
                 let wait = Duration::from_millis(if rng.chance(0.5) { rng.range(1..20_000) } else { 0 });
@@ -648,10 +659,9 @@ impl Server {
 
     fn read_all(&mut self, world: &mut World) {
         let network = self.network;
-        for (reader, stream) in [
-            (&mut self.inbox, Stream::Inbox { network }),
-            (&mut self.receipts, Stream::Receipts { network }),
-        ] {
+        for (reader, stream) in
+            [(&mut self.inbox, Stream::Inbox { network }), (&mut self.receipts, Stream::Receipts { network })]
+        {
             if let Some(seen) = reader.seen
                 && reader.ack.is_none()
                 && seen > reader.acked
@@ -708,7 +718,9 @@ impl Reader {
         let Reply::Records(records) = reply else { panic!("not a reader's answer: {reply:?}") };
         let seqs: Vec<u64> = records.iter().map(|(seq, _)| *seq).collect();
         assert!(seqs.is_sorted_by(|a, b| a < b), "out of order: {seqs:?}");
-        let (Some(first), Some(last)) = (seqs.first().copied(), seqs.last().copied()) else { return Vec::new() };
+        let (Some(first), Some(last)) = (seqs.first().copied(), seqs.last().copied()) else {
+            return Vec::new();
+        };
         assert!(first > after, "{first} is not after {after}");
         let now = world.now();
         // What was acknowledged may come again, or not.
@@ -740,4 +752,3 @@ impl Reader {
         origins
     }
 }
-

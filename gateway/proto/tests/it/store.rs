@@ -73,17 +73,16 @@ impl Store {
                     first_seq: *first,
                     count: u32::try_from(records.len()).unwrap(),
                     bytes: records.iter().map(|record| record.body.len() as u64).sum(),
-                    expires_min: records.iter().map(|record| record.head.expires).min().unwrap_or(Time::NEVER),
+                    expires_min: records
+                        .iter()
+                        .map(|record| record.head.expires)
+                        .min()
+                        .unwrap_or(Time::NEVER),
                 },
                 heads: records.iter().map(|record| record.head).collect(),
             })
         });
         state.chain(blocks).collect()
-    }
-
-    /// All records of a stream, whether they have left or not.
-    pub(crate) fn records(&self, stream: Stream) -> Vec<(u64, Record)> {
-        self.read(stream, 0, usize::MAX)
     }
 
     /// Streams that hold blocks, beside the audit log.

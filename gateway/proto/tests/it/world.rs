@@ -575,7 +575,8 @@ impl World {
         let now = self.clock.now_ms();
         let node = &self.nodes[index];
         let run = node.run;
-        let target = node.core.as_ref().and_then(|core| core.directory().peer(peer)).map(|p| p.domain.clone());
+        let target =
+            node.core.as_ref().and_then(|core| core.directory().peer(peer)).map(|p| p.domain.clone());
         let target = target.and_then(|domain| {
             let own = self.nodes.iter().position(|node| node.domain == domain);
             self.impostors.get(&(index, domain)).copied().or(own)
@@ -779,6 +780,11 @@ impl World {
         let key = self.network(node, id);
         self.ledger.networks.insert(local, (node, key));
         key
+    }
+
+    pub(crate) fn update_network(&mut self, node: usize, id: &str, policy: Policy) {
+        let spec = self.spec(node, id, policy);
+        self.admin(node, AdminOp::NetworkUpdate(Box::new(spec))).unwrap();
     }
 
     pub(crate) fn spec(&self, node: usize, id: &str, policy: Policy) -> NetworkSpec {

@@ -1,0 +1,34 @@
+//! Refusals: said once, kept until they are settled, whatever is lost on the way.
+
+use std::time::Duration;
+
+use trunkline_gateway_proto::policy::Policy;
+use trunkline_gateway_proto::wire::State;
+
+use crate::scene::{ALPHA, BETA, MAIN, SECOND, fates, inbox, letters, pair, wait_receipts};
+use crate::world::World;
+
+/// Beta's network takes nothing from ann.
+fn ann_is_blocked() -> World {
+    let mut world = pair();
+    let policy = Policy { blocked: vec!["ann@main.alpha.test".parse().unwrap()], ..Policy::default() };
+    world.update_network(BETA, "main", policy);
+    world
+}
+
+#[test]
+fn a_refusal_said_before_it_was_durable_is_settled_all_the_same() {
+    let mut world = ann_is_blocked();
+    world.submit(ALPHA, MAIN, letters(0..1));
+    world.weather.commit_ms = 5000..5001;
+    world.run_for(SECOND);
+    world.cut_now(ALPHA, BETA);
+    world.wait_up(ALPHA, BETA);
+    world.run_for(Duration::from_secs(20));
+    world.weather.commit_ms = 1..2;
+    wait_receipts(&mut world, ALPHA, 1);
+    world.run_for(SECOND);
+    assert_eq!(fates(&mut world, ALPHA), [(0, State::Refused, "blocked".to_owned())]);
+    assert_eq!(world.core(BETA).leftovers().refusals, 0);
+    assert!(inbox(&mut world, BETA).is_empty());
+}
