@@ -73,3 +73,13 @@ fn a_gateway_that_is_stopping_lets_nobody_in() {
     assert!(!world.is_up(ALPHA, BETA));
     assert!(world.peer(BETA, ALPHA).last_error.unwrap().contains("shutdown"));
 }
+
+#[test]
+fn a_large_envelope_gets_through_a_slow_line() {
+    let mut world = pair();
+    world.weather.bytes_per_s = Some(28_000);
+    let largest = wire::Submission { payload: vec![7; 1 << 20].into(), ..letter(0) };
+    world.submit(ALPHA, MAIN, vec![largest]);
+    world.run_for(60 * SECOND);
+    assert_eq!(inbox(&mut world, BETA), [0]);
+}
