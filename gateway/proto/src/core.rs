@@ -260,7 +260,7 @@ pub struct Core {
     pub(crate) next_certificate: Option<Bytes>,
     /// Ids that must be recognised when they are submitted again, with how many queue entries and unread
     /// receipts stand for each.
-    pub(crate) ids: HashMap<IdKey, u8>,
+    pub(crate) ids: HashMap<IdKey, u16>,
     pub(crate) links: BTreeMap<LinkId, Link>,
     pub(crate) jobs: VecDeque<Job>,
     pub(crate) job_loading: bool,
@@ -553,7 +553,8 @@ impl Core {
             durable.push((stream, last));
             for records in split_blocks(records) {
                 let info = measure(first_seq, &records);
-                queue.push_block(info);
+                let age = records.iter().map(|record| record.head.at).min().unwrap_or(now);
+                queue.push_block(info, age);
                 expires_min = expires_min.min(info.expires_min);
                 ops.push(Op::Append { stream, first_seq, records });
                 first_seq += u64::from(info.count);

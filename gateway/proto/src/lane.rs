@@ -32,6 +32,8 @@ pub(crate) struct LaneOut {
     pub(crate) sent: u64,
     /// Everything up to here the peer has heard of on the present link.
     pub(crate) told: u64,
+    /// The peer cannot have anything beyond: what was sent since the start, and before it what was stored.
+    pub(crate) sent_max: u64,
     /// The peer's RESUME said that it has everything up to here.
     pub(crate) settled_to: u64,
     /// The peer was told to skip what it lost, and has not acknowledged that.
@@ -53,6 +55,7 @@ impl LaneOut {
             queue: Queue::new(Stream::Outbox { peer, lane }),
             sent: 0,
             told: 0,
+            sent_max: 0,
             settled_to: 0,
             rewound: false,
             flight: VecDeque::new(),

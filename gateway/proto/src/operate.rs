@@ -17,6 +17,7 @@ use crate::pin::{Pin, PinSet};
 use crate::policy::{BLOCKED_MAX, PERMITTED_MAX};
 use crate::queue::Queue;
 use crate::retire::{Job, Why};
+use crate::session::CLAIMS_MAX;
 use crate::state::{Key, to_json, to_numbers};
 use crate::store::{Head, Lane, NetworkKey, Op, PeerKey, Record, Stream};
 use crate::time::Time;
@@ -498,6 +499,12 @@ impl Core {
         }
         local_domains.sort_unstable();
         local_domains.dedup();
+        let others = self.directory.networks().filter(|network| network.key != key);
+        if others.map(|network| network.local_domains.len()).sum::<usize>() + local_domains.len() > CLAIMS_MAX {
+            return Err(invalid(format!(
+                "`local_domains`: at most {CLAIMS_MAX} in all networks: peers accept no more"
+            )));
+        }
         policy.normalise();
         Ok(NetworkRecord { key, id, label, local_domains, tokens, policy, webhook })
     }
@@ -516,6 +523,10 @@ impl Core {
         self.after_commit(now, After::DirectoryChanged);
         for stream in [Stream::Inbox { network: key }, Stream::Receipts { network: key }] {
             self.pending_appends(stream);
+            let marks = self.queue_mut(stream).map(|queue| queue.marks()).unwrap_or_default();
+            for first_seq in marks {
+                self.delete(now, &Key::Gone(stream, first_seq));
+            }
             self.op(now, Op::Clear { stream });
             self.delete(now, &Key::Position(stream));
         }

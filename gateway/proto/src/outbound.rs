@@ -163,6 +163,7 @@ impl Core {
                         break;
                     }
                     peer.credit.spend(size);
+                    peer.flight_bytes += size;
                     let ttl_ms =
                         u64::try_from(record.head.expires.since(now).as_millis()).unwrap_or(u64::MAX);
                     if large {
@@ -191,6 +192,7 @@ impl Core {
                 if !frame.items.is_empty() {
                     busy = true;
                     lane.told = frame.next_seq - 1;
+                    lane.sent_max = lane.sent_max.max(lane.told);
                     let body = wire::frame::Body::Data(wire::Data {
                         first_seq: frame.first_seq,
                         items: frame.items,
@@ -288,7 +290,7 @@ impl Core {
         out.told = out.told.max(seq);
         out.settled_to = out.settled_to.max(seq);
         let mut left = Vec::new();
-        let mut blobs = 0;
+        let (mut blobs, mut bytes) = (0, 0);
         while let Some((first, _)) = out.flight.front() {
             if *first > seq {
                 break;
@@ -296,10 +298,12 @@ impl Core {
             let Some((first, record)) = out.flight.pop_front() else { break };
             let outcome = out.outcome(first);
             blobs += usize::from(is_large(&record));
+            bytes += record.body.len() as u64;
             left.push((record, outcome));
         }
         let reached = seq.min(out.sent);
         peer.blobs -= blobs;
+        peer.flight_bytes -= bytes;
         if let Some((record, _)) = left.first() {
             self.actions.push_back(Action::Latency(now.since(record.head.at)));
         }
@@ -389,20 +393,22 @@ impl Core {
         self.moved(now, stream);
     }
 
-    /// Everything in flight must have moved within `STALLED`, or the link is taken for dead.
+    /// Something in flight must have arrived within `STALLED`, and the time that a slow line needs for all of it,
+    /// or the link is taken for dead.
     pub(crate) fn check_progress(&mut self, now: Time, link: LinkId) {
         let Some(key) = self.links.get(&link).and_then(|l| l.peer) else { return };
         let Some(peer) = self.peers.get(&key) else { return };
         if peer.link != Some(link) {
             return;
         }
-        if peer.in_flight() && now.since(peer.progress) >= STALLED {
+        let patience = STALLED + Duration::from_secs(peer.flight_bytes / SLOW_LINE_BYTES_PER_S);
+        if peer.in_flight() && now.since(peer.progress) >= patience {
             let goaway = wire::Goaway {
                 reason: wire::Reason::Stalled.into(),
                 retry_after_ms: 0,
                 detail: "envelopes were not acknowledged for too long".to_owned(),
             };
-            self.close(now, link, Some(goaway), "the peer acknowledged nothing for 30 s: link torn down");
+            self.close(now, link, Some(goaway), "the peer acknowledged nothing for too long: link torn down");
         } else {
             self.timers.set(crate::timer::Timer::Progress(link), now + PROGRESS_CHECK);
         }
@@ -411,6 +417,10 @@ impl Core {
 
 /// Envelopes in flight that make no progress for this long mean a dead link.
 const STALLED: Duration = Duration::from_secs(30);
+
+/// Large envelopes side by side arrive all at the end: a line this slow is given the time for them. Less finds a
+/// peer that only pretends later, more tears down slow links again and again with nothing delivered.
+const SLOW_LINE_BYTES_PER_S: u64 = 64 * 1024;
 
 /// How often progress is looked at.
 pub(crate) const PROGRESS_CHECK: Duration = Duration::from_secs(5);

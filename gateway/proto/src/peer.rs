@@ -75,6 +75,8 @@ pub(crate) struct Peer {
     /// The pin of our next certificate that it has stored.
     pub(crate) ready: Option<Pin>,
     pub(crate) credit: Credit,
+    /// Bytes of envelopes in flight.
+    pub(crate) flight_bytes: u64,
     /// Large envelopes in flight.
     pub(crate) blobs: usize,
     pub(crate) payload_bytes_max: u64,
@@ -123,6 +125,7 @@ impl Peer {
             rewind_allowed: false,
             ready: None,
             credit: Credit::default(),
+            flight_bytes: 0,
             blobs: 0,
             payload_bytes_max: u64::MAX,
             progress: now,
@@ -150,7 +153,7 @@ impl Peer {
     pub(crate) fn unlink(&mut self) -> usize {
         self.up = false;
         self.link = None;
-        self.blobs = 0;
+        (self.flight_bytes, self.blobs) = (0, 0);
         self.inbound.link_down();
         let released = self.lanes.iter().map(|lane| lane.queue.tail_bytes()).sum();
         self.lanes.iter_mut().for_each(LaneOut::link_down);

@@ -61,8 +61,10 @@ pub(crate) struct Queue {
     tail_from: Option<u64>,
     /// No record expires before this.
     pub(crate) expires_min: Time,
-    /// When the oldest record was appended, roughly: that of the first block in the tail, or of the start.
-    pub(crate) oldest: Option<Time>,
+    /// When the oldest record of each block was appended.
+    ages: VecDeque<Time>,
+    /// When the first record was appended that is in no block yet.
+    pending_age: Option<Time>,
 }
 
 impl Queue {
@@ -80,7 +82,8 @@ impl Queue {
             tail_bytes: 0,
             tail_from: None,
             expires_min: Time::NEVER,
-            oldest: None,
+            ages: VecDeque::new(),
+            pending_age: None,
         }
     }
 
@@ -96,19 +99,24 @@ impl Queue {
         self.gone.insert(first_seq, bits.to_vec());
     }
 
-    /// Takes over a block.
-    pub(crate) fn recover_block(&mut self, info: BlockInfo) {
+    /// Takes over a block whose oldest record was appended at `age`.
+    pub(crate) fn recover_block(&mut self, info: BlockInfo, age: Time) {
         self.next_seq = self.next_seq.max(last_of(&info) + 1);
         self.durable = self.next_seq - 1;
         self.expires_min = self.expires_min.min(info.expires_min);
         self.blocks.push_back(info);
+        self.ages.push_back(age);
     }
 
     /// So many records of a block that was taken over have not left.
-    pub(crate) fn recover_live(&mut self, info: BlockInfo, live: u64, oldest: Option<Time>) {
+    pub(crate) fn recover_live(&mut self, info: BlockInfo, live: u64) {
         self.depth += live;
         self.bytes += info.bytes * live / u64::from(info.count).max(1);
-        self.oldest = self.oldest.or(oldest);
+    }
+
+    /// When the oldest record that waits was appended, as precisely as its block says.
+    pub(crate) fn oldest(&self) -> Option<Time> {
+        self.ages.front().copied().or(self.pending_age).filter(|_| self.depth > 0)
     }
 
     /// Appends records whose numbers start at the answer. They count as durable once the caller says so.
@@ -124,7 +132,7 @@ impl Queue {
             self.depth += 1;
             self.bytes += record.body.len() as u64;
             self.expires_min = self.expires_min.min(record.head.expires);
-            self.oldest.get_or_insert(record.head.at);
+            self.pending_age.get_or_insert(record.head.at);
             if self.tail_from.is_some() {
                 self.tail_bytes += record.body.len();
                 self.tail.push_back((self.next_seq, record.clone()));
@@ -134,8 +142,10 @@ impl Queue {
         first_seq
     }
 
-    /// Notes a block that the commit being built writes.
-    pub(crate) fn push_block(&mut self, info: BlockInfo) {
+    /// Notes a block that the commit being built writes; all that was appended is in blocks then.
+    pub(crate) fn push_block(&mut self, info: BlockInfo, age: Time) {
+        self.pending_age = None;
+        self.ages.push_back(age);
         // Until now nothing but `append` knew of its expiry, and a pass over the others may have forgotten it.
         self.expires_min = self.expires_min.min(info.expires_min);
         self.blocks.push_back(info);
@@ -222,7 +232,6 @@ impl Queue {
         self.bytes = self.bytes.saturating_sub(record_bytes as u64);
         if self.depth == 0 {
             self.bytes = 0;
-            self.oldest = None;
         }
     }
 
@@ -252,6 +261,7 @@ impl Queue {
         let mut emptied = Emptied::default();
         while self.blocks.front().is_some_and(|block| last_of(block) <= seq) {
             self.blocks.pop_front();
+            self.ages.pop_front();
             emptied.truncate = true;
         }
         // The block that straddles goes as well when the rest of it left before.
@@ -260,6 +270,7 @@ impl Queue {
             && (seq + 1..=last_of(&block)).all(|seq| self.is_marked(block.first_seq, seq))
         {
             self.blocks.pop_front();
+            self.ages.pop_front();
             emptied.straddling = Some(block.first_seq);
         }
         let front = self.blocks.front().map_or(u64::MAX, |block| block.first_seq);
@@ -293,9 +304,15 @@ impl Queue {
         if (0..count).all(left) {
             self.gone.remove(&block.first_seq);
             self.blocks.remove(at);
+            self.ages.remove(at);
             return Some((block.first_seq, None));
         }
         Some((block.first_seq, Some(Bytes::copy_from_slice(bits))))
+    }
+
+    /// Blocks of which some records left out of turn.
+    pub(crate) fn marks(&self) -> Vec<u64> {
+        self.gone.keys().copied().collect()
     }
 
     /// The first block at or after `from` of which a record may have expired by `now`.

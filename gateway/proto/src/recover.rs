@@ -80,6 +80,7 @@ impl Recovery {
         for peer in core.peers.values_mut() {
             for lane in &mut peer.lanes {
                 lane.link_down();
+                lane.sent_max = lane.queue.durable;
             }
             if !known.contains(&peer.key) {
                 // Its operator removed it, and the process ended before all was purged.
@@ -200,11 +201,12 @@ impl Recovery {
             self.peer(now, peer);
         }
         let Some(queue) = self.core.queue_mut(stream) else { return };
-        queue.recover_block(info);
+        let age = heads.iter().map(|head| head.at).min().unwrap_or_default();
+        queue.recover_block(info, age);
         let numbered = (info.first_seq..).zip(heads);
         let live: Vec<_> =
             numbered.filter(|(seq, _)| !queue.has_left(*seq)).map(|(seq, head)| (seq, *head)).collect();
-        queue.recover_live(info, live.len() as u64, live.iter().map(|(_, head)| head.at).min());
+        queue.recover_live(info, live.len() as u64);
         match stream {
             Stream::Outbox { .. } => {
                 for (_, head) in live {

@@ -33,8 +33,8 @@ const IDLE: Duration = Duration::from_secs(10);
 /// Two links that opened within this time may come from both sides dialling at once.
 const DIAL_RACE: Duration = Duration::from_secs(2);
 
-/// Local domains that a peer may claim.
-const CLAIMS_MAX: usize = 1000;
+/// Local domains that a deployment may claim: its peers refuse a HELLO with more.
+pub(crate) const CLAIMS_MAX: usize = 1000;
 
 /// Longest text of a peer's that is kept for the operator.
 const DETAIL_BYTES_MAX: usize = 200;
@@ -51,6 +51,9 @@ impl Core {
         }
         let Ok(pin) = Pin::of_certificate(&opened.certificate) else {
             self.actions.push_back(Action::Close { link: id, goaway: None });
+            if let Some(key) = dialed {
+                self.handle_dial_failed(now, key, "the peer's certificate cannot be read".to_owned());
+            }
             return;
         };
         let phase = Phase::Hello;
@@ -68,6 +71,10 @@ impl Core {
             pinged: false,
         };
         self.links.insert(id, link);
+        if dialed.is_none() && self.stopping {
+            self.refuse(now, id, Reason::Shutdown, "the gateway is being stopped");
+            return;
+        }
         let Some(key) = dialed else {
             self.timers.set(Timer::Handshake(id), now + HANDSHAKE);
             return;
@@ -472,14 +479,16 @@ impl Core {
         for mark in marks {
             let lane = lane_named(mark.lane)?;
             let Some(out) = peer.lanes.get(usize::from(lane.0)) else { continue };
-            let (acked, next) = (out.queue.acked, out.queue.next_seq);
-            if mark.seq >= next {
+            let acked = out.queue.acked;
+            // Envelopes submitted since may have taken the numbers of those that the peer has: they must not pass
+            // for delivered.
+            if mark.seq > out.sent_max {
                 let text = format!(
                     "lane {}: the peer has up to {}, we never sent beyond {}: our store went back to an older state. \
                      `peer resume` starts a new epoch; what was sent since then may be delivered twice",
                     lane.0,
                     mark.seq,
-                    next - 1
+                    out.sent_max
                 );
                 return Ok(Some(Alarm::WeLost(text)));
             }

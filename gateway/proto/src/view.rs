@@ -91,5 +91,5 @@ impl Core {
 }
 
 fn queue_view(queue: &Queue) -> QueueView {
-    QueueView { depth: queue.depth, bytes: queue.bytes, oldest: queue.oldest }
+    QueueView { depth: queue.depth, bytes: queue.bytes, oldest: queue.oldest() }
 }

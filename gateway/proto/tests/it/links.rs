@@ -1,6 +1,7 @@
 //! Links: who is let in, who is not, and what ends one.
 
 use trunkline_gateway_proto::admin::AdminOp;
+use trunkline_gateway_proto::core::Core;
 use trunkline_gateway_proto::wire::{self, frame::Body};
 
 use crate::scene::{ALPHA, BETA, MAIN, SECOND, inbox, letter, letters, pair, pair_with, wait_receipts};
@@ -51,4 +52,34 @@ fn credit_comes_back_when_what_filled_an_inbox_has_expired() {
     assert_eq!(world.peer(ALPHA, BETA).outbox.depth, 4, "no credit is left");
     wait_receipts(&mut world, ALPHA, 12);
     assert_eq!(inbox(&mut world, BETA), [8, 9, 10, 11]);
+}
+
+#[test]
+fn a_certificate_that_cannot_be_read_does_not_end_the_dialling() {
+    let mut world = pair();
+    let good = std::mem::replace(&mut world.nodes[BETA].certificate, vec![1, 2, 3].into());
+    world.mute.insert(BETA);
+    world.cut_now(ALPHA, BETA);
+    world.run_for(5 * SECOND);
+    world.nodes[BETA].certificate = good;
+    world.wait_up(ALPHA, BETA);
+}
+
+#[test]
+fn a_gateway_that_is_stopping_lets_nobody_in() {
+    let mut world = pair();
+    world.with_core(ALPHA, Core::stop);
+    world.run_for(10 * SECOND);
+    assert!(!world.is_up(ALPHA, BETA));
+    assert!(world.peer(BETA, ALPHA).last_error.unwrap().contains("shutdown"));
+}
+
+#[test]
+fn a_large_envelope_gets_through_a_slow_line() {
+    let mut world = pair();
+    world.weather.bytes_per_s = Some(28_000);
+    let largest = wire::Submission { payload: vec![7; 1 << 20].into(), ..letter(0) };
+    world.submit(ALPHA, MAIN, vec![largest]);
+    world.run_for(60 * SECOND);
+    assert_eq!(inbox(&mut world, BETA), [0]);
 }

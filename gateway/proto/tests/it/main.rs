@@ -6,6 +6,7 @@ mod fuzz_seeds;
 mod lanes;
 mod ledger;
 mod links;
+mod networks;
 mod refusals;
 mod scene;
 mod simulation;

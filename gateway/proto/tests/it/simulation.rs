@@ -230,6 +230,7 @@ impl Run {
             dial_fails: [0.0, 0.3][rng.index(2)],
             commit_ms: [0..1, 1..8, 5..200][rng.index(3)].clone(),
             read_ms: [0..1, 1..20, 1..800][rng.index(3)].clone(),
+            bytes_per_s: [None, Some(200_000)][usize::from(rng.chance(0.1))],
             commit_fails: [0.0, 0.0, 0.01][rng.index(3)],
         }
     }

@@ -102,6 +102,22 @@ fn a_store_that_went_back_raises_an_alarm_before_it_sends_numbers_again() {
 }
 
 #[test]
+fn a_store_that_went_back_is_noticed_though_new_letters_took_the_numbers() {
+    let mut world = pair();
+    let backup = world.nodes[ALPHA].store.clone();
+    world.submit(ALPHA, MAIN, letters(0..5));
+    wait_receipts(&mut world, ALPHA, 5);
+    world.weather.dial_fails = 1.0;
+    restore(&mut world, ALPHA, backup);
+    world.submit(ALPHA, MAIN, letters(10..20));
+    world.weather.dial_fails = 0.0;
+    world.wait("an alarm", 60 * SECOND, |world| world.peer(ALPHA, BETA).link == LinkState::Alarm);
+    resume(&mut world);
+    wait_receipts(&mut world, ALPHA, 10);
+    assert_eq!(inbox(&mut world, BETA), (0..5).chain(10..20).collect::<Vec<_>>());
+}
+
+#[test]
 fn a_store_that_went_back_goes_on_under_a_new_epoch() {
     let mut world = alpha_went_back();
     resume(&mut world);

@@ -36,13 +36,15 @@ pub(crate) struct Weather {
     /// Until a commit is on the disk, and again until the core hears of it.
     pub(crate) commit_ms: Range<u64>,
     pub(crate) read_ms: Range<u64>,
+    /// What a connection carries each way beside control, which goes before everything else.
+    pub(crate) bytes_per_s: Option<u64>,
     /// A commit fails, and takes the core with it.
     pub(crate) commit_fails: f64,
 }
 
 impl Default for Weather {
     fn default() -> Self {
-        Self { latency_ms: 5..6, dial_fails: 0.0, commit_ms: 1..2, read_ms: 1..2, commit_fails: 0.0 }
+        Self { latency_ms: 5..6, dial_fails: 0.0, commit_ms: 1..2, read_ms: 1..2, bytes_per_s: None, commit_fails: 0.0 }
     }
 }
 
@@ -90,6 +92,8 @@ struct End {
     seen: bool,
     /// When the last frame towards this end arrives, by channel.
     last: BTreeMap<u64, u64>,
+    /// When the line towards this end is free again.
+    busy_until: u64,
 }
 
 enum Event {
@@ -113,6 +117,8 @@ pub(crate) struct World {
     pub(crate) ledger: Ledger,
     /// Who answers when a node dials a domain, where that is not the domain's own node.
     pub(crate) impostors: BTreeMap<(usize, Domain), usize>,
+    /// Nodes whose dials all fail.
+    pub(crate) mute: BTreeSet<usize>,
     /// Pairs that cannot reach each other, and until when.
     partitions: BTreeMap<(usize, usize), u64>,
     /// Frames as they left, for tests that look: from, to, channel, body.
@@ -190,6 +196,7 @@ impl World {
             nodes,
             ledger: Ledger::default(),
             impostors: BTreeMap::new(),
+            mute: BTreeSet::new(),
             partitions: BTreeMap::new(),
             sniffed: None,
             tamper: None,
@@ -527,7 +534,11 @@ impl World {
         let latency = self.draw(|weather| &weather.latency_ms);
         let Some(state) = self.wires.get_mut(&wire) else { return };
         let pair = pair(state.ends[0].node, state.ends[1].node);
-        let open = self.partitions.get(&pair).copied().unwrap_or(0).max(now);
+        let mut open = self.partitions.get(&pair).copied().unwrap_or(0).max(now);
+        if let Some(rate) = self.weather.bytes_per_s.filter(|_| channel != Channel::Control) {
+            open = open.max(state.ends[end].busy_until) + bytes.len() as u64 * 1000 / rate;
+            state.ends[end].busy_until = open;
+        }
         let last = state.ends[end].last.entry(channel.number()).or_default();
         let at = (open + latency).max(*last);
         *last = at;
@@ -585,7 +596,7 @@ impl World {
         let back = self.draw(|weather| &weather.latency_ms);
         let apart = |other| self.partitions.get(&pair(index, other)).is_some_and(|until| *until > now);
         let other = target.filter(|other| self.nodes[*other].core.is_some() && !apart(*other));
-        let Some(other) = other.filter(|_| !self.rng.chance(self.weather.dial_fails)) else {
+        let Some(other) = other.filter(|_| !self.mute.contains(&index) && !self.rng.chance(self.weather.dial_fails)) else {
             self.plan(now + there + back, Event::DialFailed { node: index, run, peer });
             return;
         };
@@ -594,7 +605,7 @@ impl World {
         let mut end = |node: usize| {
             self.next_link += 1;
             let run = self.nodes[node].run;
-            End { node, run, link: LinkId(self.next_link), open: false, seen: false, last: BTreeMap::new() }
+            End { node, run, link: LinkId(self.next_link), open: false, seen: false, last: BTreeMap::new(), busy_until: 0 }
         };
         let ends = [end(index), end(other)];
         self.next_wire += 1;
