@@ -174,6 +174,8 @@ pub(crate) struct Pending {
     pub(crate) ops: Vec<Op>,
     pub(crate) puts: BTreeMap<StateKey, Option<Bytes>>,
     appends: BTreeMap<Stream, Vec<Record>>,
+    /// The last of each lane that left out of turn.
+    left: BTreeMap<Stream, u64>,
     outboxes: BTreeSet<PeerKey>,
     positions: BTreeSet<Stream>,
     /// Lanes whose watermark moved, a bit each.
@@ -190,6 +192,7 @@ pub(crate) struct Pending {
 #[derive(Debug)]
 struct Committing {
     durable: Vec<(Stream, u64)>,
+    left: BTreeMap<Stream, u64>,
     /// Which lanes came how far, and in which epoch of the peer's store.
     marks: Vec<(PeerKey, Option<[u8; 16]>, Vec<wire::LaneMark>)>,
     taken: BTreeMap<LinkId, (u64, u64)>,
@@ -367,6 +370,17 @@ impl Core {
                 Stream::Audit => {}
             }
         }
+        for (stream, seq) in done.left {
+            if let Stream::Outbox { peer, lane } = stream
+                && let Some(peer) = self.peers.get_mut(&peer)
+            {
+                let lane = peer.lane_mut(lane);
+                if lane.unsaved_to <= seq {
+                    lane.unsaved_to = 0;
+                }
+                pump.insert(peer.key);
+            }
+        }
         // Refusals are among these, and must be said before the acknowledgements that cover them.
         for after in done.after {
             match after {
@@ -527,6 +541,12 @@ impl Core {
         *self.pending.inbound.entry(peer).or_default() |= 1 << lane.0;
     }
 
+    /// A record of a lane left before those in front of it.
+    pub(crate) fn left_out_of_turn(&mut self, lane: Stream, seq: u64) {
+        let last = self.pending.left.entry(lane).or_default();
+        *last = (*last).max(seq);
+    }
+
     /// So much was taken in from a link: credit for it is granted once it is durable.
     pub(crate) fn took(&mut self, now: Time, link: LinkId, bytes: u64, messages: u64) {
         self.touch(now);
@@ -588,7 +608,7 @@ impl Core {
             Some(value) => Op::Put { key, value },
             None => Op::Delete { key },
         }));
-        self.committing = Some(Committing { durable, marks, taken: pending.taken, after: pending.after });
+        self.committing = Some(Committing { durable, left: pending.left, marks, taken: pending.taken, after: pending.after });
         Commit { ops, now }
     }
 

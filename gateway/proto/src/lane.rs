@@ -32,6 +32,9 @@ pub(crate) struct LaneOut {
     pub(crate) sent: u64,
     /// Everything up to here the peer has heard of on the present link.
     pub(crate) told: u64,
+    /// The last that left out of turn without that being durable: nothing behind it may be sent, because the SKIP
+    /// over it could not be taken back.
+    pub(crate) unsaved_to: u64,
     /// The peer cannot have anything beyond: what was sent since the start, and before it what was stored.
     pub(crate) sent_max: u64,
     /// The peer's RESUME said that it has everything up to here.
@@ -55,6 +58,7 @@ impl LaneOut {
             queue: Queue::new(Stream::Outbox { peer, lane }),
             sent: 0,
             told: 0,
+            unsaved_to: 0,
             sent_max: 0,
             settled_to: 0,
             rewound: false,

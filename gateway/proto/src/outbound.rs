@@ -11,7 +11,7 @@ use crate::link::LinkId;
 use crate::queue::Found;
 use crate::receipt::Outcome;
 use crate::state::Key;
-use crate::store::{Lane, Op, PeerKey, Record};
+use crate::store::{Lane, Op, PeerKey, Record, Stream};
 use crate::time::Time;
 use crate::wire;
 
@@ -95,6 +95,11 @@ impl Filling {
         self.bytes += bytes;
     }
 
+    /// The last that it tells of; 0 when it is empty.
+    fn told(&self) -> u64 {
+        self.next_seq.saturating_sub(1)
+    }
+
     fn is_full(&self) -> bool {
         self.bytes >= FRAME_ITEM_BYTES || self.items.len() >= FRAME_ITEMS_MAX
     }
@@ -144,6 +149,7 @@ impl Core {
                     }
                     if record.head.expires <= now {
                         lane.sent = seq;
+                        lane.unsaved_to = seq;
                         left.push(Left { lane: name, seq, record, outcome: Outcome::Expired });
                         continue;
                     }
@@ -153,12 +159,16 @@ impl Core {
                             .saturating_add(crate::envelope::ENVELOPE_OVERHEAD_BYTES_MAX as u64)
                     {
                         lane.sent = seq;
+                        lane.unsaved_to = seq;
                         let nack =
                             wire::Nack { reason: wire::Refusal::TooLarge.into(), ..wire::Nack::default() };
                         left.push(Left { lane: name, seq, record, outcome: Outcome::Refused(nack) });
                         continue;
                     }
                     let large = is_large(&record);
+                    if lane.unsaved_to > lane.told.max(frame.told()) {
+                        break;
+                    }
                     if !peer.credit.covers(size) || (large && peer.blobs >= BLOBS_MAX) {
                         break;
                     }
@@ -377,10 +387,18 @@ impl Core {
     pub(crate) fn mark_gone(
         &mut self,
         now: Time,
-        stream: crate::store::Stream,
+        stream: Stream,
         block_first: u64,
         seqs: &[u64],
     ) {
+        if let Stream::Outbox { peer, lane } = stream
+            && let Some(peer) = self.peers.get_mut(&peer)
+            && let Some(last) = seqs.iter().max()
+        {
+            let lane = peer.lane_mut(lane);
+            lane.unsaved_to = lane.unsaved_to.max(*last);
+            self.left_out_of_turn(stream, *last);
+        }
         let Some(queue) = self.queue_mut(stream) else { return };
         match queue.mark_gone(block_first, seqs) {
             Some((first_seq, Some(bits))) => self.put(now, &Key::Gone(stream, first_seq), bits),

@@ -27,6 +27,8 @@ mod seal;
 pub mod space;
 mod writer;
 
+pub(crate) use fault::STORE_FILE;
+
 /// An answer that a store gives later.
 pub type StoreFuture<T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send>>;
 
@@ -51,7 +53,10 @@ pub trait Store: Send + Sync + 'static {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum StoreError {
     /// No space left. The store can be opened again once there is.
-    #[error("the disk is full: free space under {path}, then restart; nothing acknowledged is lost")]
+    #[error(
+        "the disk is full: free space under {path}; a gateway that runs goes on by itself then, and nothing \
+         acknowledged is lost"
+    )]
     Full {
         /// The store's directory.
         path: String,

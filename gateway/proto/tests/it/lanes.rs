@@ -201,3 +201,28 @@ fn a_removed_peer_leaves_a_receipt_for_every_envelope_in_every_lane() {
     assert_eq!(states, (0..50).map(|n| (n, State::Purged)).collect::<Vec<_>>());
     assert_eq!(world.nodes[ALPHA].store.occupied(), [crate::scene::RECEIPTS]);
 }
+
+#[test]
+fn what_left_out_of_turn_is_skipped_only_once_that_is_on_the_disk() {
+    let mut world = from_disk();
+    world.mute.extend([ALPHA, BETA]);
+    world.cut_now(ALPHA, BETA);
+    world.submit(ALPHA, MAIN, letters(0..3));
+    // The purge looks for what it covers, and meanwhile another letter is stored.
+    world.weather.read_ms = 500..501;
+    purge(&mut world);
+    world.submit(ALPHA, MAIN, letters(3..4));
+    world.run_for(Duration::from_millis(900));
+    world.weather.commit_ms = 5000..5001;
+    world.run_for(Duration::from_millis(200));
+    // What it did is in memory. The link comes up, and the process ends.
+    world.weather.read_ms = 1..2;
+    world.mute.clear();
+    world.wait_up(ALPHA, BETA);
+    world.run_for(SECOND);
+    world.crash_with(ALPHA, false);
+    world.weather.commit_ms = 1..2;
+    world.start(ALPHA);
+    wait_receipts(&mut world, ALPHA, 4);
+    assert_eq!(inbox(&mut world, BETA), [0, 1, 2, 3]);
+}

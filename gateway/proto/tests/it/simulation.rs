@@ -1,7 +1,8 @@
 //! Seeded runs under load: messaging servers that submit, read and crash, gateways that crash, links that break,
 //! operators that pause, purge and rotate; then a quiet time, after which nothing may be left or missing.
 //!
-//! `TRUNKLINE_SIM_SEED=n` replays seed n alone, `TRUNKLINE_SIM_SEEDS=n` says how many to run.
+//! `TRUNKLINE_SIM_SEED=n` replays seed n alone, and tells what happens with `TRUNKLINE_SIM_VERBOSE=1`;
+//! `TRUNKLINE_SIM_SEEDS=n` says how many to run.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -230,7 +231,7 @@ impl Run {
             dial_fails: [0.0, 0.3][rng.index(2)],
             commit_ms: [0..1, 1..8, 5..200][rng.index(3)].clone(),
             read_ms: [0..1, 1..20, 1..800][rng.index(3)].clone(),
-            bytes_per_s: [None, Some(200_000)][usize::from(rng.chance(0.1))],
+            bytes_per_s: (self.plan.steps % 10 == 0).then_some(200_000),
             commit_fails: [0.0, 0.0, 0.01][rng.index(3)],
         }
     }

@@ -108,6 +108,39 @@ enum Event {
     Start { node: usize },
 }
 
+impl Event {
+    fn describe(&self) -> String {
+        match self {
+            Self::Open { wire, end, .. } => format!("wire {wire}: open at end {end}"),
+            Self::Frame { wire, end, channel, bytes } => {
+                let frame = frame::decode(*channel, &mut bytes.clone());
+                let text = match &frame {
+                    Ok(Some(Body::Data(data))) => {
+                        let skips = data.items.iter().filter_map(|item| match &item.body {
+                            Some(wire::item::Body::Skip(skip)) => Some(skip.count),
+                            _ => None,
+                        });
+                        let skips: Vec<_> = skips.collect();
+                        format!("data from {}, {} items, skips {skips:?}", data.first_seq, data.items.len())
+                    }
+                    Ok(Some(Body::Blob(blob))) => format!("blob {} {}", blob.blob_id, blob.last),
+                    other => format!("{other:?}"),
+                };
+                format!("wire {wire}: to end {end}, {channel:?}: {text:.300}")
+            }
+            Self::Closed { wire, end, reason } => format!("wire {wire}: closed at end {end}: {reason}"),
+            Self::DialFailed { node, .. } => format!("{node}: dial failed"),
+            Self::Apply { node, run } => format!("{node}/{run}: saved"),
+            Self::Committed { node, run } => format!("{node}/{run}: told that it is saved"),
+            Self::Read { node, stream, from_seq, .. } => format!("{node}: reads {stream:?} from {from_seq}"),
+            Self::Loaded { node, stream, records, .. } => {
+                format!("{node}: has read {stream:?}: {} records", records.len())
+            }
+            Self::Start { node } => format!("{node}: starts"),
+        }
+    }
+}
+
 /// Everything there is.
 pub(crate) struct World {
     clock: Clock,
@@ -125,6 +158,8 @@ pub(crate) struct World {
     pub(crate) sniffed: Option<Vec<(usize, usize, Channel, Body)>>,
     /// Changes frames as they leave a node.
     pub(crate) tamper: Option<Box<dyn FnMut(usize, &mut Body)>>,
+    /// Tells what happens, for whoever replays a seed.
+    verbose: bool,
     agenda: BTreeMap<(u64, u64), Event>,
     order: u64,
     wires: BTreeMap<u64, Wire>,
@@ -200,6 +235,7 @@ impl World {
             partitions: BTreeMap::new(),
             sniffed: None,
             tamper: None,
+            verbose: std::env::var_os("TRUNKLINE_SIM_VERBOSE").is_some(),
             agenda: BTreeMap::new(),
             order: 0,
             wires: BTreeMap::new(),
@@ -212,6 +248,12 @@ impl World {
 
     pub(crate) fn now(&self) -> Time {
         Time::from_unix_ms(self.clock.now_ms())
+    }
+
+    fn tell(&self, text: impl FnOnce() -> String) {
+        if self.verbose {
+            eprintln!("{} {}", self.clock.now_ms(), text());
+        }
     }
 
     // ------------------------------------------------------------ time
@@ -267,6 +309,7 @@ impl World {
     }
 
     fn carry_out(&mut self, event: Event) {
+        self.tell(|| event.describe());
         match event {
             Event::Open { wire, end, opened } => {
                 let Some(state) = self.wires.get_mut(&wire) else { return };
@@ -454,6 +497,7 @@ impl World {
     pub(crate) fn start(&mut self, index: usize) {
         let now = self.now();
         let seed = self.rng.next_u64();
+        self.tell(|| format!("{index}: start"));
         let node = &mut self.nodes[index];
         if node.core.is_some() {
             return;
@@ -479,6 +523,7 @@ impl World {
         if self.nodes[index].core.is_none() {
             return;
         }
+        self.tell(|| format!("{index}: crash, saved {saved}"));
         if saved {
             self.apply(index);
         }
@@ -610,6 +655,7 @@ impl World {
         let ends = [end(index), end(other)];
         self.next_wire += 1;
         let wire = self.next_wire;
+        self.tell(|| format!("wire {wire}: {index} dials {other}"));
         self.wires.insert(wire, Wire { ends, cut: false });
         for (end, dialed, certificate, delay) in [
             (1, None, self.nodes[index].certificate.clone(), there),
