@@ -500,7 +500,8 @@ impl Core {
         local_domains.sort_unstable();
         local_domains.dedup();
         let others = self.directory.networks().filter(|network| network.key != key);
-        if others.map(|network| network.local_domains.len()).sum::<usize>() + local_domains.len() > CLAIMS_MAX {
+        if others.map(|network| network.local_domains.len()).sum::<usize>() + local_domains.len() > CLAIMS_MAX
+        {
             return Err(invalid(format!(
                 "`local_domains`: at most {CLAIMS_MAX} in all networks: peers accept no more"
             )));

@@ -384,13 +384,7 @@ impl Core {
     }
 
     /// Marks records of a block as gone, in memory and with the next commit.
-    pub(crate) fn mark_gone(
-        &mut self,
-        now: Time,
-        stream: Stream,
-        block_first: u64,
-        seqs: &[u64],
-    ) {
+    pub(crate) fn mark_gone(&mut self, now: Time, stream: Stream, block_first: u64, seqs: &[u64]) {
         if let Stream::Outbox { peer, lane } = stream
             && let Some(peer) = self.peers.get_mut(&peer)
             && let Some(last) = seqs.iter().max()

@@ -486,9 +486,7 @@ impl Core {
                 let text = format!(
                     "lane {}: the peer has up to {}, we never sent beyond {}: our store went back to an older state. \
                      `peer resume` starts a new epoch; what was sent since then may be delivered twice",
-                    lane.0,
-                    mark.seq,
-                    out.sent_max
+                    lane.0, mark.seq, out.sent_max
                 );
                 return Ok(Some(Alarm::WeLost(text)));
             }
