@@ -45,6 +45,9 @@ const EVENTS_MAX: usize = 1024;
 /// How often free disk space is looked at, and a full disk tried again.
 const SPACE_CHECK: Duration = Duration::from_secs(2);
 
+/// When peers are asked to come back after storage failed. Sooner finds a freed disk sooner, and asks more often.
+const STORAGE_RETRY_MS: u64 = 5000;
+
 /// Opens the store: at the start, and again after the disk was full.
 pub type OpenStore = Box<dyn Fn() -> Result<Arc<dyn Store>, StoreError> + Send + Sync>;
 
@@ -324,7 +327,10 @@ impl Driver {
     fn link_event(&mut self, event: LinkEvent) {
         let now = self.clock.now();
         let Mode::Running(running) = &mut self.mode else {
-            // Dropping the sender closes the link.
+            if let LinkEvent::Opened { sender, .. } = event {
+                // Whoever tries meanwhile is told why it is in vain.
+                sender.send(LinkCommand::Close(Some(storage_failed()))).ok();
+            }
             return;
         };
         let core = &mut running.core;
@@ -430,13 +436,8 @@ impl Driver {
     fn broken(&mut self, error: StoreError) {
         error!(%error, "storage failed: nothing is acknowledged any more");
         let retry = matches!(error, StoreError::Full { .. });
-        let goaway = wire::Goaway {
-            reason: wire::Reason::Storage.into(),
-            retry_after_ms: 5000,
-            detail: "storage failed on this side".to_owned(),
-        };
         for (_, sender) in self.links.drain() {
-            sender.send(LinkCommand::Close(Some(goaway.clone()))).ok();
+            sender.send(LinkCommand::Close(Some(storage_failed()))).ok();
         }
         let failure = HubError::Store(error.clone());
         self.waiters.drain().for_each(|(_, waiter)| waiter.fail(failure.clone()));
@@ -464,6 +465,15 @@ impl Driver {
                 self.mode = Mode::Broken { error, retry };
             }
         }
+    }
+}
+
+/// What peers hear while nothing can be stored.
+fn storage_failed() -> wire::Goaway {
+    wire::Goaway {
+        reason: wire::Reason::Storage.into(),
+        retry_after_ms: STORAGE_RETRY_MS,
+        detail: "storage failed on this side".to_owned(),
     }
 }
 

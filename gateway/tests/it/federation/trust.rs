@@ -46,6 +46,9 @@ async fn the_right_api_key_with_a_wrong_certificate_is_not_up_and_both_operators
     add["pins"] = json!([Pin::from_bytes([7; 32]).to_string()]);
     alpha.post("/admin/v1/peers", add).await;
     stay_apart(&alpha, "not one of its pins", &beta, "refused our certificate").await;
+    let text = alpha.last_error(&beta).await;
+    assert!(text.contains("QUIC to") && text.contains("TCP to"), "{text}");
+    assert_eq!(text.matches("not one of its pins").count(), 1, "one reason is said once: {text}");
 }
 
 #[tokio::test]
