@@ -65,6 +65,9 @@ pub struct PeerRecord {
     pub trust: Trust,
     /// `host:port`, tried in order. Empty: DNS SRV `_trunkline._udp.<domain>`.
     pub endpoints: Vec<String>,
+    /// Counts the times our sequence numbers towards it started anew, because our store had gone back.
+    #[serde(default)]
+    pub restarts: u32,
     /// Its users' domains, as we approved them.
     pub local_domains: Vec<LocalDomain>,
     /// A changed claim that waits for the operator.

@@ -209,6 +209,7 @@ impl Core {
             allow_private_ips: false,
             added: now,
             invite: None,
+            restarts: 0,
         })
     }
 
@@ -339,28 +340,20 @@ impl Core {
         let alarm = self.peers.get_mut(&key).and_then(|peer| peer.alarm.take());
         match alarm {
             Some(Alarm::PeerLost(_)) => self.allow_rewind(now, key, true),
-            Some(Alarm::WeLost(_)) => self.new_epoch(now),
+            Some(Alarm::WeLost(_)) => self.new_epoch(now, key),
             None => {}
         }
         self.schedule_dial(now, key, true);
         Ok(reply)
     }
 
-    /// Our sequence numbers went back: under a new epoch every peer starts counting anew.
-    fn new_epoch(&mut self, now: Time) {
-        self.epoch = token::random();
-        self.put(now, &Key::Epoch, self.epoch.to_vec().into());
-        for key in self.peers.keys().copied().collect::<Vec<_>>() {
-            self.allow_rewind(now, key, true);
-        }
-        let goaway = wire::Goaway {
-            reason: wire::Reason::Shutdown.into(),
-            retry_after_ms: 0,
-            detail: "a new store epoch".into(),
-        };
-        for id in self.links.keys().copied().collect::<Vec<_>>() {
-            self.close(now, id, Some(goaway.clone()), "a new store epoch");
-        }
+    /// Our sequence numbers towards a peer went back: under a new epoch it starts counting anew. Others are not
+    /// concerned, whatever that one peer claims.
+    fn new_epoch(&mut self, now: Time, key: PeerKey) {
+        let Some(mut record) = self.directory.peer(key).cloned() else { return };
+        record.restarts = record.restarts.saturating_add(1);
+        self.save_peer(now, record);
+        self.allow_rewind(now, key, true);
     }
 
     fn remove_peer(&mut self, now: Time, domain: &Domain) -> Done {
