@@ -70,6 +70,9 @@ pub(crate) struct Link {
     pub(crate) proven_key: Option<String>,
     /// Another key was announced to the peer on this link.
     pub(crate) rotated: bool,
+    /// What the peer had acknowledged of each lane when we said HELLO: its RESUME on this link, which may come
+    /// late, is no older than that.
+    pub(crate) acked: Vec<u64>,
     /// Id of the key we proved.
     pub(crate) our_key: Option<String>,
     pub(crate) heard: Time,

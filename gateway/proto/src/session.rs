@@ -72,6 +72,7 @@ impl Core {
             peer: dialed,
             proven_key: None,
             rotated: false,
+            acked: Vec::new(),
             our_key: None,
             heard: now,
             ponged: None,
@@ -280,6 +281,9 @@ impl Core {
             local_domains: claims.into_iter().map(claim).collect(),
         };
         link.our_key = Some(held.id.clone());
+        if let Some(peer) = self.peers.get(&key) {
+            link.acked = peer.lanes.iter().map(|lane| lane.queue.acked).collect();
+        }
         self.send(id, Body::Hello(hello));
         true
     }
@@ -348,8 +352,15 @@ impl Core {
             return true;
         };
         let (us, them) = (&self.config.domain, &peer.domain);
-        let race = new_link.opened_at.since(old_link.opened_at) < DIAL_RACE;
-        if race && old_link.dialer(us, them) < new_link.dialer(us, them) {
+        let (new_dialer, old_dialer) = (new_link.dialer(us, them), old_link.dialer(us, them));
+        let (earlier, later) = match id > old {
+            true => (old_link.opened_at, new_link.opened_at),
+            false => (new_link.opened_at, old_link.opened_at),
+        };
+        let race = new_dialer != old_dialer && later.since(earlier) < DIAL_RACE;
+        // The answer on a link may come so late that another one was made meanwhile.
+        let keeps_old = if race { old_dialer < new_dialer } else { id < old };
+        if keeps_old {
             return false;
         }
         // The new link takes the old one's place first, so that closing the old one is no outage.
@@ -443,7 +454,8 @@ impl Core {
         if resume.origin_epoch[..] != self.epoch_for(key) {
             return Err("RESUME: not the epoch of our HELLO");
         }
-        if let Some(alarm) = self.compare(key, &resume.marks)? {
+        let acked = self.links.get_mut(&id).map(|link| std::mem::take(&mut link.acked)).unwrap_or_default();
+        if let Some(alarm) = self.compare(key, &acked, &resume.marks)? {
             self.raise(now, key, id, alarm);
             return Ok(());
         }
@@ -461,7 +473,7 @@ impl Core {
             out.sent = out.queue.acked;
             out.told = mark.seq.max(out.queue.acked);
             out.settled_to = mark.seq;
-            if mark.seq < out.queue.acked {
+            if acked.get(usize::from(lane.0)).is_some_and(|acked| mark.seq < *acked) {
                 out.rewound = true;
                 let skip = wire::Skip { count: out.queue.acked - mark.seq };
                 let item = wire::Item { ttl_ms: 0, body: Some(wire::item::Body::Skip(skip)) };
@@ -484,8 +496,13 @@ impl Core {
         Ok(())
     }
 
-    /// Holds the peer's watermarks against what we know it had acknowledged, and against what we sent.
-    fn compare(&self, key: PeerKey, marks: &[wire::LaneMark]) -> Result<Option<Alarm>, &'static str> {
+    /// Holds the peer's watermarks against what we knew it had acknowledged, and against what we sent.
+    fn compare(
+        &self,
+        key: PeerKey,
+        acked: &[u64],
+        marks: &[wire::LaneMark],
+    ) -> Result<Option<Alarm>, &'static str> {
         let Some(peer) = self.peers.get(&key) else { return Ok(None) };
         if marks.len() != peer.lanes.len() {
             return Err("RESUME: expected a mark for each lane");
@@ -493,7 +510,7 @@ impl Core {
         for mark in marks {
             let lane = lane_named(mark.lane)?;
             let Some(out) = peer.lanes.get(usize::from(lane.0)) else { continue };
-            let acked = out.queue.acked;
+            let acked = acked.get(usize::from(lane.0)).copied().unwrap_or_default();
             // Envelopes submitted since may have taken the numbers of those that the peer has: they must not pass
             // for delivered.
             if mark.seq > out.sent_max {
