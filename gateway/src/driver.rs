@@ -20,7 +20,7 @@ use trunkline_gateway_proto::admin::AdminReply;
 use trunkline_gateway_proto::core::{Action, Config, Core, LoadFor, Reply, Ticket};
 use trunkline_gateway_proto::directory::Directory;
 use trunkline_gateway_proto::link::{LinkId, Opened};
-use trunkline_gateway_proto::recover::Recovery;
+use trunkline_gateway_proto::recover::{RecoverError, Recovery};
 use trunkline_gateway_proto::store::{Commit, Op, PeerKey, Record, Stream};
 use trunkline_gateway_proto::time::Time;
 use trunkline_gateway_proto::wire;
@@ -489,7 +489,12 @@ fn recover(options: &Options, clock: Clock) -> Result<Running, StoreError> {
         }
     })?;
     let core =
-        damage.and_then(|()| recovery.finish(now)).map_err(|error| StoreError::Corrupt(error.to_string()))?;
+        damage.map_err(RecoverError::from).and_then(|()| recovery.finish(now)).map_err(
+            |error| match error {
+                RecoverError::State(error) => StoreError::Corrupt(error.to_string()),
+                foreign @ RecoverError::Domain { .. } => StoreError::Foreign(foreign.to_string()),
+            },
+        )?;
     Ok(Running { core, store, commit: None, loads: FuturesUnordered::new() })
 }
 

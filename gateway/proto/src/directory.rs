@@ -85,6 +85,9 @@ pub struct PeerRecord {
     /// The invitation that is still open.
     #[serde(default)]
     pub invite: Option<Invite>,
+    /// Nonce of the bundle that was accepted last: it is good once.
+    #[serde(default)]
+    pub accepted: Option<String>,
 }
 
 /// An invitation that was written and not answered yet.

@@ -209,6 +209,7 @@ impl Core {
             allow_private_ips: false,
             added: now,
             invite: None,
+            accepted: None,
             restarts: 0,
         })
     }
@@ -229,6 +230,13 @@ impl Core {
     fn accept_bundle(&mut self, now: Time, bundle: Bundle, allow_private_ips: bool) -> Done {
         if bundle.audience != self.config.domain {
             return Err(invalid(format!("this bundle was written for {}, not for us", bundle.audience)));
+        }
+        let known = self.directory.peer_by_domain(bundle.domain.as_str());
+        if known.is_some_and(|record| record.accepted.as_deref() == Some(bundle.nonce.as_str())) {
+            return Err(conflict(
+                "this bundle was accepted before, and is good once: nothing was changed; if the link does not come \
+                 up, ask for a new bundle",
+            ));
         }
         if let Some(nonce) = &bundle.in_reply_to {
             let record = self.record(&bundle.domain)?;
@@ -256,6 +264,7 @@ impl Core {
         record.allow_private_ips = allow_private_ips;
         record.state = PeerState::Active;
         record.invite = None;
+        record.accepted = Some(bundle.nonce.clone());
         let answer = match bundle.in_reply_to {
             Some(_) => None,
             None => Some(Answer { api_key: issue(&mut record), in_reply_to: bundle.nonce }),

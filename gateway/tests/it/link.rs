@@ -96,6 +96,7 @@ fn peer(domain: &str, trust: Trust, endpoints: &[SocketAddr]) -> PeerRecord {
         allow_private_ips: true,
         added: Time::from_unix_ms(0),
         restarts: 0,
+        accepted: None,
         invite: None,
     }
 }

@@ -110,7 +110,9 @@ fn a_revoked_pin_closes_a_live_link_at_once() {
     world.admin(BETA, AdminOp::PeerRevokePin(alpha, pin)).unwrap();
     world.run_for(Duration::from_millis(100));
     assert!(!world.is_up(ALPHA, BETA) && !world.is_up(BETA, ALPHA));
-    assert!(world.nodes[ALPHA].events.iter().any(|(kind, why)| *kind == "link.down" && why.contains("revoked")));
+    assert!(
+        world.nodes[ALPHA].events.iter().any(|(kind, why)| *kind == "link.down" && why.contains("revoked"))
+    );
     stays_down(&mut world);
 }
 
@@ -229,7 +231,11 @@ fn both_sides_rotate_their_keys_without_an_outage() {
     world.admin(BETA, AdminOp::PeerRotateKey(alpha)).unwrap();
     world.run_for(SECOND);
     assert!(world.is_up(ALPHA, BETA), "rotating needs no new link");
-    assert_eq!(world.peer(ALPHA, BETA).keys_issued.len(), 2, "the old one is good until the new one was used");
+    assert_eq!(
+        world.peer(ALPHA, BETA).keys_issued.len(),
+        2,
+        "the old one is good until the new one was used"
+    );
     world.restart(BETA);
     world.wait_up(ALPHA, BETA);
     world.run_for(SECOND);
@@ -318,11 +324,11 @@ fn a_peer_added_by_hand_on_both_sides_comes_up() {
         local_domains: world.claims(other),
         allow_private_ips: true,
     };
-    let add = |world: &mut World, node: usize, peer: ManualPeer| {
-        match world.admin(node, AdminOp::PeerAdd(Box::new(peer))) {
-            Ok(AdminReply::Added { api_key }) => api_key.to_text(),
-            other => panic!("{other:?}"),
-        }
+    let add = |world: &mut World, node: usize, peer: ManualPeer| match world
+        .admin(node, AdminOp::PeerAdd(Box::new(peer)))
+    {
+        Ok(AdminReply::Added { api_key }) => api_key.to_text(),
+        other => panic!("{other:?}"),
     };
     let peer = manual(&world, BETA, None);
     let for_beta = add(&mut world, ALPHA, peer);
