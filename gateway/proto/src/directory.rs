@@ -90,6 +90,30 @@ pub struct PeerRecord {
     pub accepted: Option<String>,
 }
 
+impl PeerRecord {
+    /// A peer of which only its domain is known.
+    #[must_use]
+    pub fn new(key: PeerKey, domain: Domain, added: Time) -> Self {
+        Self {
+            key,
+            domain,
+            label: String::new(),
+            state: PeerState::Invited,
+            trust: Trust::Pinned { pins: PinSet::default() },
+            endpoints: Vec::new(),
+            restarts: 0,
+            local_domains: Vec::new(),
+            claimed_domains: None,
+            keys_issued: Vec::new(),
+            keys_held: Vec::new(),
+            allow_private_ips: false,
+            added,
+            invite: None,
+            accepted: None,
+        }
+    }
+}
+
 /// An invitation that was written and not answered yet.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Invite {

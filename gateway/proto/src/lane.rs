@@ -1,5 +1,5 @@
-//! Lanes: the ordered sequences between two deployments, seen from the sender ([`LaneOut`]) and from the
-//! receiver ([`LaneIn`]).
+//! Lanes: the ordered sequences between two deployments, seen from the sender (`LaneOut`) and from the receiver
+//! (`LaneIn`).
 
 use std::collections::{BTreeMap, VecDeque};
 

@@ -195,23 +195,7 @@ impl Core {
         self.next_peer += 1;
         self.save_counters(now);
         self.peers.insert(key, Peer::new(key, domain.clone(), now));
-        Ok(PeerRecord {
-            key,
-            domain: domain.clone(),
-            label: String::new(),
-            state: PeerState::Invited,
-            trust: Trust::Pinned { pins: PinSet::default() },
-            endpoints: Vec::new(),
-            local_domains: Vec::new(),
-            claimed_domains: None,
-            keys_issued: Vec::new(),
-            keys_held: Vec::new(),
-            allow_private_ips: false,
-            added: now,
-            invite: None,
-            accepted: None,
-            restarts: 0,
-        })
+        Ok(PeerRecord::new(key, domain.clone(), now))
     }
 
     fn save_counters(&mut self, now: Time) {
