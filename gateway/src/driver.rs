@@ -20,7 +20,7 @@ use trunkline_gateway_proto::admin::AdminReply;
 use trunkline_gateway_proto::core::{Action, Config, Core, LoadFor, Reply, Ticket};
 use trunkline_gateway_proto::directory::Directory;
 use trunkline_gateway_proto::link::{LinkId, Opened};
-use trunkline_gateway_proto::recover::Recovery;
+use trunkline_gateway_proto::recover::{RecoverError, Recovery};
 use trunkline_gateway_proto::store::{Commit, Op, PeerKey, Record, Stream};
 use trunkline_gateway_proto::time::Time;
 use trunkline_gateway_proto::wire;
@@ -218,14 +218,15 @@ impl Driver {
                 break;
             }
             let timeout = self.timeout();
+            let full = self.is_full();
             tokio::select! {
                 biased;
                 stored = stored(&mut self.mode) => match stored {
                     Stored::Committed(result) => self.committed(result),
                     Stored::Loaded(stream, purpose, result) => self.loaded(stream, purpose, result),
                 },
-                Some(event) = self.link_events.recv() => self.link_event(event),
-                command = self.commands.recv(), if !stopping => match command {
+                Some(event) = self.link_events.recv(), if !full => self.link_event(event),
+                command = self.commands.recv(), if !stopping && !full => match command {
                     Some(command) => self.command(command),
                     None => stopping = true,
                 },
@@ -236,6 +237,9 @@ impl Driver {
             // Whichever it was, both queues have their turn in each round: a peer that drains a backlog must not
             // keep submissions waiting, nor the other way round.
             for _ in 0..BATCH {
+                if self.is_full() {
+                    break;
+                }
                 let event = self.link_events.try_recv().map(|event| self.link_event(event));
                 let command = if stopping { Err(TryRecvError::Empty) } else { self.commands.try_recv() };
                 let command = command.map(|command| self.command(command));
@@ -248,6 +252,11 @@ impl Driver {
             }
         }
         self.waiters.drain().for_each(|(_, waiter)| waiter.fail(HubError::Stopping));
+    }
+
+    /// Whether nothing more is welcome until the commit under way is saved.
+    fn is_full(&self) -> bool {
+        matches!(&self.mode, Mode::Running(running) if running.core.is_full())
     }
 
     fn is_settled(&self) -> bool {
@@ -480,7 +489,12 @@ fn recover(options: &Options, clock: Clock) -> Result<Running, StoreError> {
         }
     })?;
     let core =
-        damage.and_then(|()| recovery.finish(now)).map_err(|error| StoreError::Corrupt(error.to_string()))?;
+        damage.map_err(RecoverError::from).and_then(|()| recovery.finish(now)).map_err(
+            |error| match error {
+                RecoverError::State(error) => StoreError::Corrupt(error.to_string()),
+                foreign @ RecoverError::Domain { .. } => StoreError::Foreign(foreign.to_string()),
+            },
+        )?;
     Ok(Running { core, store, commit: None, loads: FuturesUnordered::new() })
 }
 

@@ -65,6 +65,9 @@ pub struct PeerRecord {
     pub trust: Trust,
     /// `host:port`, tried in order. Empty: DNS SRV `_trunkline._udp.<domain>`.
     pub endpoints: Vec<String>,
+    /// Counts the times our sequence numbers towards it started anew, because our store had gone back.
+    #[serde(default)]
+    pub restarts: u32,
     /// Its users' domains, as we approved them.
     pub local_domains: Vec<LocalDomain>,
     /// A changed claim that waits for the operator.
@@ -82,6 +85,9 @@ pub struct PeerRecord {
     /// The invitation that is still open.
     #[serde(default)]
     pub invite: Option<Invite>,
+    /// Nonce of the bundle that was accepted last: it is good once.
+    #[serde(default)]
+    pub accepted: Option<String>,
 }
 
 /// An invitation that was written and not answered yet.

@@ -70,11 +70,18 @@ pub(crate) struct Link {
     pub(crate) proven_key: Option<String>,
     /// Another key was announced to the peer on this link.
     pub(crate) rotated: bool,
+    /// What the peer had acknowledged of each lane when we said HELLO: its RESUME on this link, which may come
+    /// late, is no older than that.
+    pub(crate) acked: Vec<u64>,
     /// Id of the key we proved.
     pub(crate) our_key: Option<String>,
     pub(crate) heard: Time,
     /// Whether a PING waits for its answer.
     pub(crate) pinged: bool,
+    /// When we last answered a PING.
+    pub(crate) ponged: Option<Time>,
+    /// KEYS and KEYS_ACK received.
+    pub(crate) keys: u32,
 }
 
 impl Link {

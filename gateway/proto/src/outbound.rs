@@ -169,7 +169,10 @@ impl Core {
                     if lane.unsaved_to > lane.told.max(frame.told()) {
                         break;
                     }
-                    if !peer.credit.covers(size) || (large && peer.blobs >= BLOBS_MAX) {
+                    // Whatever the peer grants, no more than this is held in memory for it.
+                    let too_much =
+                        peer.flight_bytes > 0 && peer.flight_bytes + size > 2 * self.config.credit_bytes;
+                    if too_much || !peer.credit.covers(size) || (large && peer.blobs >= BLOBS_MAX) {
                         break;
                     }
                     peer.credit.spend(size);
@@ -384,13 +387,7 @@ impl Core {
     }
 
     /// Marks records of a block as gone, in memory and with the next commit.
-    pub(crate) fn mark_gone(
-        &mut self,
-        now: Time,
-        stream: Stream,
-        block_first: u64,
-        seqs: &[u64],
-    ) {
+    pub(crate) fn mark_gone(&mut self, now: Time, stream: Stream, block_first: u64, seqs: &[u64]) {
         if let Stream::Outbox { peer, lane } = stream
             && let Some(peer) = self.peers.get_mut(&peer)
             && let Some(last) = seqs.iter().max()

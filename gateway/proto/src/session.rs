@@ -30,6 +30,12 @@ const HANDSHAKE: Duration = Duration::from_secs(5);
 /// Without a frame for this long a PING asks; without an answer for as long again the link is dead.
 const IDLE: Duration = Duration::from_secs(10);
 
+/// A PING is answered no more often than this.
+const PONG_PAUSE: Duration = Duration::from_secs(1);
+
+/// KEYS and KEYS_ACK that a peer may send on one link; a rotation takes one or two.
+const KEYS_MAX: u32 = 64;
+
 /// Two links that opened within this time may come from both sides dialling at once.
 const DIAL_RACE: Duration = Duration::from_secs(2);
 
@@ -66,8 +72,11 @@ impl Core {
             peer: dialed,
             proven_key: None,
             rotated: false,
+            acked: Vec::new(),
             our_key: None,
             heard: now,
+            ponged: None,
+            keys: 0,
             pinged: false,
         };
         self.links.insert(id, link);
@@ -127,12 +136,16 @@ impl Core {
                 self.handle_goaway(now, id, &goaway);
                 return;
             }
+            (Phase::Hello, _) => Err("the first frame must be HELLO"),
             (_, Body::Ping(ping)) => {
-                self.send(id, Body::Pong(ping));
+                // One answer a second is enough to live; more would pile up behind a peer that reads nothing.
+                if link.ponged.is_none_or(|last| now.since(last) >= PONG_PAUSE) {
+                    link.ponged = Some(now);
+                    self.send(id, Body::Pong(ping));
+                }
                 Ok(())
             }
             (_, Body::Pong(_)) => Ok(()),
-            (Phase::Hello, _) => Err("the first frame must be HELLO"),
             (Phase::Resume, Body::Resume(resume)) => self.handle_resume(now, id, &resume),
             (_, body) => self.handle_proven(now, id, channel, body),
         };
@@ -250,6 +263,8 @@ impl Core {
         let mut context = digest::Context::new(&digest::SHA256);
         context.update(&self.epoch);
         context.update(&key.0.to_be_bytes());
+        let restarts = self.directory.peer(key).map_or(0, |record| record.restarts);
+        context.update(&restarts.to_be_bytes());
         let mut epoch = [0; 16];
         epoch.iter_mut().zip(context.finish().as_ref()).for_each(|(out, byte)| *out = *byte);
         epoch
@@ -279,6 +294,9 @@ impl Core {
             local_domains: claims.into_iter().map(claim).collect(),
         };
         link.our_key = Some(held.id.clone());
+        if let Some(peer) = self.peers.get(&key) {
+            link.acked = peer.lanes.iter().map(|lane| lane.queue.acked).collect();
+        }
         self.send(id, Body::Hello(hello));
         true
     }
@@ -347,8 +365,15 @@ impl Core {
             return true;
         };
         let (us, them) = (&self.config.domain, &peer.domain);
-        let race = new_link.opened_at.since(old_link.opened_at) < DIAL_RACE;
-        if race && old_link.dialer(us, them) < new_link.dialer(us, them) {
+        let (new_dialer, old_dialer) = (new_link.dialer(us, them), old_link.dialer(us, them));
+        let (earlier, later) = match id > old {
+            true => (old_link.opened_at, new_link.opened_at),
+            false => (new_link.opened_at, old_link.opened_at),
+        };
+        let race = new_dialer != old_dialer && later.since(earlier) < DIAL_RACE;
+        // The answer on a link may come so late that another one was made meanwhile.
+        let keeps_old = if race { old_dialer < new_dialer } else { id < old };
+        if keeps_old {
             return false;
         }
         // The new link takes the old one's place first, so that closing the old one is no outage.
@@ -442,7 +467,8 @@ impl Core {
         if resume.origin_epoch[..] != self.epoch_for(key) {
             return Err("RESUME: not the epoch of our HELLO");
         }
-        if let Some(alarm) = self.compare(key, &resume.marks)? {
+        let acked = self.links.get_mut(&id).map(|link| std::mem::take(&mut link.acked)).unwrap_or_default();
+        if let Some(alarm) = self.compare(key, &acked, &resume.marks)? {
             self.raise(now, key, id, alarm);
             return Ok(());
         }
@@ -460,7 +486,7 @@ impl Core {
             out.sent = out.queue.acked;
             out.told = mark.seq.max(out.queue.acked);
             out.settled_to = mark.seq;
-            if mark.seq < out.queue.acked {
+            if acked.get(usize::from(lane.0)).is_some_and(|acked| mark.seq < *acked) {
                 out.rewound = true;
                 let skip = wire::Skip { count: out.queue.acked - mark.seq };
                 let item = wire::Item { ttl_ms: 0, body: Some(wire::item::Body::Skip(skip)) };
@@ -483,8 +509,13 @@ impl Core {
         Ok(())
     }
 
-    /// Holds the peer's watermarks against what we know it had acknowledged, and against what we sent.
-    fn compare(&self, key: PeerKey, marks: &[wire::LaneMark]) -> Result<Option<Alarm>, &'static str> {
+    /// Holds the peer's watermarks against what we knew it had acknowledged, and against what we sent.
+    fn compare(
+        &self,
+        key: PeerKey,
+        acked: &[u64],
+        marks: &[wire::LaneMark],
+    ) -> Result<Option<Alarm>, &'static str> {
         let Some(peer) = self.peers.get(&key) else { return Ok(None) };
         if marks.len() != peer.lanes.len() {
             return Err("RESUME: expected a mark for each lane");
@@ -492,7 +523,7 @@ impl Core {
         for mark in marks {
             let lane = lane_named(mark.lane)?;
             let Some(out) = peer.lanes.get(usize::from(lane.0)) else { continue };
-            let acked = out.queue.acked;
+            let acked = acked.get(usize::from(lane.0)).copied().unwrap_or_default();
             // Envelopes submitted since may have taken the numbers of those that the peer has: they must not pass
             // for delivered.
             if mark.seq > out.sent_max {
@@ -555,10 +586,7 @@ impl Core {
             // The commit that this covers was under way when we said RESUME: the peer's RESUME is still to come.
             (_, Body::Ack(_)) => Ok(()),
             (_, Body::Keys(keys)) => self.handle_keys(now, id, key, &keys),
-            (_, Body::KeysAck(ack)) => {
-                self.handle_keys_ack(now, key, &ack);
-                Ok(())
-            }
+            (_, Body::KeysAck(ack)) => self.handle_keys_ack(now, id, key, &ack),
             _ => Err("a frame that does not belong here"),
         }
     }
@@ -571,6 +599,7 @@ impl Core {
         key: PeerKey,
         keys: &wire::Keys,
     ) -> Result<(), &'static str> {
+        self.count_keys(id)?;
         let Some(mut record) = self.directory.peer(key).cloned() else { return Ok(()) };
         let mut ack = wire::KeysAck::default();
         if !keys.next_certificate.is_empty() {
@@ -599,11 +628,21 @@ impl Core {
         Ok(())
     }
 
-    fn handle_keys_ack(&mut self, now: Time, key: PeerKey, ack: &wire::KeysAck) {
-        let Some(peer) = self.peers.get_mut(&key) else { return };
+    fn handle_keys_ack(
+        &mut self,
+        now: Time,
+        id: LinkId,
+        key: PeerKey,
+        ack: &wire::KeysAck,
+    ) -> Result<(), &'static str> {
+        self.count_keys(id)?;
+        let announced = self.next_certificate.as_ref().and_then(|der| Pin::of_certificate(der).ok());
+        let Some(peer) = self.peers.get_mut(&key) else { return Ok(()) };
         let domain = peer.domain.clone();
-        if let Ok(pin) = <[u8; 32]>::try_from(&ack.pin[..]) {
-            let pin = Pin::from_bytes(pin);
+        // Only what is news: whatever else a peer says here is neither saved nor told.
+        if let Some(pin) =
+            announced.filter(|pin| ack.pin[..] == pin.as_bytes()[..] && peer.ready != Some(*pin))
+        {
             peer.ready = Some(pin);
             self.put(now, &Key::Ready(key), pin.as_bytes().to_vec().into());
             self.event("peer.ready", Some(domain.clone()), "it has stored our next certificate".to_owned());
@@ -611,6 +650,14 @@ impl Core {
         if !ack.key_id.is_empty() {
             self.event("peer.key-ready", Some(domain), "it has stored its next API key".to_owned());
         }
+        Ok(())
+    }
+
+    /// Each of these frames is saved or told: a peer may not make us do so without end.
+    fn count_keys(&mut self, id: LinkId) -> Result<(), &'static str> {
+        let Some(link) = self.links.get_mut(&id) else { return Ok(()) };
+        link.keys += 1;
+        if link.keys > KEYS_MAX { Err("KEYS: more than any rotation needs") } else { Ok(()) }
     }
 
     /// Replaces a peer's record, in memory and with the next commit.

@@ -70,6 +70,9 @@ pub enum StoreError {
          away to start empty"
     )]
     Corrupt(String),
+    /// It is another deployment's.
+    #[error("{0}")]
+    Foreign(String),
     /// The deployment key is not the one that wrapped the store's keys.
     #[error("the deployment key does not open {path}: configure the key that this store was made with")]
     WrongKey {

@@ -95,6 +95,8 @@ fn peer(domain: &str, trust: Trust, endpoints: &[SocketAddr]) -> PeerRecord {
         keys_held: Vec::new(),
         allow_private_ips: true,
         added: Time::from_unix_ms(0),
+        restarts: 0,
+        accepted: None,
         invite: None,
     }
 }

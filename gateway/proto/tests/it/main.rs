@@ -7,6 +7,8 @@ mod lanes;
 mod ledger;
 mod links;
 mod networks;
+mod peering;
+mod policies;
 mod refusals;
 mod scene;
 mod simulation;

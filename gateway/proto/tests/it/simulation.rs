@@ -22,7 +22,7 @@ use crate::ledger::Origin;
 use crate::world::{Weather, World, spare_certificate};
 
 /// Seeds that found a bug once.
-const FOUND: &[u64] = &[];
+const FOUND: &[u64] = &[1227, 1288, 2156, 2736, 2757, 2956, 3137, 4359, 4596, 5088, 6438];
 
 /// What one run does, and how often.
 struct Plan {

@@ -2,6 +2,7 @@
 
 use trunkline_gateway_proto::admin::{AdminOp, LinkState};
 use trunkline_gateway_proto::state::Key;
+use trunkline_gateway_proto::wire::frame::Body;
 
 use crate::scene::{ALPHA, BETA, MAIN, SECOND, inbox, letters, pair, resume, states, wait_receipts};
 use crate::world::World;
@@ -175,4 +176,35 @@ fn a_peer_that_was_removed_and_added_again_gets_every_new_letter() {
     assert_eq!(inbox(&mut world, BETA), (0..5).chain(10..20).collect::<Vec<_>>());
     assert_eq!((alarms(&world, ALPHA), alarms(&world, BETA)), (0, 0));
     assert_eq!(states(&mut world, ALPHA).len(), 15);
+}
+
+/// Two links dialled by alpha one after the other; the answer on the first one comes last, and is as old as it is
+/// late.
+fn a_late_answer() -> World {
+    let mut world = pair();
+    world.mute.insert(BETA);
+    world.cut_now(ALPHA, BETA);
+    world.sniffed = Some(Vec::new());
+    let said = |world: &mut World, node| {
+        world.sniffed.iter().flatten().any(|(from, .., body)| *from == node && matches!(body, Body::Hello(_)))
+    };
+    world.wait("alpha's HELLO", SECOND, |world| said(world, ALPHA));
+    world.weather.latency_ms = 3000..3001;
+    world.wait("beta's answer", SECOND, |world| said(world, BETA));
+    world.weather.latency_ms = 5..6;
+    world.admin(ALPHA, AdminOp::OutboxRetry(None)).unwrap();
+    world.wait_up(ALPHA, BETA);
+    world.submit(ALPHA, MAIN, letters(0..3));
+    wait_receipts(&mut world, ALPHA, 3);
+    world
+}
+
+#[test]
+fn an_answer_that_comes_late_is_no_lost_watermark() {
+    let mut world = a_late_answer();
+    let dials = world.nodes[ALPHA].dials.len();
+    world.run_for(10 * SECOND);
+    assert_eq!(alarms(&world, ALPHA), 0);
+    assert!(world.is_up(ALPHA, BETA));
+    assert_eq!(world.nodes[ALPHA].dials.len(), dials, "the link that was there stays");
 }

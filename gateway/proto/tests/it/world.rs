@@ -44,7 +44,14 @@ pub(crate) struct Weather {
 
 impl Default for Weather {
     fn default() -> Self {
-        Self { latency_ms: 5..6, dial_fails: 0.0, commit_ms: 1..2, read_ms: 1..2, bytes_per_s: None, commit_fails: 0.0 }
+        Self {
+            latency_ms: 5..6,
+            dial_fails: 0.0,
+            commit_ms: 1..2,
+            read_ms: 1..2,
+            bytes_per_s: None,
+            commit_fails: 0.0,
+        }
     }
 }
 
@@ -641,7 +648,9 @@ impl World {
         let back = self.draw(|weather| &weather.latency_ms);
         let apart = |other| self.partitions.get(&pair(index, other)).is_some_and(|until| *until > now);
         let other = target.filter(|other| self.nodes[*other].core.is_some() && !apart(*other));
-        let Some(other) = other.filter(|_| !self.mute.contains(&index) && !self.rng.chance(self.weather.dial_fails)) else {
+        let Some(other) =
+            other.filter(|_| !self.mute.contains(&index) && !self.rng.chance(self.weather.dial_fails))
+        else {
             self.plan(now + there + back, Event::DialFailed { node: index, run, peer });
             return;
         };
@@ -650,7 +659,15 @@ impl World {
         let mut end = |node: usize| {
             self.next_link += 1;
             let run = self.nodes[node].run;
-            End { node, run, link: LinkId(self.next_link), open: false, seen: false, last: BTreeMap::new(), busy_until: 0 }
+            End {
+                node,
+                run,
+                link: LinkId(self.next_link),
+                open: false,
+                seen: false,
+                last: BTreeMap::new(),
+                busy_until: 0,
+            }
         };
         let ends = [end(index), end(other)];
         self.next_wire += 1;
