@@ -127,6 +127,7 @@ impl Core {
             (Phase::Hello, Body::Hello(hello)) => match self.handle_hello(now, id, &hello) {
                 Ok(()) => Ok(()),
                 Err(Refused(reason, detail)) => {
+                    self.note_refusal(id, &hello.domain, detail);
                     self.refuse(now, id, reason, detail);
                     return;
                 }
@@ -220,6 +221,18 @@ impl Core {
                 link,
                 Body::Keys(wire::Keys { next_certificate: certificate, next_key_id: String::new() }),
             );
+        }
+    }
+
+    /// A peer that knocked is refused: our operator sees what the peer's is told. Its certificate must be the peer's,
+    /// so that strangers write nothing here.
+    fn note_refusal(&mut self, id: LinkId, domain: &str, detail: &str) {
+        let Some(link) = self.links.get(&id) else { return };
+        let known = self.directory.peer_by_domain(domain).filter(|record| trusts(record, link));
+        if let Some(peer) = known.and_then(|record| self.peers.get_mut(&record.key))
+            && peer.link.is_none()
+        {
+            peer.last_error = Some(format!("we refused the peer's link: {detail}"));
         }
     }
 

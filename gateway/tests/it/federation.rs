@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 mod delivery;
 mod demand;
 mod load;
+mod manual;
 mod policy;
 mod restore;
 mod rotation;
