@@ -13,7 +13,9 @@ fn an_id_is_recognised_until_the_last_of_many_receipts_is_read() {
     let mut world = World::new(1, 1);
     world.add_network(ALPHA, "main", Policy::default());
     let others: Vec<String> = (0..300).map(|n| format!("n{n}")).collect();
-    others.iter().for_each(|id| drop(world.add_network(ALPHA, id, Policy::default())));
+    for id in &others {
+        world.add_network(ALPHA, id, Policy::default());
+    }
     let to = others.iter().map(|id| format!("bob@{id}.alpha.test")).collect();
     let many = wire::Submission { to, ..letter(0) };
     world.submit(ALPHA, MAIN, vec![many.clone()]);

@@ -32,3 +32,40 @@ fn a_refusal_said_before_it_was_durable_is_settled_all_the_same() {
     assert_eq!(world.core(BETA).leftovers().refusals, 0);
     assert!(inbox(&mut world, BETA).is_empty());
 }
+
+#[test]
+fn a_refusal_whose_acknowledgement_was_lost_is_said_again() {
+    let mut world = ann_is_blocked();
+    world.submit(ALPHA, MAIN, letters(0..2));
+    world.wait("the refusals are on beta's disk", SECOND, |world| world.core(BETA).leftovers().refusals == 2);
+    world.run_for(Duration::from_millis(3));
+    // What beta says of it is on its way, and lost.
+    world.cut_now(ALPHA, BETA);
+    world.restart(BETA);
+    assert_eq!(world.core(BETA).leftovers().refusals, 2);
+    wait_receipts(&mut world, ALPHA, 2);
+    assert!(fates(&mut world, ALPHA).iter().all(|(_, state, _)| *state == State::Refused));
+    world.run_for(SECOND);
+    assert_eq!(world.core(BETA).leftovers().refusals, 0);
+}
+
+#[test]
+fn a_refusal_is_kept_until_the_sender_has_it_on_its_disk() {
+    let mut world = ann_is_blocked();
+    world.submit(ALPHA, MAIN, letters(0..2));
+    world.weather.commit_ms = 100..101;
+    world.wait("the refusals are known at alpha", SECOND, |world| {
+        world.core(ALPHA).leftovers().ids > 0 && { world.overview(ALPHA).totals.refused == 2 }
+    });
+    world.crash_with(ALPHA, false);
+    world.run_for(60 * SECOND);
+    world.restart(BETA);
+    assert_eq!(world.core(BETA).leftovers().refusals, 2);
+    world.start(ALPHA);
+    wait_receipts(&mut world, ALPHA, 2);
+    assert!(fates(&mut world, ALPHA).iter().all(|(_, state, _)| *state == State::Refused));
+    world.run_for(SECOND);
+    assert_eq!(world.core(BETA).leftovers().refusals, 0);
+    world.restart(BETA);
+    assert_eq!(world.core(BETA).leftovers().refusals, 0);
+}

@@ -10,7 +10,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use prost::Message;
 use trunkline_gateway_proto::admin::{AdminOp, LinkState};
+use trunkline_gateway_proto::audit;
 use trunkline_gateway_proto::core::{Config, Reply, Ticket};
+use trunkline_gateway_proto::link::Transport;
 use trunkline_gateway_proto::policy::{Federation, Other, Permitted, Policy};
 use trunkline_gateway_proto::probe::Leftovers;
 use trunkline_gateway_proto::receipt::refusal_name;
@@ -227,11 +229,13 @@ impl Run {
     fn rough_weather(&mut self) -> Weather {
         let rng = &mut self.rng;
         Weather {
+            transport: [Transport::Quic, Transport::Tcp][usize::from(self.plan.steps.is_multiple_of(7))],
+            blob_ms: [0, 500][usize::from(self.plan.steps.is_multiple_of(5))],
             latency_ms: [1..2, 5..50, 1..300][rng.index(3)].clone(),
             dial_fails: [0.0, 0.3][rng.index(2)],
             commit_ms: [0..1, 1..8, 5..200][rng.index(3)].clone(),
             read_ms: [0..1, 1..20, 1..800][rng.index(3)].clone(),
-            bytes_per_s: (self.plan.steps % 10 == 0).then_some(200_000),
+            bytes_per_s: (self.plan.steps.is_multiple_of(10)).then_some(200_000),
             commit_fails: [0.0, 0.0, 0.01][rng.index(3)],
         }
     }
@@ -465,6 +469,10 @@ impl Run {
             assert!(alarms.is_empty(), "{}: {alarms:?}", overview.domain);
             let epochs = state.events.iter().filter(|(kind, _)| *kind == "peer.epoch").count();
             assert_eq!(epochs, 0, "{}: a new epoch out of nothing", overview.domain);
+            let entries = state.store.read(Stream::Audit, 0, usize::MAX);
+            let entries: Vec<audit::Entry> =
+                entries.iter().map(|(_, record)| serde_json::from_slice(&record.body).unwrap()).collect();
+            assert!(audit::verify(audit::genesis(), &entries).is_ok(), "the audit log is broken");
             let marks = state.store.state().keys().filter(|key| matches!(key.first(), Some(b'g' | b'r')));
             assert_eq!(marks.count(), 0, "{}: marks or refusals are left in the store", overview.domain);
         }

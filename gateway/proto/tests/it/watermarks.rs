@@ -208,3 +208,21 @@ fn an_answer_that_comes_late_is_no_lost_watermark() {
     assert!(world.is_up(ALPHA, BETA));
     assert_eq!(world.nodes[ALPHA].dials.len(), dials, "the link that was there stays");
 }
+
+#[test]
+fn a_peer_that_starts_with_an_empty_store_raises_an_alarm_and_then_gets_new_letters() {
+    let mut world = pair();
+    world.submit(ALPHA, MAIN, letters(0..3));
+    wait_receipts(&mut world, ALPHA, 3);
+    world.run_for(SECOND);
+    restore(&mut world, BETA, crate::store::Store::default());
+    world.nodes[BETA].config.fresh_epoch = [7; 16];
+    world.restart(BETA);
+    world.add_network(BETA, "main", trunkline_gateway_proto::policy::Policy::default());
+    world.introduce(BETA, ALPHA);
+    world.wait("an alarm", 60 * SECOND, |world| world.peer(ALPHA, BETA).link == LinkState::Alarm);
+    resume(&mut world);
+    world.submit(ALPHA, MAIN, letters(3..5));
+    wait_receipts(&mut world, ALPHA, 5);
+    assert_eq!(inbox(&mut world, BETA), [3, 4]);
+}

@@ -33,6 +33,10 @@ pub(crate) struct Weather {
     /// One way, per frame; frames of one channel stay in order.
     pub(crate) latency_ms: Range<u64>,
     pub(crate) dial_fails: f64,
+    /// What connections that are made now run over.
+    pub(crate) transport: Transport,
+    /// How much longer than others a large envelope's channel takes.
+    pub(crate) blob_ms: u64,
     /// Until a commit is on the disk, and again until the core hears of it.
     pub(crate) commit_ms: Range<u64>,
     pub(crate) read_ms: Range<u64>,
@@ -47,6 +51,8 @@ impl Default for Weather {
         Self {
             latency_ms: 5..6,
             dial_fails: 0.0,
+            transport: Transport::Quic,
+            blob_ms: 0,
             commit_ms: 1..2,
             read_ms: 1..2,
             bytes_per_s: None,
@@ -148,6 +154,9 @@ impl Event {
     }
 }
 
+/// Sees each frame as it leaves a node, and may change it.
+pub(crate) type Tamper = Box<dyn FnMut(usize, &mut Body)>;
+
 /// Everything there is.
 pub(crate) struct World {
     clock: Clock,
@@ -164,7 +173,7 @@ pub(crate) struct World {
     /// Frames as they left, for tests that look: from, to, channel, body.
     pub(crate) sniffed: Option<Vec<(usize, usize, Channel, Body)>>,
     /// Changes frames as they leave a node.
-    pub(crate) tamper: Option<Box<dyn FnMut(usize, &mut Body)>>,
+    pub(crate) tamper: Option<Tamper>,
     /// Tells what happens, for whoever replays a seed.
     verbose: bool,
     agenda: BTreeMap<(u64, u64), Event>,
@@ -475,9 +484,14 @@ impl World {
             Action::Dial(peer) => {
                 let now = self.now();
                 self.nodes[index].dials.push(now);
-                self.dial(index, peer);
+                self.dial(index, peer, false);
             }
-            Action::Probe(_) => self.nodes[index].probes += 1,
+            Action::Probe(peer) => {
+                self.nodes[index].probes += 1;
+                if self.weather.transport == Transport::Quic {
+                    self.dial(index, peer, true);
+                }
+            }
             Action::Load { stream, from_seq, bytes_max, purpose } => {
                 self.nodes[index].reads += 1;
                 let delay = self.draw(|weather| &weather.read_ms);
@@ -583,7 +597,10 @@ impl World {
 
     fn send_bytes(&mut self, wire: u64, end: usize, channel: Channel, bytes: BytesMut) {
         let now = self.clock.now_ms();
-        let latency = self.draw(|weather| &weather.latency_ms);
+        let mut latency = self.draw(|weather| &weather.latency_ms);
+        if let Channel::Blob(_) = channel {
+            latency += self.weather.blob_ms;
+        }
         let Some(state) = self.wires.get_mut(&wire) else { return };
         let pair = pair(state.ends[0].node, state.ends[1].node);
         let mut open = self.partitions.get(&pair).copied().unwrap_or(0).max(now);
@@ -634,7 +651,7 @@ impl World {
             .all(|wire| wire.ends[0].node == dialer)
     }
 
-    fn dial(&mut self, index: usize, peer: PeerKey) {
+    fn dial(&mut self, index: usize, peer: PeerKey, probe: bool) {
         let now = self.clock.now_ms();
         let node = &self.nodes[index];
         let run = node.run;
@@ -651,7 +668,9 @@ impl World {
         let Some(other) =
             other.filter(|_| !self.mute.contains(&index) && !self.rng.chance(self.weather.dial_fails))
         else {
-            self.plan(now + there + back, Event::DialFailed { node: index, run, peer });
+            if !probe {
+                self.plan(now + there + back, Event::DialFailed { node: index, run, peer });
+            }
             return;
         };
         let mut random = || self.rng.bytes(32).try_into().unwrap();
@@ -678,9 +697,8 @@ impl World {
             (1, None, self.nodes[index].certificate.clone(), there),
             (0, Some(peer), self.nodes[other].certificate.clone(), there + back),
         ] {
-            let binding = binding.clone();
-            let opened =
-                Opened { dialed, transport: Transport::Quic, certificate, vouched: Vec::new(), binding };
+            let (binding, transport) = (binding.clone(), self.weather.transport);
+            let opened = Opened { dialed, transport, certificate, vouched: Vec::new(), binding };
             self.plan(now + delay, Event::Open { wire, end, opened: Box::new(opened) });
         }
     }
@@ -709,6 +727,18 @@ impl World {
                 state.cut = true;
             }
         }
+    }
+
+    /// The same, and only one of them ever hears of it.
+    pub(crate) fn cut_unnoticed(&mut self, by: usize, other: usize) {
+        for wire in self.wires.values_mut() {
+            if !wire.cut && pair(wire.ends[0].node, wire.ends[1].node) == pair(by, other) {
+                let end = usize::from(wire.ends[1].node == other);
+                // Nothing more arrives there, not even the end.
+                wire.ends[end].run = u64::MAX;
+            }
+        }
+        self.cut_now(by, other);
     }
 
     fn wire_lost(&mut self, wire: u64, reason: &str) {
@@ -839,11 +869,6 @@ impl World {
     pub(crate) fn peer(&self, node: usize, other: usize) -> PeerView {
         let name = &self.nodes[other].domain;
         self.overview(node).peers.into_iter().find(|peer| peer.domain == *name).expect("they are peers")
-    }
-
-    pub(crate) fn peer_key(&self, node: usize, other: usize) -> PeerKey {
-        let name = self.nodes[other].domain.as_str();
-        self.core(node).directory().peer_by_domain(name).expect("they are peers").key
     }
 
     /// Adds a network `id` with the local domain `id.<federation domain>`.
