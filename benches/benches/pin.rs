@@ -37,20 +37,11 @@ fn directory(pin: Pin) -> Directory {
         let mut pins = PinSet::current(other(1));
         pins.revoke(other(2));
         pins.announce(if n == PEERS { pin } else { other(3) }).unwrap();
+        let domain = format!("peer{n}.test").parse().unwrap();
         directory.put_peer(PeerRecord {
-            key: PeerKey(n),
-            domain: format!("peer{n}.test").parse().unwrap(),
-            label: String::new(),
             state: PeerState::Active,
             trust: Trust::Pinned { pins },
-            endpoints: Vec::new(),
-            local_domains: Vec::new(),
-            claimed_domains: None,
-            keys_issued: Vec::new(),
-            keys_held: Vec::new(),
-            allow_private_ips: false,
-            added: Time::from_unix_ms(0),
-            invite: None,
+            ..PeerRecord::new(PeerKey(n), domain, Time::from_unix_ms(0))
         });
     }
     directory

@@ -156,19 +156,11 @@ async fn side(domain: &str, transport: Transport, congestion: Congestion) -> Sid
 fn knows(side: &Side, domain: &str, pin: Pin, endpoint: String) {
     let mut directory = Directory::default();
     directory.put_peer(PeerRecord {
-        key: PEER,
-        domain: domain.parse().expect("a domain"),
-        label: String::new(),
         state: PeerState::Active,
         trust: Trust::Pinned { pins: PinSet::current(pin) },
         endpoints: vec![endpoint],
-        local_domains: Vec::new(),
-        claimed_domains: None,
-        keys_issued: Vec::new(),
-        keys_held: Vec::new(),
         allow_private_ips: true,
-        added: Time::from_unix_ms(0),
-        invite: None,
+        ..PeerRecord::new(PEER, domain.parse().expect("a domain"), Time::from_unix_ms(0))
     });
     side.directory.store(Arc::new(directory));
 }

@@ -13,13 +13,14 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tracing::{error, info, warn};
 use trunkline_gateway_proto::admin::AdminReply;
 use trunkline_gateway_proto::core::{Action, Config, Core, LoadFor, Reply, Ticket};
 use trunkline_gateway_proto::directory::Directory;
 use trunkline_gateway_proto::link::{LinkId, Opened};
-use trunkline_gateway_proto::recover::Recovery;
+use trunkline_gateway_proto::recover::{RecoverError, Recovery};
 use trunkline_gateway_proto::store::{Commit, Op, PeerKey, Record, Stream};
 use trunkline_gateway_proto::time::Time;
 use trunkline_gateway_proto::wire;
@@ -43,6 +44,9 @@ const EVENTS_MAX: usize = 1024;
 
 /// How often free disk space is looked at, and a full disk tried again.
 const SPACE_CHECK: Duration = Duration::from_secs(2);
+
+/// When peers are asked to come back after storage failed. Sooner finds a freed disk sooner, and asks more often.
+const STORAGE_RETRY_MS: u64 = 5000;
 
 /// Opens the store: at the start, and again after the disk was full.
 pub type OpenStore = Box<dyn Fn() -> Result<Arc<dyn Store>, StoreError> + Send + Sync>;
@@ -207,8 +211,6 @@ impl Driver {
     /// Runs until `stop` turns true, then says goodbye to peers, saves what is promised, and returns.
     pub async fn run(mut self, dialer: impl Dialer, mut stop: watch::Receiver<bool>) {
         let mut space_check = tokio::time::interval(SPACE_CHECK);
-        let mut commands = Vec::with_capacity(BATCH);
-        let mut link_events = Vec::with_capacity(BATCH);
         let mut stopping = false;
         loop {
             self.drive(&dialer);
@@ -216,29 +218,45 @@ impl Driver {
                 break;
             }
             let timeout = self.timeout();
+            let full = self.is_full();
             tokio::select! {
                 biased;
                 stored = stored(&mut self.mode) => match stored {
                     Stored::Committed(result) => self.committed(result),
                     Stored::Loaded(stream, purpose, result) => self.loaded(stream, purpose, result),
                 },
-                count = self.link_events.recv_many(&mut link_events, BATCH) => {
-                    debug_assert!(count > 0, "the driver keeps a sender itself");
-                    link_events.drain(..).for_each(|event| self.link_event(event));
-                }
-                count = self.commands.recv_many(&mut commands, BATCH), if !stopping => {
-                    commands.drain(..).for_each(|command| self.command(command));
-                    stopping = count == 0;
-                }
+                Some(event) = self.link_events.recv(), if !full => self.link_event(event),
+                command = self.commands.recv(), if !stopping && !full => match command {
+                    Some(command) => self.command(command),
+                    None => stopping = true,
+                },
                 () = tokio::time::sleep_until(timeout.into()) => self.timed_out(),
                 _ = space_check.tick() => self.check_space(),
                 _ = stop.wait_for(|stop| *stop), if !stopping => stopping = true,
+            }
+            // Whichever it was, both queues have their turn in each round: a peer that drains a backlog must not
+            // keep submissions waiting, nor the other way round.
+            for _ in 0..BATCH {
+                if self.is_full() {
+                    break;
+                }
+                let event = self.link_events.try_recv().map(|event| self.link_event(event));
+                let command = if stopping { Err(TryRecvError::Empty) } else { self.commands.try_recv() };
+                let command = command.map(|command| self.command(command));
+                if event.is_err() && command.is_err() {
+                    break;
+                }
             }
             if stopping && let Mode::Running(running) = &mut self.mode {
                 running.core.stop(self.clock.now());
             }
         }
         self.waiters.drain().for_each(|(_, waiter)| waiter.fail(HubError::Stopping));
+    }
+
+    /// Whether nothing more is welcome until the commit under way is saved.
+    fn is_full(&self) -> bool {
+        matches!(&self.mode, Mode::Running(running) if running.core.is_full())
     }
 
     fn is_settled(&self) -> bool {
@@ -309,7 +327,10 @@ impl Driver {
     fn link_event(&mut self, event: LinkEvent) {
         let now = self.clock.now();
         let Mode::Running(running) = &mut self.mode else {
-            // Dropping the sender closes the link.
+            if let LinkEvent::Opened { sender, .. } = event {
+                // Whoever tries meanwhile is told why it is in vain.
+                sender.send(LinkCommand::Close(Some(storage_failed()))).ok();
+            }
             return;
         };
         let core = &mut running.core;
@@ -415,13 +436,8 @@ impl Driver {
     fn broken(&mut self, error: StoreError) {
         error!(%error, "storage failed: nothing is acknowledged any more");
         let retry = matches!(error, StoreError::Full { .. });
-        let goaway = wire::Goaway {
-            reason: wire::Reason::Storage.into(),
-            retry_after_ms: 5000,
-            detail: "storage failed on this side".to_owned(),
-        };
         for (_, sender) in self.links.drain() {
-            sender.send(LinkCommand::Close(Some(goaway.clone()))).ok();
+            sender.send(LinkCommand::Close(Some(storage_failed()))).ok();
         }
         let failure = HubError::Store(error.clone());
         self.waiters.drain().for_each(|(_, waiter)| waiter.fail(failure.clone()));
@@ -452,6 +468,15 @@ impl Driver {
     }
 }
 
+/// What peers hear while nothing can be stored.
+fn storage_failed() -> wire::Goaway {
+    wire::Goaway {
+        reason: wire::Reason::Storage.into(),
+        retry_after_ms: STORAGE_RETRY_MS,
+        detail: "storage failed on this side".to_owned(),
+    }
+}
+
 /// Opens the store and makes the core from it.
 fn recover(options: &Options, clock: Clock) -> Result<Running, StoreError> {
     let now = clock.now();
@@ -464,7 +489,12 @@ fn recover(options: &Options, clock: Clock) -> Result<Running, StoreError> {
         }
     })?;
     let core =
-        damage.and_then(|()| recovery.finish(now)).map_err(|error| StoreError::Corrupt(error.to_string()))?;
+        damage.map_err(RecoverError::from).and_then(|()| recovery.finish(now)).map_err(
+            |error| match error {
+                RecoverError::State(error) => StoreError::Corrupt(error.to_string()),
+                foreign @ RecoverError::Domain { .. } => StoreError::Foreign(foreign.to_string()),
+            },
+        )?;
     Ok(Running { core, store, commit: None, loads: FuturesUnordered::new() })
 }
 

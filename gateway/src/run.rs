@@ -106,6 +106,11 @@ pub enum RunError {
     /// Logs.
     #[error(transparent)]
     Telemetry(#[from] telemetry::TelemetryError),
+    /// The task that owns the core ended by itself: a defect.
+    #[error(
+        "the gateway's core stopped by itself: report the lines above; nothing acknowledged is lost, start it again"
+    )]
+    Driver,
     /// The operating system.
     #[error("{what}: {source}")]
     System {
@@ -218,7 +223,7 @@ impl Gateway {
                 .await?,
         );
         let (stop_driver, driver_stop) = watch::channel(false);
-        let driver = tokio::spawn(driver.run(Arc::clone(&links), driver_stop));
+        let mut driver = tokio::spawn(driver.run(Arc::clone(&links), driver_stop));
         bootstrap(&config.data_dir, &hub).await?;
 
         let (stop_apis, apis_stop) = watch::channel(false);
@@ -275,7 +280,11 @@ impl Gateway {
             admin_api = %listening.admin_api, "ready"
         );
 
-        shutdown.draining().await;
+        tokio::select! {
+            () = shutdown.draining() => {}
+            // Without it nothing works: whoever supervises the process starts it again, from what the store holds.
+            _ = &mut driver => return Err(RunError::Driver),
+        }
         readiness.stopping();
         info!("stopping: finishing what was taken");
         let drained = shutdown.finish(async {

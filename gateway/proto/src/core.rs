@@ -188,6 +188,12 @@ pub(crate) struct Pending {
     since: Option<Time>,
 }
 
+impl Pending {
+    fn is_full(&self) -> bool {
+        self.bytes >= COMMIT_BYTES_MAX || self.records >= COMMIT_RECORDS_MAX
+    }
+}
+
 /// A commit that the shell is saving.
 #[derive(Debug)]
 struct Committing {
@@ -242,8 +248,12 @@ impl IdKey {
 /// Bytes that one answer to a reader carries at most.
 pub(crate) const READ_BYTES_MAX: usize = 1 << 20;
 
-/// Bytes that make a commit due at once.
+/// Bytes that make a commit due at once, and no more input welcome until it is. More saves syncs, and makes
+/// everybody in the next commit wait longer.
 const COMMIT_BYTES_MAX: usize = 1 << 20;
+
+/// Records that do the same: receipts are small.
+const COMMIT_RECORDS_MAX: usize = 4096;
 
 /// A commit with fewer records than this goes out at once: waiting would only add latency.
 const COMMIT_RECORDS_BUSY: usize = 64;
@@ -346,12 +356,20 @@ impl Core {
         let since = self.pending.since?;
         let busy = self.last_records.max(self.pending.records) >= COMMIT_RECORDS_BUSY;
         let due = if busy { since + self.config.commit_delay } else { since };
-        if now < due && self.pending.bytes < COMMIT_BYTES_MAX {
+        if now < due && !self.pending.is_full() {
             self.timers.set_earlier(Timer::Commit, due);
             return None;
         }
         self.timers.cancel(Timer::Commit);
         Some(self.build_commit(now))
+    }
+
+    /// Whether the next commit is as large as it should become while another one is being saved. Until that one
+    /// is, the shell should bring nothing but what the store and the clock say: whoever sends slows down then, and
+    /// no commit grows so large that everybody waits for it.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.committing.is_some() && self.pending.is_full()
     }
 
     /// The commit that [`Core::poll_commit`] gave is on the disk.

@@ -65,6 +65,9 @@ pub struct PeerRecord {
     pub trust: Trust,
     /// `host:port`, tried in order. Empty: DNS SRV `_trunkline._udp.<domain>`.
     pub endpoints: Vec<String>,
+    /// Counts the times our sequence numbers towards it started anew, because our store had gone back.
+    #[serde(default)]
+    pub restarts: u32,
     /// Its users' domains, as we approved them.
     pub local_domains: Vec<LocalDomain>,
     /// A changed claim that waits for the operator.
@@ -82,6 +85,33 @@ pub struct PeerRecord {
     /// The invitation that is still open.
     #[serde(default)]
     pub invite: Option<Invite>,
+    /// Nonce of the bundle that was accepted last: it is good once.
+    #[serde(default)]
+    pub accepted: Option<String>,
+}
+
+impl PeerRecord {
+    /// A peer of which only its domain is known.
+    #[must_use]
+    pub fn new(key: PeerKey, domain: Domain, added: Time) -> Self {
+        Self {
+            key,
+            domain,
+            label: String::new(),
+            state: PeerState::Invited,
+            trust: Trust::Pinned { pins: PinSet::default() },
+            endpoints: Vec::new(),
+            restarts: 0,
+            local_domains: Vec::new(),
+            claimed_domains: None,
+            keys_issued: Vec::new(),
+            keys_held: Vec::new(),
+            allow_private_ips: false,
+            added,
+            invite: None,
+            accepted: None,
+        }
+    }
 }
 
 /// An invitation that was written and not answered yet.

@@ -231,11 +231,9 @@ mod tests {
     fn a_cut_envelope_never_reads_as_another_payload() {
         let bytes = envelope().encode_to_vec();
         for cut in 0..bytes.len() {
+            // Cut between two fields it is an envelope still, one without the fields behind.
             if let Ok(view) = View::parse(&bytes[..cut]) {
-                assert!(
-                    view.payload_bytes == 0 && view.check(100).is_err() || cut == bytes.len() - 102,
-                    "{cut}"
-                );
+                assert_eq!(view.payload_bytes, 0, "{cut}");
             }
         }
     }

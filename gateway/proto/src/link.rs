@@ -78,6 +78,10 @@ pub(crate) struct Link {
     pub(crate) heard: Time,
     /// Whether a PING waits for its answer.
     pub(crate) pinged: bool,
+    /// When we last answered a PING.
+    pub(crate) ponged: Option<Time>,
+    /// KEYS and KEYS_ACK received.
+    pub(crate) keys: u32,
 }
 
 impl Link {

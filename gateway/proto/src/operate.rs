@@ -195,21 +195,7 @@ impl Core {
         self.next_peer += 1;
         self.save_counters(now);
         self.peers.insert(key, Peer::new(key, domain.clone(), now));
-        Ok(PeerRecord {
-            key,
-            domain: domain.clone(),
-            label: String::new(),
-            state: PeerState::Invited,
-            trust: Trust::Pinned { pins: PinSet::default() },
-            endpoints: Vec::new(),
-            local_domains: Vec::new(),
-            claimed_domains: None,
-            keys_issued: Vec::new(),
-            keys_held: Vec::new(),
-            allow_private_ips: false,
-            added: now,
-            invite: None,
-        })
+        Ok(PeerRecord::new(key, domain.clone(), now))
     }
 
     fn save_counters(&mut self, now: Time) {
@@ -228,6 +214,13 @@ impl Core {
     fn accept_bundle(&mut self, now: Time, bundle: Bundle, allow_private_ips: bool) -> Done {
         if bundle.audience != self.config.domain {
             return Err(invalid(format!("this bundle was written for {}, not for us", bundle.audience)));
+        }
+        let known = self.directory.peer_by_domain(bundle.domain.as_str());
+        if known.is_some_and(|record| record.accepted.as_deref() == Some(bundle.nonce.as_str())) {
+            return Err(conflict(
+                "this bundle was accepted before, and is good once: nothing was changed; if the link does not come \
+                 up, ask for a new bundle",
+            ));
         }
         if let Some(nonce) = &bundle.in_reply_to {
             let record = self.record(&bundle.domain)?;
@@ -255,6 +248,7 @@ impl Core {
         record.allow_private_ips = allow_private_ips;
         record.state = PeerState::Active;
         record.invite = None;
+        record.accepted = Some(bundle.nonce.clone());
         let answer = match bundle.in_reply_to {
             Some(_) => None,
             None => Some(Answer { api_key: issue(&mut record), in_reply_to: bundle.nonce }),
@@ -339,28 +333,20 @@ impl Core {
         let alarm = self.peers.get_mut(&key).and_then(|peer| peer.alarm.take());
         match alarm {
             Some(Alarm::PeerLost(_)) => self.allow_rewind(now, key, true),
-            Some(Alarm::WeLost(_)) => self.new_epoch(now),
+            Some(Alarm::WeLost(_)) => self.new_epoch(now, key),
             None => {}
         }
         self.schedule_dial(now, key, true);
         Ok(reply)
     }
 
-    /// Our sequence numbers went back: under a new epoch every peer starts counting anew.
-    fn new_epoch(&mut self, now: Time) {
-        self.epoch = token::random();
-        self.put(now, &Key::Epoch, self.epoch.to_vec().into());
-        for key in self.peers.keys().copied().collect::<Vec<_>>() {
-            self.allow_rewind(now, key, true);
-        }
-        let goaway = wire::Goaway {
-            reason: wire::Reason::Shutdown.into(),
-            retry_after_ms: 0,
-            detail: "a new store epoch".into(),
-        };
-        for id in self.links.keys().copied().collect::<Vec<_>>() {
-            self.close(now, id, Some(goaway.clone()), "a new store epoch");
-        }
+    /// Our sequence numbers towards a peer went back: under a new epoch it starts counting anew. Others are not
+    /// concerned, whatever that one peer claims.
+    fn new_epoch(&mut self, now: Time, key: PeerKey) {
+        let Some(mut record) = self.directory.peer(key).cloned() else { return };
+        record.restarts = record.restarts.saturating_add(1);
+        self.save_peer(now, record);
+        self.allow_rewind(now, key, true);
     }
 
     fn remove_peer(&mut self, now: Time, domain: &Domain) -> Done {

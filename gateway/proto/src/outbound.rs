@@ -169,7 +169,10 @@ impl Core {
                     if lane.unsaved_to > lane.told.max(frame.told()) {
                         break;
                     }
-                    if !peer.credit.covers(size) || (large && peer.blobs >= BLOBS_MAX) {
+                    // Whatever the peer grants, no more than this is held in memory for it.
+                    let too_much =
+                        peer.flight_bytes > 0 && peer.flight_bytes + size > 2 * self.config.credit_bytes;
+                    if too_much || !peer.credit.covers(size) || (large && peer.blobs >= BLOBS_MAX) {
                         break;
                     }
                     peer.credit.spend(size);

@@ -42,6 +42,7 @@ pub(crate) struct Credit {
 }
 
 impl Credit {
+    /// Whether the peer wants so much more.
     pub(crate) fn covers(&self, bytes: u64) -> bool {
         self.used_messages < self.messages && self.used_bytes + bytes <= self.bytes
     }

@@ -153,7 +153,7 @@ impl Queue {
 
     /// Where the first record after `after` is, as far as it is durable.
     pub(crate) fn find(&self, after: u64) -> Found {
-        let from = after.max(self.acked) + 1;
+        let from = after.max(self.acked).saturating_add(1);
         if from > self.durable {
             return Found::Nothing;
         }

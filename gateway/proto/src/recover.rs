@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use prost::Message;
+use thiserror::Error;
+use trunkline_common::ids::Domain;
 
 use crate::core::{Config, Core, Mailbox};
 use crate::directory::PeerRecord;
@@ -16,11 +18,31 @@ use crate::store::{BlockInfo, Head, PeerKey, Recovered, Stream};
 use crate::time::Time;
 use crate::wire;
 
+/// Why a core cannot be made from a store.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum RecoverError {
+    /// The store does not read as what was written.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The store is another deployment's.
+    #[error(
+        "`domain`: the store belongs to {stored}, the configuration says {configured}: a deployment never changes \
+         its domain; set it back, or make a new gateway with `init`"
+    )]
+    Domain {
+        /// Whose store it is.
+        stored: Domain,
+        /// What was configured.
+        configured: Domain,
+    },
+}
+
 /// Collects what [`Recovered`] items say, then becomes a core.
 #[derive(Debug)]
 pub struct Recovery {
     core: Core,
     fresh: bool,
+    domain: Option<Domain>,
     outboxes: BTreeMap<PeerKey, Vec<u64>>,
     positions: Vec<(Stream, Vec<u64>)>,
     gone: Vec<(Stream, u64, Bytes)>,
@@ -38,6 +60,7 @@ impl Recovery {
         Self {
             core: Core::blank(config),
             fresh: true,
+            domain: None,
             outboxes: BTreeMap::new(),
             positions: Vec::new(),
             gone: Vec::new(),
@@ -67,13 +90,17 @@ impl Recovery {
     /// The core, ready to be driven: dials are scheduled with jitter, and a store that was blank gets an epoch.
     ///
     /// # Errors
-    /// When state does not read as what was written.
-    pub fn finish(mut self, now: Time) -> Result<Core, StateError> {
+    /// When state does not read as what was written, or is another deployment's.
+    pub fn finish(mut self, now: Time) -> Result<Core, RecoverError> {
         self.position(now)?;
         let mut core = self.core;
         if self.fresh {
             core.epoch = core.config.fresh_epoch;
             core.put(now, &Key::Epoch, core.epoch.to_vec().into());
+            core.put(now, &Key::Domain, core.config.domain.as_str().to_owned().into());
+        }
+        if let Some(stored) = self.domain.filter(|stored| *stored != core.config.domain) {
+            return Err(RecoverError::Domain { stored, configured: core.config.domain });
         }
         let known: BTreeSet<PeerKey> = core.directory.peers().map(|record| record.key).collect();
         let mut jobs = Vec::new();
@@ -105,6 +132,10 @@ impl Recovery {
             Key::Epoch => {
                 core.epoch = value[..].try_into().map_err(|_| StateError { what: "epoch" })?;
                 self.fresh = false;
+            }
+            Key::Domain => {
+                let text = std::str::from_utf8(&value).ok();
+                self.domain = text.and_then(|text| text.parse().ok());
             }
             Key::Counters => {
                 let [peer, network] = from_numbers("counters", &value)?[..] else {

@@ -30,6 +30,12 @@ const HANDSHAKE: Duration = Duration::from_secs(5);
 /// Without a frame for this long a PING asks; without an answer for as long again the link is dead.
 const IDLE: Duration = Duration::from_secs(10);
 
+/// A PING is answered no more often than this.
+const PONG_PAUSE: Duration = Duration::from_secs(1);
+
+/// KEYS and KEYS_ACK that a peer may send on one link; a rotation takes one or two.
+const KEYS_MAX: u32 = 64;
+
 /// Two links that opened within this time may come from both sides dialling at once.
 const DIAL_RACE: Duration = Duration::from_secs(2);
 
@@ -69,6 +75,8 @@ impl Core {
             acked: Vec::new(),
             our_key: None,
             heard: now,
+            ponged: None,
+            keys: 0,
             pinged: false,
         };
         self.links.insert(id, link);
@@ -119,6 +127,7 @@ impl Core {
             (Phase::Hello, Body::Hello(hello)) => match self.handle_hello(now, id, &hello) {
                 Ok(()) => Ok(()),
                 Err(Refused(reason, detail)) => {
+                    self.note_refusal(id, &hello.domain, detail);
                     self.refuse(now, id, reason, detail);
                     return;
                 }
@@ -127,12 +136,16 @@ impl Core {
                 self.handle_goaway(now, id, &goaway);
                 return;
             }
+            (Phase::Hello, _) => Err("the first frame must be HELLO"),
             (_, Body::Ping(ping)) => {
-                self.send(id, Body::Pong(ping));
+                // One answer a second is enough to live; more would pile up behind a peer that reads nothing.
+                if link.ponged.is_none_or(|last| now.since(last) >= PONG_PAUSE) {
+                    link.ponged = Some(now);
+                    self.send(id, Body::Pong(ping));
+                }
                 Ok(())
             }
             (_, Body::Pong(_)) => Ok(()),
-            (Phase::Hello, _) => Err("the first frame must be HELLO"),
             (Phase::Resume, Body::Resume(resume)) => self.handle_resume(now, id, &resume),
             (_, body) => self.handle_proven(now, id, channel, body),
         };
@@ -211,6 +224,18 @@ impl Core {
         }
     }
 
+    /// A peer that knocked is refused: our operator sees what the peer's is told. Its certificate must be the peer's,
+    /// so that strangers write nothing here.
+    fn note_refusal(&mut self, id: LinkId, domain: &str, detail: &str) {
+        let Some(link) = self.links.get(&id) else { return };
+        let known = self.directory.peer_by_domain(domain).filter(|record| trusts(record, link));
+        if let Some(peer) = known.and_then(|record| self.peers.get_mut(&record.key))
+            && peer.link.is_none()
+        {
+            peer.last_error = Some(format!("we refused the peer's link: {detail}"));
+        }
+    }
+
     fn refuse(&mut self, now: Time, id: LinkId, reason: Reason, detail: &str) {
         let goaway = wire::Goaway { reason: reason.into(), retry_after_ms: 0, detail: detail.to_owned() };
         let ours = format!("we closed the link: {detail}");
@@ -238,6 +263,8 @@ impl Core {
         let mut context = digest::Context::new(&digest::SHA256);
         context.update(&self.epoch);
         context.update(&key.0.to_be_bytes());
+        let restarts = self.directory.peer(key).map_or(0, |record| record.restarts);
+        context.update(&restarts.to_be_bytes());
         let mut epoch = [0; 16];
         epoch.iter_mut().zip(context.finish().as_ref()).for_each(|(out, byte)| *out = *byte);
         epoch
@@ -559,10 +586,7 @@ impl Core {
             // The commit that this covers was under way when we said RESUME: the peer's RESUME is still to come.
             (_, Body::Ack(_)) => Ok(()),
             (_, Body::Keys(keys)) => self.handle_keys(now, id, key, &keys),
-            (_, Body::KeysAck(ack)) => {
-                self.handle_keys_ack(now, key, &ack);
-                Ok(())
-            }
+            (_, Body::KeysAck(ack)) => self.handle_keys_ack(now, id, key, &ack),
             _ => Err("a frame that does not belong here"),
         }
     }
@@ -575,6 +599,7 @@ impl Core {
         key: PeerKey,
         keys: &wire::Keys,
     ) -> Result<(), &'static str> {
+        self.count_keys(id)?;
         let Some(mut record) = self.directory.peer(key).cloned() else { return Ok(()) };
         let mut ack = wire::KeysAck::default();
         if !keys.next_certificate.is_empty() {
@@ -603,11 +628,21 @@ impl Core {
         Ok(())
     }
 
-    fn handle_keys_ack(&mut self, now: Time, key: PeerKey, ack: &wire::KeysAck) {
-        let Some(peer) = self.peers.get_mut(&key) else { return };
+    fn handle_keys_ack(
+        &mut self,
+        now: Time,
+        id: LinkId,
+        key: PeerKey,
+        ack: &wire::KeysAck,
+    ) -> Result<(), &'static str> {
+        self.count_keys(id)?;
+        let announced = self.next_certificate.as_ref().and_then(|der| Pin::of_certificate(der).ok());
+        let Some(peer) = self.peers.get_mut(&key) else { return Ok(()) };
         let domain = peer.domain.clone();
-        if let Ok(pin) = <[u8; 32]>::try_from(&ack.pin[..]) {
-            let pin = Pin::from_bytes(pin);
+        // Only what is news: whatever else a peer says here is neither saved nor told.
+        if let Some(pin) =
+            announced.filter(|pin| ack.pin[..] == pin.as_bytes()[..] && peer.ready != Some(*pin))
+        {
             peer.ready = Some(pin);
             self.put(now, &Key::Ready(key), pin.as_bytes().to_vec().into());
             self.event("peer.ready", Some(domain.clone()), "it has stored our next certificate".to_owned());
@@ -615,6 +650,14 @@ impl Core {
         if !ack.key_id.is_empty() {
             self.event("peer.key-ready", Some(domain), "it has stored its next API key".to_owned());
         }
+        Ok(())
+    }
+
+    /// Each of these frames is saved or told: a peer may not make us do so without end.
+    fn count_keys(&mut self, id: LinkId) -> Result<(), &'static str> {
+        let Some(link) = self.links.get_mut(&id) else { return Ok(()) };
+        link.keys += 1;
+        if link.keys > KEYS_MAX { Err("KEYS: more than any rotation needs") } else { Ok(()) }
     }
 
     /// Replaces a peer's record, in memory and with the next commit.

@@ -14,6 +14,8 @@ use crate::store::{LANES, Lane, NetworkKey, PeerKey, StateKey, Stream};
 pub enum Key {
     /// 16 random bytes: this store's epoch.
     Epoch,
+    /// Our federation domain: a store belongs to one.
+    Domain,
     /// The next peer and network numbers.
     Counters,
     /// A peer's record, JSON.
@@ -59,6 +61,7 @@ impl Key {
         let mut out = Vec::with_capacity(16);
         match self {
             Self::Epoch => out.push(b'e'),
+            Self::Domain => out.push(b'd'),
             Self::Counters => out.push(b'c'),
             Self::Peer(peer) => put_numbered(&mut out, b'p', peer.0),
             Self::Network(network) => put_numbered(&mut out, b'n', network.0),
@@ -100,6 +103,7 @@ impl Key {
         let number = || rest.first_chunk::<4>().map(|n| u32::from_be_bytes(*n)).ok_or(error);
         Ok(match tag {
             b'e' => Self::Epoch,
+            b'd' => Self::Domain,
             b'c' => Self::Counters,
             b'p' => Self::Peer(PeerKey(number()?)),
             b'n' => Self::Network(NetworkKey(number()?)),
@@ -191,6 +195,7 @@ mod tests {
         let outbox = Stream::Outbox { peer: PeerKey(7), lane: Lane(3) };
         let keys = [
             Key::Epoch,
+            Key::Domain,
             Key::Counters,
             Key::Peer(PeerKey(1)),
             Key::Network(NetworkKey(u32::MAX)),

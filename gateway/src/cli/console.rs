@@ -85,7 +85,10 @@ pub(super) fn vacant(path: &Path) -> Result<(), CliError> {
             path.display()
         )));
     }
-    Ok(())
+    // Only making it tells whether it can be made.
+    let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+    made.and_then(|_| std::fs::remove_file(path))
+        .map_err(|error| CliError::Failed(format!("cannot write {}: {error}", path.display())))
 }
 
 /// Writes a file that only its owner reads. One that is there is not overwritten.

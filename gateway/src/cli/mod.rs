@@ -1,4 +1,4 @@
-//! The command line. Every verb but `init`, `run` and `token recover` is a call of the admin API.
+//! The command line. Every verb but `init`, `run`, `store` and `token recover` is a call of the admin API.
 //!
 //! Exit codes: 0 done, 1 it failed, 2 it was not understood. An error is one line on stderr that says what to do.
 //!
@@ -6,7 +6,8 @@
 //! - [`main`]: from arguments to an exit code
 //! - `target`, `client`: where the gateway is, and talking to it
 //! - `console`: what is shown, asked and written
-//! - one file per noun: `init`, `run`, `status`, `identity`, `peer`, `network`, `outbox`, `token`, `audit`, `events`
+//! - one file per noun: `init`, `run`, `store`, `status`, `identity`, `peer`, `network`, `outbox`, `token`,
+//!   `audit`, `events`
 
 use std::ffi::OsString;
 use std::io::IsTerminal;
@@ -27,6 +28,7 @@ mod outbox;
 mod peer;
 mod run;
 mod status;
+mod store;
 mod target;
 mod token;
 
@@ -56,6 +58,9 @@ enum Verb {
     Init(init::Args),
     /// Run the gateway, or check that it could run
     Run(run::Args),
+    /// The store's files
+    #[command(subcommand)]
+    Store(store::Verb),
     /// Everything at a glance
     Status,
     /// Our certificate, and its rotation
@@ -156,6 +161,7 @@ fn carry_out(cli: Cli, console: &mut Console<'_>) -> Result<(), CliError> {
     let verb = match cli.verb {
         Verb::Init(args) => return init::init(&cli.target, args, console),
         Verb::Run(args) => return run::run(&cli.target, args, console),
+        Verb::Store(verb) => return store::call(verb, &cli.target, console),
         Verb::Token(token::Verb::Recover { out }) => {
             return token::recover(&cli.target, out.as_deref(), console);
         }
@@ -171,7 +177,7 @@ fn carry_out(cli: Cli, console: &mut Console<'_>) -> Result<(), CliError> {
 
 async fn call(verb: Verb, api: &Api, console: &mut Console<'_>) -> Result<(), CliError> {
     match verb {
-        Verb::Init(_) | Verb::Run(_) => Ok(()),
+        Verb::Init(_) | Verb::Run(_) | Verb::Store(_) => Ok(()),
         Verb::Status => status::show(api, console).await,
         Verb::Identity(verb) => identity::call(verb, api, console).await,
         Verb::Peer(verb) => peer::call(verb, api, console).await,

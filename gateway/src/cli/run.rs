@@ -21,18 +21,23 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(target: &Target, args: Args, out: &mut Console<'_>) -> Result<(), CliError> {
-    let in_directory = || target.directory().map(|dir| dir.join(CONFIG_FILE));
-    let file = args.config.or_else(in_directory).ok_or_else(|| {
-        CliError::Usage(
-            "which gateway? Name its configuration with --config FILE, or its directory with --dir DIR"
-                .into(),
-        )
-    })?;
+    let file = configuration(target, args.config)?;
     let config = Config::load(&file).map_err(CliError::failed)?;
     if args.check {
         return check(&config, out);
     }
     crate::run::run(config).map_err(CliError::failed)
+}
+
+/// The configuration's file: as named, or in the directory.
+pub(super) fn configuration(target: &Target, named: Option<PathBuf>) -> Result<PathBuf, CliError> {
+    let in_directory = || target.directory().map(|dir| dir.join(CONFIG_FILE));
+    named.or_else(in_directory).ok_or_else(|| {
+        CliError::Usage(
+            "which gateway? Name its configuration with --config FILE, or its directory with --dir DIR"
+                .into(),
+        )
+    })
 }
 
 fn check(config: &Config, out: &mut Console<'_>) -> Result<(), CliError> {

@@ -1,6 +1,7 @@
 //! Dialling: QUIC first, TCP a moment later, and the first that is up wins.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -54,6 +55,29 @@ pub(super) async fn dial(shared: Arc<Shared>, peer: PeerKey, probe: bool) {
     }
 }
 
+/// What attempts came to: each reason once, with all that failed for it.
+#[derive(Debug, Default)]
+struct Failures(Vec<(String, String)>);
+
+impl Failures {
+    fn note(&mut self, attempt: String, reason: String) {
+        match self.0.iter_mut().find(|(_, known)| *known == reason) {
+            Some((attempts, _)) => attempts.push_str(&format!(", {attempt}")),
+            None => self.0.push((attempt, reason)),
+        }
+    }
+}
+
+impl fmt::Display for Failures {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (n, (attempts, reason)) in self.0.iter().enumerate() {
+            let separator = if n == 0 { "" } else { "; " };
+            write!(f, "{separator}{attempts}: {reason}")?;
+        }
+        Ok(())
+    }
+}
+
 async fn race(shared: &Arc<Shared>, peer: PeerKey, probe: bool) -> Result<Up, String> {
     let directory = shared.directory.load_full();
     let record = directory.peer(peer).ok_or("the peer was removed")?;
@@ -65,11 +89,11 @@ async fn race(shared: &Arc<Shared>, peer: PeerKey, probe: bool) -> Result<Up, St
     let mut plan = plan(shared, peer, &addresses, probe);
     let begun = Instant::now();
     let mut running = JoinSet::new();
-    let mut failures: Vec<String> = Vec::new();
+    let mut failures = Failures::default();
     loop {
         let due = plan.front().map(|(after, ..)| begun + *after);
         if due.is_none() && running.is_empty() {
-            return Err(format!("{name} cannot be reached: {}", failures.join("; ")));
+            return Err(format!("{name} cannot be reached: {failures}"));
         }
         let now = running.is_empty() || due.is_some_and(|due| due <= Instant::now());
         if now && let Some((_, address, transport)) = plan.pop_front() {
@@ -87,9 +111,9 @@ async fn race(shared: &Arc<Shared>, peer: PeerKey, probe: bool) -> Result<Up, St
                     return Ok(up);
                 }
                 Ok((address, transport, Err(reason))) => {
-                    failures.push(format!("{} to {}: {reason}", label(transport), redact::ip(&address)));
+                    failures.note(format!("{} to {}", label(transport), redact::ip(&address)), reason);
                 }
-                Err(_) => failures.push("an attempt failed: this is a defect".to_owned()),
+                Err(_) => failures.note("an attempt".to_owned(), "failed: this is a defect".to_owned()),
             },
             () = sleep_until(due.unwrap_or(begun)), if due.is_some() => {}
         }

@@ -15,7 +15,7 @@ pub(super) struct Faults {
 }
 
 /// The file of blocks and state.
-pub(super) const STORE_FILE: &str = "gateway.redb";
+pub(crate) const STORE_FILE: &str = "gateway.redb";
 /// The file of wrapped data keys.
 pub(super) const KEYS_FILE: &str = "gateway.keys";
 

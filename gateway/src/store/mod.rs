@@ -27,6 +27,8 @@ mod seal;
 pub mod space;
 mod writer;
 
+pub(crate) use fault::STORE_FILE;
+
 /// An answer that a store gives later.
 pub type StoreFuture<T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send>>;
 
@@ -51,7 +53,10 @@ pub trait Store: Send + Sync + 'static {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum StoreError {
     /// No space left. The store can be opened again once there is.
-    #[error("the disk is full: free space under {path}, then restart; nothing acknowledged is lost")]
+    #[error(
+        "the disk is full: free space under {path}; a gateway that runs goes on by itself then, and nothing \
+         acknowledged is lost"
+    )]
     Full {
         /// The store's directory.
         path: String,
@@ -65,6 +70,9 @@ pub enum StoreError {
          away to start empty"
     )]
     Corrupt(String),
+    /// It is another deployment's.
+    #[error("{0}")]
+    Foreign(String),
     /// The deployment key is not the one that wrapped the store's keys.
     #[error("the deployment key does not open {path}: configure the key that this store was made with")]
     WrongKey {

@@ -11,8 +11,11 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 mod delivery;
+mod demand;
 mod load;
+mod manual;
 mod policy;
+mod restore;
 mod rotation;
 mod shutdown;
 mod site;

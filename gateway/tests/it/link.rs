@@ -83,19 +83,11 @@ async fn side_with(
 
 fn peer(domain: &str, trust: Trust, endpoints: &[SocketAddr]) -> PeerRecord {
     PeerRecord {
-        key: PEER,
-        domain: domain.parse().unwrap(),
-        label: String::new(),
         state: PeerState::Active,
         trust,
         endpoints: endpoints.iter().map(SocketAddr::to_string).collect(),
-        local_domains: Vec::new(),
-        claimed_domains: None,
-        keys_issued: Vec::new(),
-        keys_held: Vec::new(),
         allow_private_ips: true,
-        added: Time::from_unix_ms(0),
-        invite: None,
+        ..PeerRecord::new(PEER, domain.parse().unwrap(), Time::from_unix_ms(0))
     }
 }
 

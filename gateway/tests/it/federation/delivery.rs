@@ -79,6 +79,26 @@ async fn machines_that_crash_under_load_lose_nothing_and_deliver_nothing_twice()
 }
 
 #[tokio::test]
+async fn machines_that_crash_together_under_load_both_ways_lose_nothing_and_deliver_nothing_twice() {
+    let disks = [Disk::new(3), Disk::new(4)];
+    let mut alpha = Plan::new("alpha.test").on(&disks[0]).start().await;
+    let mut beta = Plan::new("beta.test").on(&disks[1]).start().await;
+    peer(&alpha, &beta).await;
+    let (to_alpha, to_beta) = (Reader::start(&alpha), Reader::start(&beta));
+    let (from_alpha, from_beta) = (Load::start(&alpha, &beta), Load::start(&beta, &alpha));
+    for _ in 0..3 {
+        tokio::join!(to_beta.more(200), to_alpha.more(200));
+        tokio::join!(alpha.crash(), beta.crash());
+        tokio::join!(alpha.start(), beta.start());
+    }
+    tokio::join!(to_beta.more(200), to_alpha.more(200));
+    let sent = from_alpha.stop_and_read_receipts().await;
+    to_beta.finish(sent).await;
+    let sent = from_beta.stop_and_read_receipts().await;
+    to_alpha.finish(sent).await;
+}
+
+#[tokio::test]
 async fn what_was_not_acknowledged_is_handed_out_again_after_a_restart() {
     let (alpha, mut beta) = two_sites().await;
     alpha.api.submit(&alpha.user("ann"), &beta.user("bob")).await;

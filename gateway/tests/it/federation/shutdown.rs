@@ -105,3 +105,19 @@ fn a_process_whose_store_is_cut_short_or_damaged_ends_with_one_line_that_names_i
     std::fs::write(&file, whole).unwrap();
     gateway.start();
 }
+
+#[test]
+fn the_store_of_a_gateway_that_does_not_run_can_be_checked() {
+    let mut gateway = Gateway::running("alpha.test");
+    let running = gateway.cli(&["store", "check"]);
+    assert_eq!(running.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&running.stderr).contains("in use by another trunkline-gateway"));
+    let entries = gateway.json(&["audit", "list"])["entries"].as_array().unwrap().len();
+    assert_eq!(gateway.stop(), Some(0));
+    let found = gateway.json(&["store", "check"]);
+    assert_eq!(found, json!({ "ok": true, "readable": entries, "damaged": [] }));
+    std::fs::remove_dir_all(gateway.path("data")).unwrap();
+    let gone = gateway.cli(&["store", "check"]);
+    assert_eq!(gone.status.code(), Some(1));
+    assert!(!gateway.path("data").exists(), "nothing is made by looking");
+}

@@ -33,7 +33,7 @@ pub(super) struct Site {
     pub(super) api: LocalApi,
     /// What the disk says is left, when it is in memory.
     pub(super) free_bytes: Arc<AtomicU64>,
-    _dir: TempDir,
+    dir: TempDir,
     config: Config,
     disk: Option<Disk>,
     client: Client,
@@ -88,7 +88,7 @@ impl Plan {
             door,
             free_bytes: Arc::new(AtomicU64::new(u64::MAX)),
             admin_token: read(made.admin_token_file),
-            _dir: dir,
+            dir,
             config,
             disk: None,
             client: api.client.clone(),
@@ -102,6 +102,11 @@ impl Plan {
     pub(super) fn configure(mut self, change: impl FnOnce(&mut Config)) -> Self {
         change(&mut self.site.config);
         self
+    }
+
+    /// The site as it is so far.
+    pub(super) fn site(&self) -> &Site {
+        &self.site
     }
 
     /// Keeps the store on this disk instead of in files.
@@ -265,6 +270,11 @@ impl Site {
     /// Accepts a bundle; answers the answering one, when there is one.
     pub(super) async fn accept(&self, bundle: Value) -> Value {
         self.post("/admin/v1/peers/accept", json!({ "bundle": bundle })).await["answer"].take()
+    }
+
+    /// A path within its directory.
+    pub(super) fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
     }
 
     /// An address of this deployment.

@@ -135,6 +135,9 @@ async fn a_failed_sync_ends_all_promises_until_a_restart_which_finds_everything_
     let (status, problem) = alpha.readiness().await;
     assert_eq!(status, 503);
     assert!(problem["detail"].as_str().unwrap().contains("restart"), "{problem}");
+    beta.on_peer(&alpha, "pause").await;
+    beta.on_peer(&alpha, "resume").await;
+    beta.says(&alpha, "the peer closed the link (storage)").await;
     assert!(!beta.is_up(&alpha).await);
 
     alpha.crash().await;

@@ -40,12 +40,29 @@ async fn the_right_certificate_with_a_wrong_api_key_is_not_up_and_both_operators
 }
 
 #[tokio::test]
+async fn an_operator_whose_gateway_cannot_dial_is_told_of_a_wrong_api_key_too() {
+    let (alpha, beta) = two_sites().await;
+    alpha.door.cut(Which::Udp, Cut::Silent);
+    alpha.door.cut(Which::Tcp, Cut::Reset);
+    let mut add = by_hand(&alpha, &beta).await;
+    add["api_key"] = ApiKey::generate().to_text().into();
+    alpha.post("/admin/v1/peers", add).await;
+    alpha.on_peer(&beta, "pause").await;
+    alpha.on_peer(&beta, "resume").await;
+    stay_apart(&alpha, "API key is not one we issued", &beta, "we refused the peer's link: the API key")
+        .await;
+}
+
+#[tokio::test]
 async fn the_right_api_key_with_a_wrong_certificate_is_not_up_and_both_operators_are_told() {
     let (alpha, beta) = two_sites().await;
     let mut add = by_hand(&alpha, &beta).await;
     add["pins"] = json!([Pin::from_bytes([7; 32]).to_string()]);
     alpha.post("/admin/v1/peers", add).await;
     stay_apart(&alpha, "not one of its pins", &beta, "refused our certificate").await;
+    let text = alpha.last_error(&beta).await;
+    assert!(text.contains("QUIC to") && text.contains("TCP to"), "{text}");
+    assert_eq!(text.matches("not one of its pins").count(), 1, "one reason is said once: {text}");
 }
 
 #[tokio::test]

@@ -1,0 +1,69 @@
+//! `store`: what can still be read of a store, when a disk or a backup is in doubt.
+
+use std::path::PathBuf;
+
+use clap::Subcommand;
+use serde_json::json;
+use trunkline_gateway_proto::store::Stream;
+
+use super::target::Target;
+use super::{CliError, Console};
+use crate::config::{Config, deployment_key};
+use crate::store::STORE_FILE;
+use crate::store::redb::{Options, RedbStore};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Verb {
+    /// Read and decrypt everything in the store of a gateway that does not run, and list what cannot be read
+    Check {
+        /// The configuration [default: gateway.toml in the directory]
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
+}
+
+pub(super) fn call(verb: Verb, target: &Target, out: &mut Console<'_>) -> Result<(), CliError> {
+    let Verb::Check { config } = verb;
+    let config = Config::load(&super::run::configuration(target, config)?).map_err(CliError::failed)?;
+    let file = config.data_dir.join(STORE_FILE);
+    if !file.exists() {
+        // Opening would make one.
+        return Err(CliError::Failed(format!(
+            "there is no {}: is this the right configuration?",
+            file.display()
+        )));
+    }
+    let key = deployment_key::read(&config).map_err(CliError::failed)?;
+    let store = RedbStore::open(&Options::new(&config.data_dir, key)).map_err(CliError::failed)?;
+    let mut damaged = Vec::new();
+    let readable = store
+        .check(&mut |stream, first_seq| damaged.push((name(stream), first_seq)))
+        .map_err(CliError::failed)?;
+    let rows: Vec<_> =
+        damaged.iter().map(|(stream, seq)| json!({ "stream": stream, "first_seq": seq })).collect();
+    let value = json!({ "ok": damaged.is_empty(), "readable": readable, "damaged": rows });
+    out.show(&value, || {
+        let mut text = format!("{readable} records can be read\n");
+        for (stream, seq) in &damaged {
+            text.push_str(&format!("{stream}: the block that begins at {seq} cannot be read\n"));
+        }
+        text
+    });
+    match damaged.len() {
+        0 => Ok(()),
+        count => Err(CliError::Failed(format!(
+            "{count} blocks cannot be read: restore {} from one backup, both files together",
+            config.data_dir.display()
+        ))),
+    }
+}
+
+/// Deployments are known by number here: the directory may be part of what cannot be read.
+fn name(stream: Stream) -> String {
+    match stream {
+        Stream::Outbox { peer, lane } => format!("outbox of peer {}, lane {}", peer.0, lane.0),
+        Stream::Inbox { network } => format!("inbox of network {}", network.0),
+        Stream::Receipts { network } => format!("receipts of network {}", network.0),
+        Stream::Audit => "audit log".to_owned(),
+    }
+}
