@@ -46,11 +46,17 @@ impl Core {
         self.expire_at(next.max(now + EXPIRY_PAUSE));
     }
 
-    /// Starts passes. One that is under way goes on, as far as the new one would.
+    /// Starts passes. One that is under way goes as far as the new one would; a purge begins again, because what
+    /// it passed over as being in flight may no longer be.
     pub(crate) fn start_jobs(&mut self, now: Time, jobs: impl IntoIterator<Item = Job>) {
         for job in jobs {
             match self.jobs.iter_mut().find(|other| other.stream == job.stream && other.why == job.why) {
-                Some(other) => other.to = other.to.max(job.to),
+                Some(other) => {
+                    other.to = other.to.max(job.to);
+                    if job.why == Why::Purged {
+                        other.from = job.from;
+                    }
+                }
                 None => self.jobs.push_back(job),
             }
         }

@@ -226,3 +226,26 @@ fn what_left_out_of_turn_is_skipped_only_once_that_is_on_the_disk() {
     wait_receipts(&mut world, ALPHA, 4);
     assert_eq!(inbox(&mut world, BETA), [0, 1, 2, 3]);
 }
+
+#[test]
+fn a_peer_removed_during_a_purge_leaves_receipts_for_what_was_in_flight() {
+    let mut world = from_disk();
+    world.tamper = Some(Box::new(|from, body| {
+        if let wire::frame::Body::Ack(ack) = body
+            && from == BETA
+        {
+            ack.marks.clear();
+        }
+    }));
+    world.submit(ALPHA, MAIN, letters(0..3));
+    world.submit(ALPHA, MAIN, letters(3..6));
+    world.run_for(SECOND);
+    assert_eq!(in_flight(&world), 6);
+    // The purge has passed over what is in flight in the first block, and reads the second one.
+    world.weather.read_ms = 500..501;
+    purge(&mut world);
+    world.run_for(Duration::from_millis(1200));
+    let domain = world.nodes[BETA].domain.clone();
+    world.admin(ALPHA, AdminOp::PeerRemove(domain)).unwrap();
+    wait_receipts(&mut world, ALPHA, 6);
+}
