@@ -224,17 +224,40 @@ fn bytes_that_are_no_frame_end_the_link_and_lose_nothing() {
 #[test]
 fn a_stranger_that_says_nothing_is_sent_away() {
     let mut world = pair();
-    world.tamper = Some(Box::new(|from, body| {
-        if from == ALPHA && matches!(body, Body::Hello(_)) {
-            *body = Body::Ping(wire::Ping { nonce: 1 });
-        }
-    }));
+    world.sniffed = Some(Vec::new());
     world.mute.insert(BETA);
     world.cut_now(ALPHA, BETA);
+    let dials = world.nodes[ALPHA].dials.len();
+    world.wait("a dial", SECOND, |world| world.nodes[ALPHA].dials.len() > dials);
+    // The connection comes up, and then nothing comes over it.
+    world.weather.latency_ms = 60_000..60_001;
     world.run_for(SECOND);
     assert_eq!(world.links_between(BETA, ALPHA), 1);
     world.run_for(5 * SECOND);
-    assert!(world.peer(ALPHA, BETA).last_error.unwrap().contains("did not come in time"));
+    assert_eq!(world.links_between(BETA, ALPHA), 0);
+    assert!(goaways(&world, BETA).iter().any(|(_, text)| text.contains("did not come in time")));
+}
+
+#[test]
+fn a_stranger_that_begins_with_anything_but_hello_is_sent_away() {
+    for first in [
+        Body::Ping(wire::Ping { nonce: 1 }),
+        Body::Credit(wire::Credit { bytes: 1 << 40, messages: 1 << 40 }),
+        Body::Resume(wire::Resume::default()),
+    ] {
+        let mut world = pair();
+        world.sniffed = Some(Vec::new());
+        world.tamper = Some(Box::new(move |from, body| {
+            if from == ALPHA && matches!(body, Body::Hello(_)) {
+                *body = first.clone();
+            }
+        }));
+        world.mute.insert(BETA);
+        world.cut_now(ALPHA, BETA);
+        world.run_for(SECOND);
+        assert!(!world.is_up(ALPHA, BETA));
+        assert!(goaways(&world, BETA).iter().any(|(_, text)| text.contains("must be HELLO")));
+    }
 }
 
 #[test]

@@ -24,7 +24,7 @@ use crate::ledger::Origin;
 use crate::world::{Weather, World, spare_certificate};
 
 /// Seeds that found a bug once.
-const FOUND: &[u64] = &[1227, 1288, 2156, 2736, 2757, 2956, 3137, 4359, 4596, 5088, 6438];
+const FOUND: &[u64] = &[1227, 1288, 2156, 2736, 2757, 2956, 3137, 4359, 4596, 5088, 6438, 864, 869];
 
 /// What payloads are cut from.
 static PAYLOAD: [u8; 300_000] = [7; 300_000];
@@ -50,6 +50,8 @@ struct Plan {
     rotate: f64,
     announce: f64,
     storage: f64,
+    skew: f64,
+    divorce: f64,
     reader_crash: f64,
 }
 
@@ -65,6 +67,8 @@ struct Server {
     outstanding: VecDeque<(Ticket, Vec<wire::Submission>)>,
     /// Answered: which recipients were accepted.
     accepted: BTreeMap<Vec<u8>, Vec<String>>,
+    /// Peers may have been gone when an answer was lost: what it said cannot be told.
+    unsure: bool,
     /// Receipts were read for these: they must not be submitted again.
     told: BTreeSet<Vec<u8>>,
     /// What was accepted, to submit it again.
@@ -143,7 +147,8 @@ fn run(seed: u64) {
         for id in ["main", "lab"].iter().take(1 + rng.index(2)) {
             let policy = draw_policy(&mut rng, node, count);
             let network = world.add_network(node, id, policy.clone());
-            servers.push(Server::new(&world, node, network, id, policy));
+            let server = Server::new(&world, node, network, id, policy);
+            servers.push(Server { unsure: plan.divorce > 0.0, ..server });
         }
     }
     for a in 0..count {
@@ -152,7 +157,15 @@ fn run(seed: u64) {
             world.wait_up(a, b);
         }
     }
-    let mut run = Run { rng, plan, world, servers, down_until: BTreeMap::new(), announced: BTreeMap::new() };
+    let mut run = Run {
+        rng,
+        plan,
+        world,
+        servers,
+        down_until: BTreeMap::new(),
+        announced: BTreeMap::new(),
+        divorced: BTreeSet::new(),
+    };
     run.world.weather = run.rough_weather();
     for _ in 0..run.plan.steps {
         run.step();
@@ -186,6 +199,8 @@ impl Plan {
             rotate: some(rng, 0.1),
             announce: some(rng, 0.1),
             storage: some(rng, 0.1),
+            skew: some(rng, 0.5),
+            divorce: some(rng, 0.03),
             reader_crash: some(rng, 0.2),
         }
     }
@@ -224,6 +239,8 @@ struct Run {
     servers: Vec<Server>,
     /// Nodes that are down, and when they come back.
     down_until: BTreeMap<usize, u64>,
+    /// Pairs that are peers no longer.
+    divorced: BTreeSet<(usize, usize)>,
     /// Nodes that announced a certificate, and which.
     announced: BTreeMap<usize, usize>,
 }
@@ -271,6 +288,7 @@ impl Run {
             self.world.partition(node, other, duration);
         }
         self.operate(node, other);
+        self.divorce(node.min(other), node.max(other));
         for index in 0..self.servers.len() {
             let mut server = std::mem::replace(&mut self.servers[index], Server::nobody());
             server.collect(&mut self.world, &mut self.rng, self.plan.reader_crash);
@@ -287,6 +305,12 @@ impl Run {
             let now = self.world.now().unix_ms();
             if self.down_until.get(&node).is_some_and(|until| *until <= now) {
                 self.down_until.remove(&node);
+                if self.rng.chance(self.plan.skew) {
+                    // Somebody set its clock: forward, or back.
+                    let minutes_20 = 1_200_000;
+                    self.world.nodes[node].skew_ms =
+                        self.rng.range(0..2 * minutes_20) as i64 - minutes_20 as i64;
+                }
                 self.world.start(node);
             }
         }
@@ -294,6 +318,9 @@ impl Run {
 
     fn operate(&mut self, node: usize, other: usize) {
         if self.world.nodes[node].core.is_none() {
+            return;
+        }
+        if self.divorced.contains(&(node.min(other), node.max(other))) {
             return;
         }
         let domain = self.world.nodes[other].domain.clone();
@@ -316,6 +343,25 @@ impl Run {
         if self.rng.chance(self.plan.storage) {
             let low = self.rng.chance(0.5);
             self.world.with_core(node, |core, _| core.set_storage_low(low));
+        }
+    }
+
+    /// Both operators end a peering; later they introduce each other again.
+    fn divorce(&mut self, a: usize, b: usize) {
+        let both_up = self.world.nodes[a].core.is_some() && self.world.nodes[b].core.is_some();
+        // The operators wait for their answers, which a failing commit would keep from them.
+        if !both_up || self.world.weather.commit_fails > 0.0 || !self.rng.chance(self.plan.divorce) {
+            return;
+        }
+        if self.divorced.remove(&(a, b)) {
+            self.world.introduce(a, b);
+        } else {
+            self.divorced.insert((a, b));
+            self.world.ledger.purges += 1;
+            for (node, other) in [(a, b), (b, a)] {
+                let domain = self.world.nodes[other].domain.clone();
+                self.world.admin(node, AdminOp::PeerRemove(domain)).unwrap();
+            }
         }
     }
 
@@ -403,6 +449,9 @@ impl Run {
             self.world.start(node);
         }
         let count = self.world.nodes.len();
+        for (a, b) in std::mem::take(&mut self.divorced) {
+            self.world.introduce(a, b);
+        }
         for node in 0..count {
             self.world.with_core(node, |core, _| core.set_storage_low(false));
             for other in (0..count).filter(|other| *other != node) {
@@ -479,6 +528,20 @@ impl Run {
             let entries: Vec<audit::Entry> =
                 entries.iter().map(|(_, record)| serde_json::from_slice(&record.body).unwrap()).collect();
             assert!(audit::verify(audit::genesis(), &entries).is_ok(), "the audit log is broken");
+            let of_peers = state
+                .store
+                .state()
+                .keys()
+                .filter(|key| matches!(key.first(), Some(b'o' | b'i' | b'k' | b'w')));
+            let known: Vec<_> =
+                self.world.core(node).directory().peers().map(|peer| peer.key.0.to_be_bytes()).collect();
+            for key in of_peers {
+                assert!(
+                    known.iter().any(|known| key.ends_with(known)),
+                    "{}: a removed peer is left",
+                    overview.domain
+                );
+            }
             let marks = state.store.state().keys().filter(|key| matches!(key.first(), Some(b'g' | b'r')));
             assert_eq!(marks.count(), 0, "{}: marks or refusals are left in the store", overview.domain);
         }
@@ -506,7 +569,7 @@ impl Run {
                 }
             }
         }
-        let now = self.world.now();
+        let now = self.world.nodes[server.node].latest;
         let key = (server.node, server.network);
         for ((_, _, seq), arrival) in ledger.inboxes.range((key.0, key.1, 0)..=(key.0, key.1, u64::MAX)) {
             assert!(server.inbox.read.contains(seq) || arrival.expires <= now, "{seq} was never read");
@@ -544,6 +607,7 @@ impl Server {
             again: VecDeque::new(),
             outstanding: VecDeque::new(),
             accepted: BTreeMap::new(),
+            unsure: false,
             told: BTreeSet::new(),
             originals: BTreeMap::new(),
             inbox: Reader::default(),
@@ -637,7 +701,7 @@ impl Server {
         // The answer was lost: what it said is known from the policies, when no local network has a say.
         self.originals.insert(id.clone(), submission.clone());
         let domain = format!(".{}.test", name(self.node));
-        if submission.to.iter().all(|to| !to.ends_with(&domain)) {
+        if !self.unsure && submission.to.iter().all(|to| !to.ends_with(&domain)) {
             self.accepted.insert(id, expected);
         }
     }
@@ -738,7 +802,7 @@ impl Reader {
             return Vec::new();
         };
         assert!(first > after, "{first} is not after {after}");
-        let now = world.now();
+        let now = world.nodes[node].latest;
         // What was acknowledged may come again, or not.
         let from = (after.max(self.tried) + 1).min(last + 1);
         let mut origins = Vec::new();

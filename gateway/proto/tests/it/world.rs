@@ -65,6 +65,10 @@ impl Default for Weather {
 pub(crate) struct Node {
     pub(crate) domain: Domain,
     pub(crate) config: Config,
+    /// How far its clock is from the others'. Changes while it is down only.
+    pub(crate) skew_ms: i64,
+    /// The latest that its clock ever showed.
+    pub(crate) latest: Time,
     /// `None` while it is down.
     pub(crate) core: Option<Core>,
     pub(crate) store: Store,
@@ -225,6 +229,8 @@ impl World {
             Node {
                 domain: config.domain.clone(),
                 config,
+                skew_ms: 0,
+                latest: Time::default(),
                 core: None,
                 store: Store::default(),
                 certificate: certificates()[index].clone(),
@@ -274,6 +280,11 @@ impl World {
 
     // ------------------------------------------------------------ time
 
+    /// What a node's own clock shows.
+    pub(crate) fn time_of(&self, node: usize) -> Time {
+        Time::from_unix_ms(self.clock.now_ms().saturating_add_signed(self.nodes[node].skew_ms))
+    }
+
     /// Carries out everything up to `until`, and stands there then.
     pub(crate) fn run_until(&mut self, until: Time) {
         while self.step(until) {}
@@ -297,7 +308,10 @@ impl World {
         let event_at = self.agenda.first_key_value().map(|((at, _), _)| *at);
         let timeouts = self.nodes.iter().enumerate();
         let timeout = timeouts
-            .filter_map(|(index, node)| Some((node.core.as_ref()?.poll_timeout()?.unix_ms(), index)))
+            .filter_map(|(index, node)| {
+                let at = node.core.as_ref()?.poll_timeout()?.unix_ms();
+                Some((at.saturating_add_signed(-node.skew_ms), index))
+            })
             .min();
         let (at, node) = match (event_at, timeout) {
             (Some(event), Some((time, node))) if time < event => (time, Some(node)),
@@ -432,7 +446,7 @@ impl World {
     where
         T: Default,
     {
-        let now = self.now();
+        let now = self.time_of(node);
         let Some(core) = &mut self.nodes[node].core else { return T::default() };
         let result = input(core, now);
         self.drive(node);
@@ -445,7 +459,8 @@ impl World {
 
     /// Carries out what a core asks for, as the driver does.
     fn drive(&mut self, index: usize) {
-        let now = self.now();
+        let now = self.time_of(index);
+        self.nodes[index].latest = self.nodes[index].latest.max(now);
         loop {
             while let Some(action) = self.nodes[index].core.as_mut().and_then(Core::poll_action) {
                 self.act(index, action);
@@ -458,7 +473,7 @@ impl World {
             node.saving = Some(Saving { commit, applied: false });
             let run = node.run;
             let delay = self.draw(|weather| &weather.commit_ms);
-            self.plan(now.unix_ms() + delay, Event::Apply { node: index, run });
+            self.plan(self.clock.now_ms() + delay, Event::Apply { node: index, run });
         }
         if let Some(core) = &self.nodes[index].core {
             core.check_invariants();
@@ -506,7 +521,7 @@ impl World {
     }
 
     fn apply(&mut self, index: usize) {
-        let now = self.now();
+        let now = self.time_of(index);
         let node = &mut self.nodes[index];
         if let Some(saving) = node.saving.as_mut().filter(|saving| !saving.applied) {
             saving.applied = true;
@@ -517,7 +532,7 @@ impl World {
 
     /// Makes a core from what the store holds.
     pub(crate) fn start(&mut self, index: usize) {
-        let now = self.now();
+        let now = self.time_of(index);
         let seed = self.rng.next_u64();
         self.tell(|| format!("{index}: start"));
         let node = &mut self.nodes[index];
@@ -869,7 +884,7 @@ impl World {
     }
 
     pub(crate) fn overview(&self, node: usize) -> Overview {
-        self.core(node).overview(self.now())
+        self.core(node).overview(self.time_of(node))
     }
 
     pub(crate) fn peer(&self, node: usize, other: usize) -> PeerView {
@@ -923,7 +938,7 @@ impl World {
             certificate: String::new(),
             pin: Pin::of_certificate(&self.nodes[from].certificate).unwrap(),
             api_key,
-            expires: self.now() + Duration::from_secs(3600),
+            expires: self.time_of(from) + Duration::from_secs(3600),
             nonce,
             in_reply_to,
         }
@@ -938,7 +953,7 @@ impl World {
 
     /// One operator invites, the other accepts; what is left is to accept the bundle that is handed back.
     pub(crate) fn invite(&mut self, a: usize, b: usize) -> Bundle {
-        let expires = self.now() + Duration::from_secs(3600);
+        let expires = self.time_of(a) + Duration::from_secs(3600);
         let invite = AdminOp::PeerInvite { domain: self.nodes[b].domain.clone(), expires };
         let Ok(AdminReply::Invited { api_key, nonce, .. }) = self.admin(a, invite) else {
             panic!("not invited");
