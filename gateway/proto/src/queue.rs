@@ -279,7 +279,7 @@ impl Queue {
         emptied
     }
 
-    /// Marks records of one block as left out of turn. Answers the block's first number and its bits when it
+    /// Marks records of one block, in order, as left out of turn. Answers the block's first number and its bits when it
     /// still holds something, or `None` for the bits when it is empty and removed.
     pub(crate) fn mark_gone(&mut self, block_first: u64, seqs: &[u64]) -> Option<(u64, Option<Bytes>)> {
         let at = self.blocks.binary_search_by_key(&block_first, |block| block.first_seq).ok()?;
@@ -293,7 +293,7 @@ impl Queue {
             }
         }
         if self.tail.back().is_some_and(|(last, _)| seqs.iter().any(|seq| seq <= last)) {
-            self.tail.retain(|(seq, _)| !seqs.contains(seq));
+            self.tail.retain(|(seq, _)| seqs.binary_search(seq).is_err());
             self.tail_bytes = self.tail.iter().map(|(_, record)| record.body.len()).sum();
         }
         let acked = self.acked;

@@ -184,7 +184,9 @@ impl Core {
             Stream::Receipts { network } => {
                 if let Some(mailbox) = self.mailboxes.get_mut(&network) {
                     mailbox.receipts.leave(record.body.len());
-                    mailbox.receipt_ids.retain(|(unread, _)| *unread != seq);
+                    if let Ok(at) = mailbox.receipt_ids.binary_search_by_key(&seq, |(unread, _)| *unread) {
+                        mailbox.receipt_ids.remove(at);
+                    }
                 }
                 self.forget(network, record.head.id);
             }

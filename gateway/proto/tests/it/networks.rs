@@ -76,3 +76,19 @@ fn the_oldest_is_one_that_still_waits() {
     world.ack(ALPHA, lane, 2);
     assert_eq!(world.overview(ALPHA).networks[0].receipts.oldest, None);
 }
+
+#[test]
+fn fifty_thousand_receipts_that_nobody_reads_expire_in_one_go() {
+    let mut world = World::new(1, 1);
+    world.add_network(ALPHA, "main", Policy::default());
+    world.add_network(ALPHA, "lab", Policy::default());
+    for start in (0..50_000).step_by(1000) {
+        let batch = letters(start..start + 1000).into_iter();
+        let to = || vec!["bob@lab.alpha.test".to_owned()];
+        world.submit(ALPHA, MAIN, batch.map(|letter| wire::Submission { to: to(), ..letter }).collect());
+    }
+    assert_eq!(world.overview(ALPHA).networks[0].receipts.depth, 50_000);
+    world.run_for(31 * 24 * 3600 * SECOND);
+    assert_eq!(world.overview(ALPHA).networks[0].receipts.depth, 0);
+    assert_eq!(world.core(ALPHA).leftovers().ids, 0);
+}
