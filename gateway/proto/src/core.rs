@@ -289,6 +289,8 @@ pub struct Core {
     pub(crate) tallies: BTreeMap<(PeerKey, &'static str), u64>,
     pub(crate) resident_bytes: usize,
     pub(crate) blob_next: u64,
+    /// Some peer is without credit because of a full inbox, a full disk or unsettled refusals.
+    pub(crate) credit_held: bool,
     /// The disk is nearly full: nothing new is taken.
     pub(crate) storage_low: bool,
     /// On the way down: nothing is dialled any more.
@@ -325,6 +327,7 @@ impl Core {
             tallies: BTreeMap::new(),
             resident_bytes: 0,
             blob_next: 0,
+            credit_held: false,
             storage_low: false,
             stopping: false,
             config,

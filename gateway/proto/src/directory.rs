@@ -277,6 +277,16 @@ impl Directory {
         self.index_domains();
     }
 
+    /// Takes over a peer that the store holds; [`Directory::index_domains`] follows when all are there.
+    pub(crate) fn recover_peer(&mut self, peer: PeerRecord) {
+        self.peers.insert(peer.key, peer);
+    }
+
+    /// Takes over a network that the store holds, likewise.
+    pub(crate) fn recover_network(&mut self, network: NetworkRecord) {
+        self.networks.insert(network.key, network);
+    }
+
     /// Removes a peer.
     pub fn remove_peer(&mut self, key: PeerKey) -> Option<PeerRecord> {
         let removed = self.peers.remove(&key);
@@ -320,7 +330,7 @@ impl Directory {
 
     /// A local network wins over a peer, an older peer over a newer one: nobody can take a domain over by
     /// claiming it later.
-    fn index_domains(&mut self) {
+    pub(crate) fn index_domains(&mut self) {
         self.domains.clear();
         for peer in self.peers.values().rev() {
             for claim in &peer.local_domains {

@@ -232,6 +232,7 @@ impl Core {
         let window = (self.config.credit_bytes, self.config.credit_messages);
         let Some(peer) = self.peers.get_mut(&key) else { return };
         if full || self.storage_low || peer.inbound.refusals() >= REFUSALS_MAX {
+            self.credit_held = true;
             return;
         }
         let inbound = &mut peer.inbound;
@@ -244,8 +245,12 @@ impl Core {
         }
     }
 
-    /// Something that held credit back may be over.
+    /// Something that held credit back may be over. Costs nothing when nothing did: every acknowledgement of a
+    /// messaging server comes here.
     pub(crate) fn regrant(&mut self) {
+        if !std::mem::take(&mut self.credit_held) {
+            return;
+        }
         let up: Vec<_> = self.peers.values().filter_map(|peer| Some((peer.key, peer.link?))).collect();
         for (key, link) in up {
             self.offer_credit(key, link);

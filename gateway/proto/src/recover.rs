@@ -146,9 +146,9 @@ impl Recovery {
             }
             Key::Peer(_) => {
                 let record: PeerRecord = from_json("peer", &value)?;
-                core.directory.put_peer(record);
+                core.directory.recover_peer(record);
             }
-            Key::Network(_) => core.directory.put_network(from_json("network", &value)?),
+            Key::Network(_) => core.directory.recover_network(from_json("network", &value)?),
             Key::Token(_) => core.directory.put_token(from_json("token", &value)?),
             Key::Outbox(peer) => drop(self.outboxes.insert(peer, from_numbers("outbox", &value)?)),
             Key::Position(stream) => self.positions.push((stream, from_numbers("position", &value)?)),
@@ -177,6 +177,7 @@ impl Recovery {
         if std::mem::replace(&mut self.positioned, true) {
             return Ok(());
         }
+        self.core.directory.index_domains();
         for record in self.core.directory.peers().cloned().collect::<Vec<_>>() {
             self.core.peers.insert(record.key, Peer::new(record.key, record.domain, now));
         }

@@ -1,8 +1,10 @@
 //! Networks and their messaging servers: what is recognised, what is kept, what goes.
 
 use trunkline_gateway_proto::admin::{AdminError, AdminOp};
+use trunkline_gateway_proto::directory::{LocalDomain, PeerRecord};
 use trunkline_gateway_proto::policy::Policy;
-use trunkline_gateway_proto::store::Stream;
+use trunkline_gateway_proto::state::Key;
+use trunkline_gateway_proto::store::{PeerKey, Stream};
 use trunkline_gateway_proto::wire;
 
 use crate::scene::{ALPHA, BETA, MAIN, RECEIPTS, SECOND, letter, letters, pair, wait_receipts};
@@ -91,4 +93,27 @@ fn fifty_thousand_receipts_that_nobody_reads_expire_in_one_go() {
     world.run_for(31 * 24 * 3600 * SECOND);
     assert_eq!(world.overview(ALPHA).networks[0].receipts.depth, 0);
     assert_eq!(world.core(ALPHA).leftovers().ids, 0);
+}
+
+#[test]
+fn a_start_with_thousands_of_peers_looks_at_each_once() {
+    let mut world = World::new(1, 2);
+    world.add_network(ALPHA, "main", Policy::default());
+    world.add_network(BETA, "main", Policy::default());
+    world.introduce(ALPHA, BETA);
+    let record = world.core(ALPHA).directory().peer_by_domain("beta.test").unwrap().clone();
+    for n in 10..4000 {
+        let name = format!("p{n}.test");
+        let claim = LocalDomain { domain: domain(&name), network: "main".parse().unwrap() };
+        let key = PeerKey(n);
+        let peer = PeerRecord { key, domain: domain(&name), local_domains: vec![claim], ..record.clone() };
+        world.nodes[ALPHA]
+            .store
+            .overwrite(Key::Peer(key).encode(), serde_json::to_vec(&peer).unwrap().into());
+    }
+    world.crash(ALPHA);
+    world.start(ALPHA);
+    assert_eq!(world.overview(ALPHA).peers.len(), 3991);
+    let to = vec!["bob@p3999.test".to_owned()];
+    assert_eq!(world.submit(ALPHA, MAIN, vec![wire::Submission { to, ..letter(0) }])[0].problem, "");
 }
