@@ -89,6 +89,8 @@ impl<'a> View<'a> {
                 (6, WireType::LengthDelimited) => view.network = text(&mut rest)?,
                 (7, WireType::Varint) => view.guest = varint(&mut rest)? != 0,
                 (15, WireType::LengthDelimited) => view.payload_bytes = take(&mut rest)?.len(),
+                // Whoever decodes it later refuses this, and would find no way past it in an inbox.
+                (1..=7 | 15, _) => return Err(EnvelopeError::Encoding),
                 (_, WireType::LengthDelimited) => drop(take(&mut rest)?),
                 (_, WireType::Varint) => drop(varint(&mut rest)?),
                 (_, WireType::SixtyFourBit) => drop(split(&mut rest, 8)?),
@@ -204,6 +206,25 @@ mod tests {
         assert_eq!(check(|e| e.conversation = "x".repeat(257)), Err(EnvelopeError::Conversation));
         assert_eq!(check(|e| e.network = String::new()), Err(EnvelopeError::Network));
         assert_eq!(check(|e| e.payload = vec![0; 101].into()), Err(EnvelopeError::Payload));
+    }
+
+    #[test]
+    fn what_a_view_accepts_reads_the_same_when_it_is_decoded() {
+        let bytes = envelope().encode_to_vec();
+        for at in 0..bytes.len() - 100 {
+            for value in 0..=255 {
+                let mut bytes = bytes.clone();
+                bytes[at] = value;
+                let Ok(view) = View::parse(&bytes) else { continue };
+                let envelope = wire::Envelope::decode(&bytes[..]).expect("the view accepted it");
+                assert_eq!((view.id, view.from), (&envelope.id[..], envelope.from.as_str()));
+                assert_eq!(view.to, envelope.to.iter().map(String::as_str).collect::<Vec<_>>());
+                assert_eq!((view.conversation, view.network), (&*envelope.conversation, &*envelope.network));
+                assert_eq!((view.guest, view.payload_bytes), (envelope.guest, envelope.payload.len()));
+                let known = wire::Kind::try_from(view.kind).is_ok();
+                assert!(!known || view.kind == envelope.kind, "{} and {}", view.kind, envelope.kind);
+            }
+        }
     }
 
     #[test]

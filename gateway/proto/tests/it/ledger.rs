@@ -1,6 +1,6 @@
 //! What reached the disks, seen from above: each commit is held against the promises as it becomes durable.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use prost::Message;
 use trunkline_gateway_proto::store::{Commit, NetworkKey, Op, Record, Stream};
@@ -30,6 +30,8 @@ pub(crate) struct Fate {
 pub(crate) struct Ledger {
     /// Stores were replaced by older copies: what comes twice is no fault.
     pub(crate) forgiving: bool,
+    /// Nodes whose word counts for nothing.
+    pub(crate) liars: BTreeSet<usize>,
     /// Whose users have a domain.
     pub(crate) networks: HashMap<String, (usize, NetworkKey)>,
     /// By node, network and sequence number: what is or was in the inbox.
@@ -98,6 +100,9 @@ impl Ledger {
     fn note_arrival(&mut self, node: usize, network: NetworkKey, seq: u64, record: &Record) {
         let envelope = wire::Envelope::decode(record.body.clone()).unwrap();
         let Some((from, from_network)) = self.owner(&envelope.from) else { return };
+        if self.liars.contains(&from) || self.liars.contains(&node) {
+            return;
+        }
         let origin = (from, from_network, record.head.id);
         let local = if from == node { network } else { NetworkKey(0) };
         if from == node {
@@ -124,6 +129,10 @@ impl Ledger {
         let origin = (node, network, record.head.id);
         let state = receipt.state();
         for to in &receipt.to {
+            let by = self.owner(to).map_or(node, |(by, _)| by);
+            if self.liars.contains(&node) || self.liars.contains(&by) {
+                continue;
+            }
             let arrived = self.arrival(origin, to).is_some();
             match state {
                 wire::State::Delivered => assert!(arrived, "{origin:?}: delivered, but in no inbox"),

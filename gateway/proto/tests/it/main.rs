@@ -5,6 +5,7 @@
 
 mod delivery;
 mod fuzz_seeds;
+mod hostile;
 mod lanes;
 mod ledger;
 mod links;

@@ -358,7 +358,8 @@ impl World {
                         assert!(bytes.is_empty(), "one frame at a time");
                         self.with_core(node, |core, now| core.handle_frame(now, link, channel, body));
                     }
-                    Ok(None) => panic!("half a frame"),
+                    // Only what is forged is cut short: the shell waits for the rest.
+                    Ok(None) => {}
                     Err(error) => {
                         // As the shell does: what cannot be read ends the link.
                         self.wire_lost(wire, &error.to_string());
@@ -635,6 +636,11 @@ impl World {
             })
             .map(|(link, _)| *link)
             .next()
+    }
+
+    /// Whether a node has a connection to another that it can send on.
+    pub(crate) fn linked(&self, from: usize, to: usize) -> bool {
+        self.link_between(from, to).is_some()
     }
 
     /// How many connections a node has to another.
