@@ -338,9 +338,10 @@ impl Core {
         let emptied = out.queue.ack(seq);
         let after = out.queue.tail_bytes();
         let stream = out.queue.stream;
-        let had_refusals = out.refusals_since_settled;
-        out.refusals_since_settled = false;
-        out.refused = out.refused.split_off(&(seq + 1));
+        // Also a refusal of what had left otherwise meanwhile: the peer keeps it until it hears of it.
+        let kept = out.refused.split_off(&(seq + 1));
+        let covered = !std::mem::replace(&mut out.refused, kept).is_empty();
+        let had_refusals = std::mem::take(&mut out.refusals_since_settled) || covered;
         self.resident_bytes = self.resident_bytes + after - before;
         self.erase(now, stream, seq, emptied);
         if had_refusals && let Some(link) = link {
