@@ -1,0 +1,20 @@
+//! The calling relay's core, without I/O, clock or threads: datagrams and the time go in, datagrams and events come
+//! out. It works from RTP headers and extensions alone; what people say and show is encrypted end to end.
+//!
+//! # Layout
+//! What the shell hands in and takes out:
+//! - [`media`]: what an offer and its answer agreed on
+//! - [`path`], [`egress`]: where datagrams come from, and what is to be sent
+//! - [`event`], [`snapshot`], [`counters`]: what is told to people and operators
+//!
+//! The journey of one packet:
+//! - [`call`]: one call, which everything else belongs to
+
+pub mod call;
+pub mod counters;
+pub mod dtls;
+pub mod egress;
+pub mod event;
+pub mod media;
+pub mod path;
+pub mod snapshot;

@@ -1,0 +1,73 @@
+//! What the API shows of a live call. No addresses of people.
+
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use crate::event::{Quality, Role, SourceName};
+
+/// A call as it is now.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Snapshot {
+    /// Everybody in it, in order of joining.
+    pub participants: Vec<ParticipantSnapshot>,
+}
+
+/// One participant.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ParticipantSnapshot {
+    /// The name from the join token.
+    pub participant: Arc<str>,
+    /// What it may do.
+    pub role: Role,
+    /// `joining` until DTLS is up, then `connected`.
+    pub state: &'static str,
+    /// The SRTP profile agreed on, as RFC 5764 and 7714 name it.
+    pub srtp_profile: Option<&'static str>,
+    /// How good its connection is.
+    pub quality: Quality,
+    /// Last round-trip time its receiver reports showed, in milliseconds.
+    pub rtt_ms: Option<f64>,
+    /// Share of packets lost on their way to it, 0 to 1, in its last report.
+    pub downlink_loss: f64,
+    /// Share of packets lost on their way from it, 0 to 1, over the last report interval.
+    pub uplink_loss: f64,
+    /// What it sends.
+    pub sources: Vec<SourceSnapshot>,
+    /// What its slots show.
+    pub slots: Vec<SlotSnapshot>,
+}
+
+/// One source.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct SourceSnapshot {
+    /// Which.
+    pub source: SourceName,
+    /// Its CSRC in forwarded packets.
+    pub csrc: u32,
+    /// Muted by its owner.
+    pub muted: bool,
+    /// Packets taken.
+    pub packets: u64,
+    /// Packets that never arrived, also not when asked for again.
+    pub lost: u64,
+    /// Packets that arrived because they were asked for again.
+    pub repaired: u64,
+    /// Key frames asked for.
+    pub key_frame_requests: u64,
+}
+
+/// One slot.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct SlotSnapshot {
+    /// The `mid`.
+    pub slot: String,
+    /// Who is in it.
+    pub participant: Option<Arc<str>>,
+    /// Which source of theirs.
+    pub source: Option<SourceName>,
+    /// Packets sent.
+    pub packets: u64,
+    /// Retransmissions sent.
+    pub retransmissions: u64,
+}
