@@ -8,13 +8,20 @@
 //! - [`event`], [`snapshot`], [`counters`]: what is told to people and operators
 //!
 //! The journey of one packet:
+//! - [`demux`]: which protocol it is
+//! - [`ufrag`]: connectivity checks, what routes them, and the path they agree on
+//! - [`dtls`]: the handshake that gives the media keys
+//! - [`rtcp`]: reports and feedback
 //! - [`call`]: one call, which everything else belongs to
 
 pub mod call;
 pub mod counters;
+pub mod demux;
 pub mod dtls;
 pub mod egress;
 pub mod event;
 pub mod media;
 pub mod path;
+pub mod rtcp;
 pub mod snapshot;
+pub mod ufrag;
