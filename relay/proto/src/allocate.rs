@@ -28,7 +28,8 @@ pub fn choose(places: &[Place], wanted: impl Iterator<Item = usize>, keep: impl 
             None => place.shows.filter(|source| wanted.contains(source) && shown.insert(*source)),
         })
         .collect();
-    let mut rest = wanted.iter().filter(|source| !shown.contains(*source)).copied();
+    let rest: Vec<usize> = wanted.iter().filter(|source| !shown.contains(*source)).copied().collect();
+    let mut rest = rest.into_iter();
     // Empty slots first, so that what may be kept is kept.
     let mut open: Vec<usize> = (0..places.len())
         .filter(|at| places.get(*at).is_some_and(|place| place.pin.is_none()) && chosen.get(*at) == Some(&None))

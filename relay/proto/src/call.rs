@@ -24,7 +24,7 @@ use crate::participant::Participant;
 use crate::path::Path;
 use crate::rng::Rng;
 use crate::slot::{self, Slot};
-use crate::source::Source;
+use crate::source::{Source, Subscriber};
 use crate::speaker::Loudest;
 
 mod feedback;
@@ -416,8 +416,14 @@ impl Call {
         }
         participant.slots = slots;
         participant.sections = description.sections;
+        // Slots may stand at other places than before.
         for source in self.sources.iter_mut().flatten() {
             source.subscribers.retain(|subscriber| subscriber.receiver != index);
+        }
+        for (slot, at) in participant.slots.iter().enumerate().filter_map(|(slot, s)| Some((slot, s.source?))) {
+            if let Some(source) = self.source_mut(at) {
+                source.subscribers.push(Subscriber { receiver: index, slot });
+            }
         }
     }
 

@@ -85,12 +85,6 @@ impl Losses {
         self.lost += (before - self.missing.len()) as u64;
     }
 
-    /// When [`Losses::poll`] has something to do.
-    #[must_use]
-    pub fn poll_timeout(&self) -> Option<Instant> {
-        self.missing.iter().map(|missing| missing.due).min()
-    }
-
     /// Whether anything is missing.
     #[must_use]
     pub fn is_empty(&self) -> bool {

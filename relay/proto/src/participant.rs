@@ -137,13 +137,7 @@ impl Participant {
         self.window.1 <= DATAGRAMS_PER_S
     }
 
-    /// Keys and a path: what sending takes.
-    #[must_use]
-    pub fn sender(&self) -> Option<(&Sealer, Path)> {
-        Some((&self.secure.as_ref()?.sealer, self.ice.path()?))
-    }
-
-    /// The same, with the slots.
+    /// Keys and a path, which sending takes, and the slots.
     pub fn sender_and_slots(&mut self) -> Option<((&Sealer, Path), &mut [Slot])> {
         let path = self.ice.path()?;
         Some(((&self.secure.as_ref()?.sealer, path), &mut self.slots))

@@ -15,8 +15,8 @@ use crate::media::{Downstream, Extension, ExtensionIds, Kind, Mid, PayloadType, 
 use crate::path::Path;
 use crate::reception::ticks;
 use crate::rng::Rng;
-use crate::rtp::{descriptor, extension};
-use crate::source::{Source, nearest};
+use crate::rtp::{descriptor, extension, nearest};
+use crate::source::Source;
 use crate::srtp::Sealer;
 
 /// Sources shown before that retransmissions can still be asked of.
@@ -61,13 +61,6 @@ impl Segment {
     }
 }
 
-/// How a source's payload type is called here.
-#[derive(Clone, Copy, Debug)]
-struct Mapped {
-    number: u8,
-    rtx: Option<u8>,
-}
-
 /// One slot.
 #[derive(Debug)]
 pub struct Slot {
@@ -94,7 +87,8 @@ pub struct Slot {
     stream: Downstream,
     ids: ExtensionIds,
     payload_types: Vec<PayloadType>,
-    mapped: Vec<Option<Mapped>>,
+    /// The receiver's payload type for each of the source's, by position.
+    mapped: Vec<Option<PayloadType>>,
     segments: [Option<Segment>; SEGMENTS_MAX],
     /// What is shown changed: the next packet begins a segment.
     begin: bool,
@@ -142,11 +136,13 @@ impl Slot {
         })
     }
 
-    /// A new offer agreed on other payload types or extensions.
+    /// A new offer was agreed on. What is shown goes on, unless payload types changed.
     pub fn renegotiate(&mut self, section: &Section) {
         self.ids = section.extensions;
-        self.payload_types.clone_from(&section.payload_types);
-        self.source = None;
+        if self.payload_types != section.payload_types {
+            self.payload_types.clone_from(&section.payload_types);
+            self.source = None;
+        }
     }
 
     /// The stream's SSRC.
@@ -163,8 +159,7 @@ impl Slot {
         self.mapped.clear();
         let Some((_, source)) = shown else { return false };
         self.mapped.extend(source.payload_types.iter().map(|theirs| {
-            let same = |ours: &&PayloadType| ours.codec == theirs.codec && ours.raw == theirs.raw;
-            self.payload_types.iter().find(same).map(|ours| Mapped { number: ours.number, rtx: ours.rtx })
+            self.payload_types.iter().find(|ours| understand(ours, theirs)).copied()
         }));
         self.kind == Kind::Video
     }
@@ -173,9 +168,7 @@ impl Slot {
     #[must_use]
     pub fn can_show(&self, source: &Source) -> bool {
         self.kind == source.kind()
-            && source.payload_types.iter().any(|theirs| {
-                self.payload_types.iter().any(|ours| ours.codec == theirs.codec && ours.raw == theirs.raw)
-            })
+            && source.payload_types.iter().any(|theirs| self.payload_types.iter().any(|ours| understand(ours, theirs)))
     }
 
     /// Seals a packet of the source that is shown. `pad` bytes of RTP padding equalise sizes within a train. False
@@ -248,7 +241,7 @@ impl Slot {
         };
         let Some(packet) = source.history.get(out - segment.out_base + segment.source_base) else { return false };
         let Some(number) = source.payload_types.get(usize::from(packet.meta.payload_type)).and_then(|theirs| {
-            self.payload_types.iter().find(|ours| ours.codec == theirs.codec && ours.raw == theirs.raw)?.rtx
+            self.payload_types.iter().find(|ours| understand(ours, theirs))?.rtx
         }) else {
             return false;
         };
@@ -324,6 +317,11 @@ impl Slot {
         }
         Some(segment)
     }
+}
+
+/// Whether a receiver that agreed on one payload type understands what is sent with another.
+fn understand(ours: &PayloadType, theirs: &PayloadType) -> bool {
+    ours.codec == theirs.codec && ours.raw == theirs.raw
 }
 
 /// Takes one retransmission off the budget, filled up as time goes by.

@@ -8,6 +8,7 @@ use crate::key_frame::Authority;
 use crate::loss::Losses;
 use crate::media::{Kind, Mid, PayloadType};
 use crate::reception::Reception;
+use crate::rtp::nearest;
 use crate::speaker::Meter;
 
 /// Packets of one source that wait to be forwarded. The shell forwards after every batch it receives; more is dropped.
@@ -270,12 +271,4 @@ impl Source {
         self.losses.clear();
         Taken::Withheld
     }
-}
-
-/// The extended sequence number nearest to `newest` whose lower half is `sequence`.
-#[must_use]
-#[expect(clippy::cast_possible_truncation, clippy::cast_possible_wrap, reason = "differences modulo 2^16")]
-pub fn nearest(newest: u64, sequence: u16) -> u64 {
-    let ahead = sequence.wrapping_sub(newest as u16) as i16;
-    newest.wrapping_add_signed(i64::from(ahead))
 }

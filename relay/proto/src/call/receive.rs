@@ -9,7 +9,7 @@ use crate::event::EndReason;
 use crate::history::ElementsBuffer;
 use crate::ice::{Change, IceError};
 use crate::media::{Extension, Section};
-use crate::participant::{Participant, Secure, Stream};
+use crate::participant::Secure;
 use crate::path::Path;
 use crate::rtp::{self, Header, descriptor, extension};
 use crate::source::{Arrival, Taken};
@@ -77,7 +77,10 @@ impl Call {
         if handled.change.is_some() {
             // Another participant's path cannot be taken over: its ICE password was needed for this request, and
             // whoever holds both addresses now is who showed it last.
-            self.by_path.insert(path, index);
+            let before = self.by_path.insert(path, index).filter(|before| *before != index);
+            if let Some(before) = before.and_then(|before| self.participant_mut(before)) {
+                before.ice.forget(path);
+            }
         }
         if let Some(Change::Selected { from: Some(_), .. }) = handled.change {
             self.counters.migrations += 1;
@@ -145,7 +148,9 @@ impl Call {
                 return;
             }
         };
-        participant.ice.handle_media(now, path);
+        if participant.ice.handle_media(now, path).is_some() {
+            counters.migrations += 1;
+        }
         let packet = datagram.get(..opened.len).unwrap_or_default();
         let stream = participant.stream(header.ssrc).or_else(|| {
             let owned = participant.sources.clone();
@@ -161,7 +166,7 @@ impl Call {
             return;
         };
         let Some(section) = participant.sections.get(stream.section) else { return };
-        let Some(payload) = rtp::payload(packet, &header) else {
+        let Ok(payload) = rtp::payload(packet, &header) else {
             counters.dropped_malformed += 1;
             return;
         };
@@ -233,7 +238,9 @@ impl Call {
         };
         match secure.opener.open_rtcp(datagram) {
             Ok(len) => {
-                participant.ice.handle_media(now, path);
+                if participant.ice.handle_media(now, path).is_some() {
+                    self.counters.migrations += 1;
+                }
                 self.handle_feedback(now, index, datagram.get(..len).unwrap_or_default(), egress);
             }
             Err(error) => count_open_error(&mut self.counters, error),
@@ -267,7 +274,7 @@ fn read_elements(section: &Section, header: &Header, packet: &[u8], elements: &m
             Extension::AudioLevel => seen.audio_level = extension::audio_level(value).map(|(_, level)| level),
             Extension::DependencyDescriptor => {
                 let Some(descriptor) = descriptor::Descriptor::parse(value) else { continue };
-                seen.key_frame = Some(descriptor.structure_present && descriptor.start_of_frame);
+                seen.key_frame = Some(descriptor.is_key_frame());
             }
             _ => {}
         }
@@ -276,10 +283,4 @@ fn read_elements(section: &Section, header: &Header, packet: &[u8], elements: &m
         }
     }
     seen
-}
-
-/// The stream a participant may use is decided here, and nowhere else.
-#[cfg(test)]
-pub(super) fn stream_of(participant: &Participant, ssrc: u32) -> Option<Stream> {
-    participant.stream(ssrc)
 }

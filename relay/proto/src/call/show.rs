@@ -7,7 +7,6 @@ use super::Call;
 use crate::allocate::{Place, choose};
 use crate::event::{Audience, Notice, ParticipantId, SourceName};
 use crate::media::Kind;
-use crate::participant::Participant;
 use crate::slot;
 use crate::source::Subscriber;
 
@@ -137,13 +136,13 @@ impl Call {
     /// What a pin stands for now, if that is there.
     fn pinned(&self, receiver: usize, slot: &slot::Slot, pin: &slot::Pin) -> Option<usize> {
         let (owner, _) = self.everybody().find(|(at, other)| other.name == pin.participant && *at != receiver)?;
-        let names: &[SourceName] = match (pin.source, slot.kind) {
-            (Some(ref name), _) => std::slice::from_ref(name),
-            (None, Kind::Video) => &[SourceName::Screen, SourceName::Camera],
-            (None, Kind::Audio) => &[SourceName::Microphone],
+        let names = match (pin.source, slot.kind) {
+            (Some(name), _) => [name, name],
+            (None, Kind::Video) => [SourceName::Screen, SourceName::Camera],
+            (None, Kind::Audio) => [SourceName::Microphone, SourceName::ScreenAudio],
         };
-        names.iter().find_map(|name| {
-            self.source_of(owner, *name)
+        names.into_iter().find_map(|name| {
+            self.source_of(owner, name)
                 .filter(|at| self.source(*at).is_some_and(|source| !source.muted && slot.can_show(source)))
         })
     }
@@ -188,11 +187,5 @@ impl Call {
         self.tell(to, Notice::Slots { slots });
         self.tell(to, Notice::Speakers { speakers });
         self.tell(to, Notice::Quality { quality, cause });
-    }
-
-    /// Whether a participant can be heard and seen: for tests of what is shown.
-    #[cfg(test)]
-    pub(super) fn is_shown_to(participant: &Participant, source: usize) -> bool {
-        participant.slots.iter().any(|slot| slot.source == Some(source))
     }
 }
