@@ -9,7 +9,7 @@
 //!
 //! The journey of one packet:
 //! - [`demux`]: which protocol it is
-//! - [`ufrag`]: connectivity checks, what routes them, and the path they agree on
+//! - [`stun`], [`ufrag`], [`ice`]: connectivity checks, what routes them, and the path they agree on
 //! - [`dtls`]: the handshake that gives the media keys
 //! - [`rtcp`]: reports and feedback
 //! - [`call`]: one call, which everything else belongs to
@@ -20,8 +20,10 @@ pub mod demux;
 pub mod dtls;
 pub mod egress;
 pub mod event;
+pub mod ice;
 pub mod media;
 pub mod path;
 pub mod rtcp;
 pub mod snapshot;
+pub mod stun;
 pub mod ufrag;
