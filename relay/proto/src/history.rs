@@ -45,7 +45,10 @@ impl Elements {
 
     /// What is there.
     pub fn iter(&self) -> impl Iterator<Item = (Extension, usize, usize)> + Clone + '_ {
-        self.items.iter().flatten().map(|(extension, offset, len)| (*extension, usize::from(*offset), usize::from(*len)))
+        self.items
+            .iter()
+            .flatten()
+            .map(|(extension, offset, len)| (*extension, usize::from(*offset), usize::from(*len)))
     }
 }
 
@@ -162,7 +165,8 @@ impl History {
     pub fn insert(&mut self, meta: Meta, elements: &ElementsBuffer, payload: &[u8]) -> bool {
         let capacity = self.bytes.len();
         let len = elements.len + payload.len();
-        let (Ok(values_len), Ok(payload_len)) = (u16::try_from(elements.len), u16::try_from(payload.len())) else {
+        let (Ok(values_len), Ok(payload_len)) = (u16::try_from(elements.len), u16::try_from(payload.len()))
+        else {
             return false;
         };
         if len > capacity {
@@ -175,7 +179,8 @@ impl History {
             start = 0;
         }
         let (values_end, end) = (start + elements.len, start + len);
-        let (Some(from), Some(values)) = (elements.bytes.get(..elements.len), self.bytes.get_mut(start..values_end))
+        let (Some(from), Some(values)) =
+            (elements.bytes.get(..elements.len), self.bytes.get_mut(start..values_end))
         else {
             return false;
         };
@@ -220,7 +225,8 @@ mod tests {
         assert!(history.insert(meta(70_000), &elements, b"payload"));
         let packet = history.get(70_000).expect("kept");
         assert_eq!(packet.payload, b"payload");
-        let values: Vec<_> = packet.elements.iter().map(|(e, at, len)| (e, &packet.values[at..at + len])).collect();
+        let values: Vec<_> =
+            packet.elements.iter().map(|(e, at, len)| (e, &packet.values[at..at + len])).collect();
         assert_eq!(values, [(Extension::AudioLevel, &[0x85][..]), (Extension::VideoOrientation, &[1][..])]);
     }
 
@@ -228,7 +234,11 @@ mod tests {
     fn what_was_overwritten_is_known_to_have_come_but_is_not_given_out() {
         let mut history = History::new(Capacity { packets: 64, bytes: 5000 });
         for index in 0..20 {
-            assert!(history.insert(meta(index), &ElementsBuffer::default(), &[u8::try_from(index).unwrap_or(0); 1000]));
+            assert!(history.insert(
+                meta(index),
+                &ElementsBuffer::default(),
+                &[u8::try_from(index).unwrap_or(0); 1000]
+            ));
         }
         assert!(history.contains(2) && history.get(2).is_none());
         for index in 15..20 {

@@ -91,8 +91,11 @@ impl Asker {
         if since < interval {
             return false;
         }
-        self.interval =
-            Some(if since > RECEIVER_FORGIVEN { RECEIVER_INTERVAL } else { (interval * 2).min(RECEIVER_INTERVAL_MAX) });
+        self.interval = Some(if since > RECEIVER_FORGIVEN {
+            RECEIVER_INTERVAL
+        } else {
+            (interval * 2).min(RECEIVER_INTERVAL_MAX)
+        });
         self.taken_at = Some(now);
         true
     }
@@ -124,7 +127,8 @@ mod tests {
         let start = Instant::now();
         let mut authority = Authority::default();
         authority.want();
-        let sent = (0..600).filter(|tick| authority.poll(start + Duration::from_millis(50) * *tick, true)).count();
+        let sent =
+            (0..600).filter(|tick| authority.poll(start + Duration::from_millis(50) * *tick, true)).count();
         assert_eq!(sent, 5);
         assert!(!authority.is_waiting());
     }

@@ -135,7 +135,8 @@ mod tests {
         let now = Instant::now();
         let mut losses = Losses::default();
         assert!(!losses.gap(now, 10, 12));
-        let requests: usize = (1..400).map(|tick| asked(&mut losses, now + Duration::from_millis(10) * tick).len()).sum();
+        let requests: usize =
+            (1..400).map(|tick| asked(&mut losses, now + Duration::from_millis(10) * tick).len()).sum();
         assert_eq!(requests, usize::from(ATTEMPTS_MAX));
         assert!(losses.is_empty());
         assert_eq!(losses.lost, 1);

@@ -161,9 +161,10 @@ impl Participant {
         if self.streams.len() >= STREAMS_MAX {
             return None;
         }
-        let by_ssrc = self.sections.iter().position(|section| {
-            section.send.as_ref().is_some_and(|send| send.ssrcs.contains(&header.ssrc))
-        });
+        let by_ssrc = self
+            .sections
+            .iter()
+            .position(|section| section.send.as_ref().is_some_and(|send| send.ssrcs.contains(&header.ssrc)));
         let section_index = by_ssrc.or_else(|| {
             self.sections.iter().position(|section| {
                 section.send.is_some()
@@ -172,7 +173,8 @@ impl Participant {
             })
         })?;
         let section = self.sections.get(section_index)?;
-        let rtx = section.payload_types.iter().any(|payload_type| payload_type.rtx == Some(header.payload_type));
+        let rtx =
+            section.payload_types.iter().any(|payload_type| payload_type.rtx == Some(header.payload_type));
         let source = source_of(section.mid)?;
         let stream = Stream { ssrc: header.ssrc, source, section: section_index, rtx };
         // A section sends one stream of each kind; a new SSRC takes the old one's place.
@@ -208,7 +210,11 @@ impl Participant {
     /// Share of packets lost on their way to it: the worst of its slots that show something.
     #[must_use]
     pub fn downlink_loss(&self) -> f64 {
-        self.slots.iter().filter(|slot| slot.source.is_some()).map(|slot| slot.fraction_lost).fold(0.0, f64::max)
+        self.slots
+            .iter()
+            .filter(|slot| slot.source.is_some())
+            .map(|slot| slot.fraction_lost)
+            .fold(0.0, f64::max)
     }
 
     /// Slots of a kind.
@@ -219,7 +225,12 @@ impl Participant {
 
 /// The value of an extension in a packet.
 #[must_use]
-pub fn element<'a>(section: &Section, header: &Header, packet: &'a [u8], wanted: Extension) -> Option<&'a [u8]> {
+pub fn element<'a>(
+    section: &Section,
+    header: &Header,
+    packet: &'a [u8],
+    wanted: Extension,
+) -> Option<&'a [u8]> {
     let id = section.extensions.id(wanted)?;
     header.elements(packet).find(|(found, _)| *found == id).map(|(_, value)| value)
 }

@@ -253,7 +253,8 @@ impl Source {
             payload_type: arrival.payload_type,
             key_frame: arrival.key_frame == Some(true),
         };
-        if self.pending.len() >= PENDING_MAX || !self.history.insert(meta, arrival.elements, arrival.payload) {
+        if self.pending.len() >= PENDING_MAX || !self.history.insert(meta, arrival.elements, arrival.payload)
+        {
             return Taken::Overflow;
         }
         self.pending.push(index);

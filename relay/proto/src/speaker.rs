@@ -90,7 +90,9 @@ impl Loudest {
         self.scored.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
         self.scored.truncate(places);
         let chosen = self.scored.iter().map(|(_, source)| *source);
-        if self.ranked.len() == self.scored.len() && chosen.clone().all(|source| self.ranked.contains(&source)) {
+        if self.ranked.len() == self.scored.len()
+            && chosen.clone().all(|source| self.ranked.contains(&source))
+        {
             return false;
         }
         // Those who stay keep their rank: who is in a list matters to slots, the order within does not.

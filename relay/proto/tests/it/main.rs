@@ -1,0 +1,4 @@
+//! Tests of the relay's core through its public interface.
+
+mod calls;
+mod client;
