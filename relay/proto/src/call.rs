@@ -115,7 +115,12 @@ impl Call {
     ///
     /// # Errors
     /// When it cannot be done.
-    pub fn request(&mut self, _now: Instant, _id: ParticipantId, _request: Request) -> Result<(), RequestError> {
+    pub fn request(
+        &mut self,
+        _now: Instant,
+        _id: ParticipantId,
+        _request: Request,
+    ) -> Result<(), RequestError> {
         Err(RequestError::Gone)
     }
 
@@ -124,7 +129,14 @@ impl Call {
 
     /// One datagram, opened in place. What must not wait (STUN, DTLS) is in `egress` afterwards; media waits for
     /// [`Call::poll_egress`].
-    pub fn handle_datagram(&mut self, _now: Instant, _path: Path, _datagram: &mut [u8], _egress: &mut Egress) {}
+    pub fn handle_datagram(
+        &mut self,
+        _now: Instant,
+        _path: Path,
+        _datagram: &mut [u8],
+        _egress: &mut Egress,
+    ) {
+    }
 
     /// Seals what was received since the last time for those who receive it, as much as `egress` takes. True when
     /// there is more: send, clear, and call again.

@@ -8,6 +8,8 @@
 //! - [`event`], [`snapshot`], [`counters`]: what is told to people and operators
 //!
 //! The journey of one packet:
+//! - [`srtp`]: what is opened when it comes in, and sealed when it goes out
+//! - [`rtp`]: headers, header extensions and the dependency descriptor
 //! - [`call`]: one call, which everything else belongs to
 
 pub mod call;
@@ -17,4 +19,6 @@ pub mod egress;
 pub mod event;
 pub mod media;
 pub mod path;
+pub mod rtp;
 pub mod snapshot;
+pub mod srtp;
