@@ -1,4 +1,5 @@
-//! Tests of the relay's core through its public interface.
+//! The core from outside.
 
 mod calls;
 mod client;
+mod fuzz_seeds;
