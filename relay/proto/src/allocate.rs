@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 /// A receiver's slot, as the choice sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place {
+pub(crate) struct Place {
     /// What it shows now.
     pub shows: Option<usize>,
     /// What its owner pinned to it, as far as that is there. A pinned slot shows nothing else.
@@ -15,7 +15,7 @@ pub struct Place {
 /// that no slot shows yet. A source that stays wanted stays in its slot. What is no longer wanted, but whose slot
 /// nobody needs, goes on when `keep` says that it may.
 #[must_use]
-pub fn choose(
+pub(crate) fn choose(
     places: &[Place],
     wanted: impl Iterator<Item = usize>,
     keep: impl Fn(usize) -> bool,

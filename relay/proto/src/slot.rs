@@ -34,7 +34,7 @@ const HEADER_LEN: usize = 16;
 
 /// Whom a client wants to see in a slot.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Pin {
+pub(crate) struct Pin {
     /// The participant's name: a pin outlives a reload.
     pub participant: Arc<str>,
     /// Which source; none means the screen if there is one, else the camera.
@@ -63,7 +63,7 @@ impl Segment {
 
 /// One slot.
 #[derive(Debug)]
-pub struct Slot {
+pub(crate) struct Slot {
     /// The section's name.
     pub mid: Mid,
     /// Sound or pictures.
@@ -105,7 +105,7 @@ pub struct Slot {
 impl Slot {
     /// The slot of a section, if the client receives in it.
     #[must_use]
-    pub fn new(section: &Section, rng: &mut Rng) -> Option<Self> {
+    pub(crate) fn new(section: &Section, rng: &mut Rng) -> Option<Self> {
         let stream = section.receive?;
         Some(Self {
             mid: section.mid,
@@ -137,7 +137,7 @@ impl Slot {
     }
 
     /// A new offer was agreed on. What is shown goes on, unless payload types changed.
-    pub fn renegotiate(&mut self, section: &Section) {
+    pub(crate) fn renegotiate(&mut self, section: &Section) {
         self.ids = section.extensions;
         if self.payload_types != section.payload_types {
             self.payload_types.clone_from(&section.payload_types);
@@ -147,12 +147,12 @@ impl Slot {
 
     /// The stream's SSRC.
     #[must_use]
-    pub fn ssrc(&self) -> u32 {
+    pub(crate) fn ssrc(&self) -> u32 {
         self.stream.ssrc
     }
 
     /// Shows a source from now on, or nothing. True when a key frame is needed for it.
-    pub fn show(&mut self, shown: Option<(usize, &Source)>) -> bool {
+    pub(crate) fn show(&mut self, shown: Option<(usize, &Source)>) -> bool {
         self.source = shown.map(|(index, _)| index);
         self.begin = true;
         self.asker.reset();
@@ -169,7 +169,7 @@ impl Slot {
 
     /// Whether the receiver understands any codec of a source.
     #[must_use]
-    pub fn can_show(&self, source: &Source) -> bool {
+    pub(crate) fn can_show(&self, source: &Source) -> bool {
         self.kind == source.kind()
             && source
                 .payload_types
@@ -179,7 +179,7 @@ impl Slot {
 
     /// Seals a packet of the source that is shown. `pad` bytes of RTP padding equalise sizes within a train. False
     /// when there is nothing to send for it.
-    pub fn forward(
+    pub(crate) fn forward(
         &mut self,
         now: Instant,
         (index, source): (usize, &Source),
@@ -227,7 +227,7 @@ impl Slot {
     }
 
     /// Seals again, on the retransmission SSRC, what was sent under a sequence number. False when it cannot be.
-    pub fn retransmit(
+    pub(crate) fn retransmit(
         &mut self,
         now: Instant,
         sequence: u16,
@@ -281,7 +281,7 @@ impl Slot {
 
     /// The RTP timestamp that media captured now would have, for a sender report. None before anything was sent.
     #[must_use]
-    pub fn timestamp_at(&self, now: Instant, source: Option<&Source>) -> Option<u32> {
+    pub(crate) fn timestamp_at(&self, now: Instant, source: Option<&Source>) -> Option<u32> {
         let sent_at = self.sent_at?;
         if let (Some(source), Some(segment)) = (source, self.segments.first().copied().flatten())
             && segment.is_of(source)

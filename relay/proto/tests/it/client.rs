@@ -190,7 +190,7 @@ impl World {
             }
             self.pass(Duration::from_millis(50));
         }
-        panic!("no handshake");
+        unreachable!("no handshake within a second");
     }
 
     /// A connectivity check from where the client is now. Whether it was answered.
@@ -299,7 +299,7 @@ impl World {
                     }
                 }
             }
-            demux::Protocol::Unknown => panic!("the relay sent what nobody understands"),
+            demux::Protocol::Unknown => unreachable!("the relay sent what nobody understands"),
         }
         if client.sealer.is_none() {
             self.handshake(index);
