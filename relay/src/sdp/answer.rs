@@ -42,18 +42,15 @@ pub fn answer(
     local: &Local<'_>,
     ssrc: &mut dyn FnMut() -> u32,
 ) -> Result<Answer, OfferError> {
-    let before = previous.map_or(&[][..], |previous| &previous.sections);
-    check_unchanged(offer, before)?;
-    let mut ssrcs = Ssrcs { used: used_ssrcs(offer, before), draw: ssrc };
+    let kept = kept_slots(offer, previous)?;
+    let mut ssrcs = Ssrcs { used: used_ssrcs(offer, &kept), draw: ssrc };
     let mut sections = Vec::with_capacity(offer.sections.len());
     let mut verdicts = Vec::with_capacity(offer.sections.len());
-    let mut before = before.iter();
-    for offered in &offer.sections {
+    for (offered, kept) in offer.sections.iter().zip(kept) {
         let Some((mid, kind)) = name(offered) else {
             verdicts.push(Verdict::Rejected);
             continue;
         };
-        let kept = before.next().and_then(|section| section.receive);
         let (section, verdict) = answer_section(offered, mid, kind, kept, local, &mut ssrcs);
         sections.push(section);
         verdicts.push(verdict);
@@ -123,25 +120,37 @@ fn upstream(offered: &section::Section<'_>, codecs: &[Agreed<'_>]) -> Upstream {
     Upstream { content: offered.content, ssrcs }
 }
 
-/// Sections stay what and where they were (RFC 3264, section 8).
-fn check_unchanged(offer: &Offer<'_>, before: &[Section]) -> Result<(), OfferError> {
-    let mut now = offer.sections.iter().filter_map(|section| Some((section.line, name(section)?)));
-    let mut last = 1;
-    for section in before {
-        let (line, name) = now.next().ok_or(OfferError { line: last, reason: Reason::SectionsMissing })?;
-        if name != (section.mid, section.kind) {
-            return Err(OfferError { line, reason: Reason::SectionChanged });
+/// For each section of the offer the slot that it was before. Sections stay what and where they were (RFC 3264,
+/// section 8); only the place of one that was rejected or stopped may go to another (RFC 8829, section 5.2.2).
+fn kept_slots(
+    offer: &Offer<'_>,
+    previous: Option<&Description>,
+) -> Result<Vec<Option<Downstream>>, OfferError> {
+    let live = || {
+        let sections = previous.iter().flat_map(|previous| &previous.sections);
+        sections.filter(|section| !section.payload_types.is_empty())
+    };
+    let mut expected = live().peekable();
+    let mut kept = Vec::with_capacity(offer.sections.len());
+    for offered in &offer.sections {
+        let before = expected.next_if(|before| name(offered) == Some((before.mid, before.kind)));
+        if before.is_none() && live().any(|before| offered.mid == Some(before.mid)) {
+            return Err(OfferError { line: offered.line, reason: Reason::SectionChanged });
         }
-        last = line;
+        kept.push(before.and_then(|before| before.receive));
     }
-    Ok(())
+    if expected.next().is_some() {
+        let line = offer.sections.last().map_or(1, |section| section.line);
+        return Err(OfferError { line, reason: Reason::SectionsMissing });
+    }
+    Ok(kept)
 }
 
 /// SSRCs that no new slot may take.
-fn used_ssrcs(offer: &Offer<'_>, before: &[Section]) -> HashSet<u32> {
+fn used_ssrcs(offer: &Offer<'_>, kept: &[Option<Downstream>]) -> HashSet<u32> {
     let theirs = offer.sections.iter().flat_map(|section| section.ssrcs.all());
-    let ours = before.iter().filter_map(|section| section.receive);
-    theirs.chain(ours.flat_map(|slot| [Some(slot.ssrc), slot.rtx_ssrc]).flatten()).collect()
+    let ours = kept.iter().flatten().flat_map(|slot| [Some(slot.ssrc), slot.rtx_ssrc]);
+    theirs.chain(ours.flatten()).collect()
 }
 
 /// A source of SSRCs that are not used in this session.

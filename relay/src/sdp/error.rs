@@ -144,9 +144,10 @@ pub enum Reason {
     /// Fewer sections than in the description before.
     #[error("media sections of the offer before are missing; keep them in place, and stop one with port 0")]
     SectionsMissing,
-    /// A section is not what it was.
+    /// A section is not what, or where, it was.
     #[error(
-        "the media section had another name or kind in the offer before; keep it, stop it with port 0, and add new ones at the end"
+        "the media section had another place or kind in the offer before; keep sections where they are, \
+         and stop one with port 0"
     )]
     SectionChanged,
 }

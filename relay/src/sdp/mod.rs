@@ -18,6 +18,8 @@ mod fragment;
 mod lines;
 mod offer;
 mod section;
+#[cfg(test)]
+mod tests;
 mod write;
 
 pub use answer::{Answer, answer};
