@@ -16,7 +16,7 @@ use thiserror::Error;
 
 mod keys;
 
-pub use keys::{Keys, MasterKey, Profile};
+pub use keys::Keys;
 
 /// The largest datagram written. What goes through every tunnel people use is about 1200; smaller costs fragments.
 pub const MTU: usize = 1200;
@@ -115,6 +115,14 @@ impl Settings {
         }
         let fingerprint = sha256(&certificate.certificate);
         Ok(Self { certificate, fingerprint, version_13, config: Arc::new(config) })
+    }
+
+    /// The same from DER, for those who have nothing else to do with DTLS.
+    ///
+    /// # Errors
+    /// When the certificate or its key cannot be used.
+    pub fn from_der(certificate: Vec<u8>, private_key: Vec<u8>, version_13: bool) -> Result<Self, DtlsError> {
+        Self::new(DtlsCertificate { certificate, private_key }, version_13)
     }
 
     /// SHA-256 of the certificate, for `a=fingerprint` of answers.
