@@ -1,1 +1,3 @@
-//! x
+//! The calling relay.
+
+pub mod sdp;
