@@ -1,5 +1,6 @@
 //! What may go wrong.
 
+use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,7 +9,7 @@ use serde_json::Value;
 use thiserror::Error;
 
 /// Why a browser did not do what it should.
-#[derive(Debug, Error)]
+#[derive(Error)]
 pub enum Error {
     /// A program is not installed.
     #[error(
@@ -75,4 +76,11 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
+}
+
+/// The same text: what tests show when they unwrap.
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
 }
