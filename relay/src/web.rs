@@ -25,6 +25,7 @@ const FILES: &[(&str, &str, &str)] = &[
     ("/call/link.js", JAVASCRIPT, include_str!("../web/link.js")),
     ("/call/tiles.js", JAVASCRIPT, include_str!("../web/tiles.js")),
     ("/call/trunkline-client.js", JAVASCRIPT, include_str!("../web/trunkline-client.js")),
+    ("/call/api.js", JAVASCRIPT, include_str!("../web/api.js")),
     ("/call/media.js", JAVASCRIPT, include_str!("../web/media.js")),
     ("/call/encryption.js", JAVASCRIPT, include_str!("../web/encryption.js")),
     ("/call/stats.js", JAVASCRIPT, include_str!("../web/stats.js")),

@@ -110,6 +110,7 @@ async function join() {
     await call.join({ callId, token, key, sends: role !== 'viewer' });
   } catch (error) {
     call = null;
+    sessionStorage.removeItem('joined');
     return problem(JOIN_PROBLEMS[error.status] ?? error.message, error.status === 422 ? error.message : '');
   } finally {
     $('join').disabled = false;
@@ -381,6 +382,7 @@ function leaveRoom(reason) {
   const [title, text] = FAREWELLS[reason] ?? ['The call ended', ''];
   $('farewell-title').textContent = title;
   $('farewell-text').textContent = text;
+  $('farewell-text').hidden = text === '';
   show('farewell');
   $('farewell-title').focus();
 }

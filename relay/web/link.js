@@ -1,6 +1,6 @@
 /**
  * Links to calls: `/call?call=<id>&token=<join token>#key=<base64url>`. What stands behind `#` never reaches a
- * server; the token may stand there too.
+ * server; call and token may stand there too. Without a call, the one the token is for is meant.
  *
  * @module link
  */
@@ -25,7 +25,8 @@ export function readInvitation(url) {
   const query = new URLSearchParams(url.search);
   const fragment = new URLSearchParams(url.hash.replace(/^#/, ''));
   const of = (name) => fragment.get(name) ?? query.get(name) ?? '';
-  return { callId: of('call'), token: of('token'), key: fragment.get('key') ?? '' };
+  const token = of('token');
+  return { callId: of('call') || (readToken(token).callId ?? ''), token, key: fragment.get('key') ?? '' };
 }
 
 /**
@@ -43,15 +44,15 @@ export function writeInvitation({ callId, token, key }) {
  * What a join token (a JWT) says about its bearer. It is not verified here: the relay does that.
  *
  * @param {string} token
- * @returns {{participant: ?string, role: ?string}}
+ * @returns {{participant: ?string, callId: ?string, role: ?string}}
  */
 export function readToken(token) {
+  const text = (claim) => (typeof claim === 'string' ? claim : null);
   try {
     const claims = JSON.parse(new TextDecoder().decode(decodeBase64(token.split('.')[1])));
-    const participant = claims.participant ?? claims.sub;
-    return { participant: typeof participant === 'string' ? participant : null, role: claims.role ?? null };
+    return { participant: text(claims.sub), callId: text(claims.call), role: text(claims.role) };
   } catch {
-    return { participant: null, role: null };
+    return { participant: null, callId: null, role: null };
   }
 }
 

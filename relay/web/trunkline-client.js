@@ -4,12 +4,11 @@
  *
  * @module trunkline-client
  */
+import { TrunklineError, endSession, sendOffer } from './api.js';
 import { FrameEncryption } from './encryption.js';
 import { SOURCES, markSlides, offerRawPacketization, prepare } from './media.js';
 import { summarise } from './stats.js';
 
-/** How long one HTTP request may take. */
-const REQUEST_TIMEOUT_MS = 10_000;
 /** How long a connection may be without a sign of life before it is restarted. Less restarts at every hiccup. */
 const DISCONNECTED_MS = 2_000;
 /** How long a restart or a join may take to connect before the next attempt. */
@@ -22,19 +21,7 @@ const BACKOFF_LAST_MS = 15_000;
 /** Attempts at the events connection before the session itself is asked whether it is still there. */
 const EVENTS_ATTEMPTS_MAX = 3;
 
-/** A request the relay did not grant. */
-export class TrunklineError extends Error {
-  /**
-   * @param {number} status of HTTP; 0 when there was no answer
-   * @param {string} message what the relay said
-   */
-  constructor(status, message) {
-    super(message);
-    this.name = 'TrunklineError';
-    /** Status of HTTP; 0 when there was no answer. */
-    this.status = status;
-  }
-}
+export { TrunklineError };
 
 /**
  * @typedef {object} JoinOptions
@@ -246,9 +233,9 @@ export class TrunklineCall extends EventTarget {
     const offer = await this.#offer(pc);
     this.#adoptSlots(pc);
     mark('offeredMs');
-    const { api, callId } = this.#options;
+    const { api, callId, token } = this.#options;
     const url = new URL(`${api}/v1/calls/${encodeURIComponent(callId)}/participants`, document.baseURI);
-    const { response, text } = await this.#request('POST', url, offer);
+    const { response, answer } = await sendOffer('POST', url, { token, offer });
     mark('answeredMs');
     this.#location = new URL(response.headers.get('location') ?? '', response.url);
     this.#etag = response.headers.get('etag');
@@ -257,7 +244,7 @@ export class TrunklineCall extends EventTarget {
       this.#deleteSession();
       return;
     }
-    await pc.setRemoteDescription({ type: 'answer', sdp: text });
+    await pc.setRemoteDescription({ type: 'answer', sdp: answer });
     this.#openEvents();
   }
 
@@ -321,29 +308,14 @@ export class TrunklineCall extends EventTarget {
     if (!pc || !this.#location) throw new TrunklineError(0, 'not in a call');
     const offer = await this.#offer(pc, options);
     try {
-      const { response, text } = await this.#request('PATCH', this.#location, offer);
+      const request = { token: this.#options.token, offer, etag: this.#etag };
+      const { response, answer } = await sendOffer('PATCH', this.#location, request);
       this.#etag = response.headers.get('etag') ?? this.#etag;
-      await pc.setRemoteDescription({ type: 'answer', sdp: text });
+      await pc.setRemoteDescription({ type: 'answer', sdp: answer });
     } catch (error) {
       if (pc.signalingState === 'have-local-offer') await pc.setLocalDescription({ type: 'rollback' });
       throw error;
     }
-  }
-
-  async #request(method, url, body) {
-    const headers = { authorization: `Bearer ${this.#options.token}`, 'content-type': 'application/sdp' };
-    if (method === 'PATCH' && this.#etag) headers['if-match'] = this.#etag;
-    const signal = AbortSignal.timeout(REQUEST_TIMEOUT_MS);
-    let response;
-    let text;
-    try {
-      response = await fetch(url, { method, headers, body, signal });
-      text = await response.text();
-    } catch {
-      throw new TrunklineError(0, 'the relay cannot be reached');
-    }
-    if (!response.ok) throw new TrunklineError(response.status, problem(text) ?? response.statusText);
-    return { response, text };
   }
 
   #onConnectionState(state) {
@@ -483,9 +455,7 @@ export class TrunklineCall extends EventTarget {
   }
 
   #deleteSession() {
-    if (!this.#location) return;
-    const headers = { authorization: `Bearer ${this.#options.token}` };
-    fetch(this.#location, { method: 'DELETE', headers, keepalive: true }).catch(() => {});
+    if (this.#location) endSession(this.#location, this.#options.token);
     this.#location = null;
   }
 
@@ -540,14 +510,4 @@ export class TrunklineCall extends EventTarget {
 function backoffMs(attempt) {
   const full = Math.min(BACKOFF_FIRST_MS * 2 ** (attempt - 1), BACKOFF_LAST_MS);
   return full / 2 + (Math.random() * full) / 2;
-}
-
-/** The text of a problem document (RFC 9457), if it is one. */
-function problem(text) {
-  try {
-    const { detail, title } = JSON.parse(text);
-    return detail ?? title;
-  } catch {
-    return undefined;
-  }
 }
