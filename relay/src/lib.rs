@@ -1,3 +1,4 @@
-//! x
+//! The calling relay.
 
+pub mod sdp;
 pub mod web;

@@ -50,7 +50,6 @@ const HEADERS: [(HeaderName, &str); 6] = [
 ];
 
 /// Serves the example client at `/call`. It finds the API at the same origin.
-#[must_use]
 pub fn router<S: Clone + Send + Sync + 'static>() -> Router<S> {
     FILES.iter().fold(Router::new(), |router, &(path, media_type, content)| {
         let etag = etag(content);

@@ -54,6 +54,8 @@ let self = null;
 let code = null;
 const tracks = { microphone: null, camera: null };
 let selfView = null;
+/** Why devices could not be used, by source. */
+let deviceProblems = {};
 /** @type {?MediaStream} */
 let screen = null;
 
@@ -137,6 +139,7 @@ function enterRoom(callId, role) {
   for (const id of ['microphone', 'camera', 'screen']) $(id).hidden = role === 'viewer';
   $('screen').hidden ||= !navigator.mediaDevices?.getDisplayMedia;
   showEncryption();
+  deviceProblems = {};
   banner('');
   for (const { kind, mid, stream } of call.slots) {
     if (kind !== 'audio') continue;
@@ -301,8 +304,7 @@ async function switchOn(source) {
   try {
     stream = await navigator.mediaDevices.getUserMedia(constraints);
   } catch (error) {
-    const name = source === 'microphone' ? 'Microphone' : 'Camera';
-    banner(`${name}: ${DEVICE_PROBLEMS[error.name] ?? error.message}`, 'Dismiss', () => banner(''));
+    deviceProblem(source, DEVICE_PROBLEMS[error.name] ?? error.message);
     return;
   }
   const [track] = stream.getTracks();
@@ -313,6 +315,17 @@ async function switchOn(source) {
   await call.setTrack(source, track);
   call.mute(source, false);
   render();
+}
+
+/** Both devices may fail, mostly for the same reason. */
+function deviceProblem(source, text) {
+  deviceProblems[source] = text;
+  const { microphone, camera } = deviceProblems;
+  const each = [microphone && `Microphone: ${microphone}`, camera && `Camera: ${camera}`].filter(Boolean).join(' ');
+  banner(microphone === camera ? `Microphone and camera: ${text}` : each, 'Dismiss', () => {
+    deviceProblems = {};
+    banner('');
+  });
 }
 
 async function switchOff(source) {

@@ -4,7 +4,7 @@
  *
  * @module trunkline-client
  */
-import { TrunklineError, endSession, sendOffer } from './api.js';
+import { TrunklineError, backoffMs, endSession, pause, sendOffer } from './api.js';
 import { FrameEncryption } from './encryption.js';
 import { SOURCES, markSlides, offerRawPacketization, prepare } from './media.js';
 import { summarise } from './stats.js';
@@ -15,9 +15,6 @@ const DISCONNECTED_MS = 2_000;
 const CONNECT_TIMEOUT_MS = 8_000;
 /** Attempts in a row to come back before giving up: with the back-off about two minutes. */
 const RECOVERY_ATTEMPTS_MAX = 10;
-/** Back-off between attempts doubles from the first to the last. Half of it is random: not all come back at once. */
-const BACKOFF_FIRST_MS = 250;
-const BACKOFF_LAST_MS = 15_000;
 /** Attempts at the events connection before the session itself is asked whether it is still there. */
 const EVENTS_ATTEMPTS_MAX = 3;
 
@@ -308,8 +305,7 @@ export class TrunklineCall extends EventTarget {
     if (!pc || !this.#location) throw new TrunklineError(0, 'not in a call');
     const offer = await this.#offer(pc, options);
     try {
-      const request = { token: this.#options.token, offer, etag: this.#etag };
-      const { response, answer } = await sendOffer('PATCH', this.#location, request);
+      const { response, answer } = await sendOffer('PATCH', this.#location, { offer, etag: this.#etag });
       this.#etag = response.headers.get('etag') ?? this.#etag;
       await pc.setRemoteDescription({ type: 'answer', sdp: answer });
     } catch (error) {
@@ -336,7 +332,7 @@ export class TrunklineCall extends EventTarget {
     this.#recovering = true;
     this.#setState('reconnecting');
     for (let attempt = 0; attempt < RECOVERY_ATTEMPTS_MAX; attempt += 1) {
-      if (attempt > 0) await this.#pause(backoffMs(attempt));
+      if (attempt > 0) await pause(backoffMs(attempt));
       if (this.state === 'ended') break;
       try {
         if (step === 'restart') await this.#negotiate({ iceRestart: true });
@@ -362,7 +358,7 @@ export class TrunklineCall extends EventTarget {
     while (pc === this.#pc && performance.now() < until) {
       // An ICE restart leaves the state at connected for as long as the old path works.
       if (pc.connectionState === 'connected') return true;
-      await this.#pause(100);
+      await pause(100);
     }
     return false;
   }
@@ -455,7 +451,7 @@ export class TrunklineCall extends EventTarget {
   }
 
   #deleteSession() {
-    if (this.#location) endSession(this.#location, this.#options.token);
+    if (this.#location) endSession(this.#location);
     this.#location = null;
   }
 
@@ -499,15 +495,4 @@ export class TrunklineCall extends EventTarget {
     }, ms);
     this.#timers.add(timer);
   }
-
-  #pause(ms) {
-    return new Promise((resolve) => {
-      setTimeout(resolve, ms);
-    });
-  }
-}
-
-function backoffMs(attempt) {
-  const full = Math.min(BACKOFF_FIRST_MS * 2 ** (attempt - 1), BACKOFF_LAST_MS);
-  return full / 2 + (Math.random() * full) / 2;
 }

@@ -12,7 +12,10 @@ use reqwest::{Client, StatusCode};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use trunkline_browser::{Browser, Devices, Error, Options, Page};
+use trunkline_relay::sdp::{CodecName, Local, Offer, answer};
 use trunkline_relay::web::router;
+use trunkline_relay_proto::event::Role;
+use trunkline_relay_proto::media::{Content, Description, Extension, IceCredentials, Kind, Section};
 
 /// For what a page does by itself: media over loopback takes about a second to flow on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -21,7 +24,8 @@ const KEY: &str = "AAECAwQFBgcICQoLDA0ODw";
 const OTHER_KEY: &str = "Dw4NDAsKCQgHBgUEAwIBAA";
 
 /// `{"sub": "anna", "call": "weekly", "role": "presenter", "exp": 4000000000}`, unsigned: nobody here verifies it.
-const ANNAS_TOKEN: &str = "e30.eyJzdWIiOiJhbm5hIiwiY2FsbCI6IndlZWtseSIsInJvbGUiOiJwcmVzZW50ZXIiLCJleHAiOjQwMDAwMDAwMDB9.x";
+const ANNAS_TOKEN: &str =
+    "e30.eyJzdWIiOiJhbm5hIiwiY2FsbCI6IndlZWtseSIsInJvbGUiOiJwcmVzZW50ZXIiLCJleHAiOjQwMDAwMDAwMDB9.x";
 
 /// Serves the client, and the modules that test it, on a port of this machine.
 async fn serve() -> String {
@@ -197,10 +201,16 @@ async fn an_offer_asks_for_the_dependency_descriptor_everywhere_and_reserves_a_s
     assert!(slides.iter().all(|section| section.contains("a=inactive")), "reserved, not sending yet");
     assert!(!offer.contains("a=candidate"), "nothing waits for candidates");
     assert!(!offer.contains("a=packetization"), "VP8 needs none");
+    let first = understood(offer, None);
 
     page.click("#screen").await.unwrap();
     page.wait_until("window.mirror.offers.length === 2", PATIENCE).await.unwrap();
     let offer = page.value("window.mirror.offers[1]").await.unwrap();
+    let second = understood(offer.as_str().unwrap(), Some(&first));
+    let sending =
+        |description: &Description| description.sections.iter().filter_map(content).collect::<Vec<_>>();
+    assert_eq!(sending(&first), [Content::Main; 2]);
+    assert_eq!(sending(&second), [Content::Main, Content::Main, Content::Slides, Content::Slides]);
     let slides = offer.as_str().unwrap().split("\nm=").filter(|section| section.contains("a=content:slides"));
     let video: Vec<&str> = slides.filter(|section| section.starts_with("video")).collect();
     assert!(matches!(video[..], [section] if section.contains("a=sendonly")), "{video:?}");
@@ -274,6 +284,11 @@ async fn a_room_shows_who_is_there_and_follows_what_is_pinned() {
     assert_named(&page).await;
     page.screenshot(&screenshot("room-people")).await.unwrap();
     page.click("#people-toggle").await.unwrap();
+    page.click("#encryption").await.unwrap();
+    let code = page.text("#safety-code").await.unwrap();
+    assert_eq!(code.len(), "1234 1234 1234".len(), "{code}");
+    page.screenshot(&screenshot("room-encryption")).await.unwrap();
+    page.press('\u{e00c}').await.unwrap();
 
     page.click(".tile[data-participant=dmitri] .pin").await.unwrap();
     page.wait_until("document.querySelector('.tile.featured').dataset.participant === 'dmitri'", PATIENCE)
@@ -311,6 +326,25 @@ async fn a_room_shows_who_is_there_and_follows_what_is_pinned() {
 }
 
 #[tokio::test]
+async fn a_call_that_moves_is_joined_again_and_pictures_go_on() {
+    let base = serve().await;
+    let browser = Browser::start(&Options::default()).await.unwrap();
+    let page = browser.first_page();
+    enter(&page, &base, KEY, &mirror(KEY, &["ben"])).await.unwrap();
+    let decoded = "(await window.trunklineCall.stats()).slots.some((slot) => slot.framesDecoded > 5)";
+    page.wait_until(decoded, PATIENCE).await.unwrap();
+    page.run("window.mirror.tell({ event: 'moved' })", &[]).await.unwrap();
+    page.wait_until("window.trunklineCall.state === 'reconnecting'", PATIENCE).await.unwrap();
+    page.wait_until("window.trunklineCall.state === 'connected'", PATIENCE).await.unwrap();
+    assert_eq!(page.value("window.mirror.offers.length").await.unwrap(), 2);
+    page.wait_until(decoded, PATIENCE).await.unwrap();
+    all_pictures_move(&page, 2).await;
+    let sent = "await window.mirror.decoded().then(({ frames }) => frames > 5)";
+    page.wait_until(sent, PATIENCE).await.unwrap();
+    assert_eq!(errors(&browser).await, Vec::<String>::new());
+}
+
+#[tokio::test]
 async fn a_reload_joins_again_unless_one_left() {
     let base = serve().await;
     let browser = Browser::start(&Options::default()).await.unwrap();
@@ -334,7 +368,7 @@ async fn without_devices_one_listens_and_hears_why() {
     let browser = Browser::start(&Options { devices: Devices::Denied, ..Options::default() }).await.unwrap();
     let page = browser.first_page();
     enter(&page, &base, "", &mirror("", &["ben"])).await.unwrap();
-    let told = "document.querySelector('#banner span').textContent.includes('Access was denied')";
+    let told = "document.querySelector('#banner span').textContent.startsWith('Microphone and camera: Access was denied')";
     page.wait_until(told, PATIENCE).await.unwrap();
     let heard = "(await window.trunklineCall.stats()).slots.some((slot) => slot.framesDecoded > 5)";
     page.wait_until(heard, PATIENCE).await.unwrap();
@@ -357,6 +391,30 @@ async fn a_refused_join_says_what_to_do() {
         let said = format!("document.querySelector('#problem').textContent.includes('{part}')");
         page.wait_until(&said, PATIENCE).await.unwrap();
     }
+}
+
+/// What the relay makes of an offer.
+fn understood(offer: &str, previous: Option<&Description>) -> Description {
+    let ice = IceCredentials { ufrag: "ufrag".to_owned(), pwd: "password".to_owned() };
+    let local = Local {
+        ice: &ice,
+        fingerprint: &[7; 32],
+        candidates: &[],
+        role: Role::Presenter,
+        codecs: &[CodecName::Opus, CodecName::Vp8],
+    };
+    let mut ssrcs = 1..;
+    let draw = &mut || ssrcs.next().unwrap();
+    let description = answer(&Offer::parse(offer).unwrap(), previous, &local, draw).unwrap().description;
+    assert_eq!(description.sections.iter().filter(|section| section.receive.is_some()).count(), 12);
+    for section in description.sections.iter().filter(|section| section.kind == Kind::Video) {
+        assert!(section.extensions.id(Extension::DependencyDescriptor).is_some(), "{section:?}");
+    }
+    description
+}
+
+fn content(section: &Section) -> Option<Content> {
+    section.send.as_ref().map(|upstream| upstream.content)
 }
 
 /// Options of `install()` in `web/test/mirror.js`.

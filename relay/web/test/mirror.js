@@ -118,6 +118,11 @@ export async function install({ self, key, people, refuse }) {
     if (mirror.refuse) {
       return Response.json({ title: 'Refused', detail: 'refused by the test' }, { status: mirror.refuse });
     }
+    if (method === 'POST') {
+      // Who joins anew has another connection.
+      mirror.pc?.close();
+      mirror.pc = null;
+    }
     const sdp = await answer(body);
     const headers = { 'content-type': 'application/sdp', location: `${location.origin}/v1/calls/c/participants/p` };
     const response = new Response(sdp, { status: method === 'POST' ? 201 : 200, headers });
