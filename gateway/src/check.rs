@@ -5,11 +5,11 @@ use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::path::Path;
 
 use serde::Serialize;
+use trunkline_http::serve::tls::{Tls, TlsFiles};
 
 use crate::config::{ApiConfig, Config, IdentityMode, deployment_key};
 use crate::identity::{Files, Identity};
 use crate::run::Listening;
-use crate::serve::tls::{Tls, TlsFiles};
 
 /// One thing that was looked at.
 #[derive(Clone, Debug, Serialize)]
