@@ -43,19 +43,15 @@ impl Default for FailedLogins {
 }
 
 impl FailedLogins {
-    /// Counts a failed log-in, and gives the refusal: 401, or 429 once the source's budget is used up.
+    /// Counts a failed log-in, and gives the refusal: 401 with `detail`, or 429 once the source's budget is used up.
     #[must_use]
-    pub fn refuse(&self, source: IpAddr) -> Problem {
+    pub fn refuse(&self, source: IpAddr, detail: impl Into<String>) -> Problem {
         if self.limiter.len() > CALLERS_MAX {
             self.limiter.retain_recent();
         }
         metrics::counter!("trunkline_failed_logins_total").increment(1);
         match self.limiter.check_key(&bucket(source)) {
-            Ok(()) => Problem::new(
-                UNAUTHENTICATED,
-                "send `Authorization: Bearer <token>` with a token that is in use here; the operator can \
-                 issue a new one",
-            ),
+            Ok(()) => Problem::new(UNAUTHENTICATED, detail),
             Err(until) => {
                 tracing::warn!(source = %redact::ip(&source), "too many failed log-ins from one address");
                 too_many(
@@ -132,10 +128,10 @@ mod tests {
         let logins = FailedLogins::default();
         let guesser = IpAddr::from([192, 0, 2, 1]);
         for _ in 0..FAILED_LOGINS_PER_MINUTE {
-            assert_eq!(logins.refuse(guesser).kind(), UNAUTHENTICATED);
+            assert_eq!(logins.refuse(guesser, "").kind(), UNAUTHENTICATED);
         }
-        assert_eq!(logins.refuse(guesser).kind(), TOO_MANY_REQUESTS);
-        assert_eq!(logins.refuse(IpAddr::from([192, 0, 2, 2])).kind(), UNAUTHENTICATED);
+        assert_eq!(logins.refuse(guesser, "").kind(), TOO_MANY_REQUESTS);
+        assert_eq!(logins.refuse(IpAddr::from([192, 0, 2, 2]), "").kind(), UNAUTHENTICATED);
     }
 
     #[test]

@@ -11,6 +11,10 @@ use trunkline_http::problem::Problem;
 
 use super::Api;
 
+/// What whoever sends no token of ours is told.
+const NO_TOKEN: &str = "send `Authorization: Bearer <token>` with a token that is in use here; the operator can issue a \
+     new one";
+
 /// The network whose token a request carries.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Tenant {
@@ -30,7 +34,7 @@ impl FromRequestParts<Arc<Api>> for Tenant {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, Problem> {
-        let refused = || api.failed_logins.refuse(source(&parts.extensions));
+        let refused = || api.failed_logins.refuse(source(&parts.extensions), NO_TOKEN);
         let token = bearer(&parts.headers).ok_or_else(refused)?;
         let directory = api.hub.directory();
         let network = directory.network_by_token(token).ok_or_else(refused)?.key;

@@ -6,6 +6,7 @@
 //! - [`main`], [`execute`]: from arguments to an exit code
 //! - [`client`]: talking to the API
 //! - [`console`]: what is shown, asked and written
+//! - [`check`]: what a `--check` found
 
 use std::ffi::OsString;
 use std::io::IsTerminal;
@@ -15,6 +16,7 @@ use clap::Parser;
 use clap::error::ErrorKind;
 use thiserror::Error;
 
+pub mod check;
 pub mod client;
 pub mod console;
 
