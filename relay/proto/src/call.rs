@@ -1,17 +1,46 @@
 //! One call: its participants, what they send, and who sees and hears whom.
+//!
+//! # Layout
+//! - `receive`: a datagram from the network to a source's history
+//! - `send`: from there to everybody who receives it
+//! - `feedback`: reports, lost packets and key frames, in both directions
+//! - `show`: who speaks, and which source each slot shows
+//! - `view`: the roster, and what operators see
 
+use std::collections::{HashMap, VecDeque};
+use std::fmt;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
 use crate::counters::Counters;
 use crate::dtls;
 use crate::egress::Egress;
-use crate::event::{EndReason, Event, ParticipantId, Request, Role};
-use crate::media::{Description, IceCredentials};
+use crate::event::{Audience, EndReason, Event, Notice, ParticipantId, Pin, Request, Role, SourceName};
+use crate::ice::Agent;
+use crate::media::{Description, IceCredentials, Mid};
+use crate::participant::Participant;
 use crate::path::Path;
-use crate::snapshot::Snapshot;
+use crate::rng::Rng;
+use crate::slot::{self, Slot};
+use crate::source::{Source, Subscriber};
+use crate::speaker::Loudest;
+
+mod feedback;
+mod receive;
+mod send;
+mod show;
+mod view;
+
+/// How often speakers are ranked, reports and time-outs looked at. Shorter notices a first word sooner.
+const TICK: Duration = Duration::from_millis(50);
+
+/// How often lost packets are looked at while any is missing.
+const LOSS_TICK: Duration = Duration::from_millis(10);
+
+/// Events that wait to be taken. The shell takes them after every call; more means that it does not.
+const EVENTS_MAX: usize = 65_536;
 
 /// What a call is made with.
 #[derive(Clone, Debug)]
@@ -20,6 +49,8 @@ pub struct Settings {
     pub participants_max: usize,
     /// The certificate and limits of DTLS handshakes, shared by all calls of the node.
     pub dtls: Arc<dtls::Settings>,
+    /// Where numbers that only have to differ come from. Draw it at random; a test gives the same for the same run.
+    pub seed: u64,
 }
 
 /// Who joins, and with what.
@@ -74,24 +105,105 @@ pub enum RequestError {
 /// One call. Drive it so: `handle_*` or [`Call::join`] and the like, then [`Call::poll_egress`] until it says that
 /// nothing is left (sending and clearing in between), then [`Call::poll_event`] until it is empty; the call wants
 /// [`Call::handle_timeout`] at [`Call::poll_timeout`].
-#[derive(Debug)]
 pub struct Call {
     settings: Settings,
+    began: Instant,
+    rng: Rng,
+    participants: Vec<Option<Box<Participant>>>,
+    by_id: HashMap<ParticipantId, usize>,
+    by_path: HashMap<Path, usize>,
+    by_ufrag: HashMap<String, usize>,
+    sources: Vec<Option<Source>>,
+    /// Sources with packets that wait to be forwarded, and how far forwarding got.
+    pending: Vec<usize>,
+    cursor: send::Cursor,
+    pads: Vec<u8>,
+    loudest: Loudest,
+    video_order: Vec<usize>,
+    speakers: Vec<Arc<str>>,
+    next_order: u64,
+    next_spoke: u64,
+    tick_at: Option<Instant>,
+    loss_at: Option<Instant>,
+    events: VecDeque<Event>,
+    counters: Counters,
+}
+
+impl fmt::Debug for Call {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Call").field("participants", &self.by_id.len()).finish_non_exhaustive()
+    }
 }
 
 impl Call {
     /// A call without participants.
     #[must_use]
-    pub fn new(_now: Instant, settings: Settings) -> Self {
-        Self { settings }
+    pub fn new(now: Instant, settings: Settings) -> Self {
+        Self {
+            rng: Rng::new(settings.seed),
+            settings,
+            began: now,
+            participants: Vec::new(),
+            by_id: HashMap::new(),
+            by_path: HashMap::new(),
+            by_ufrag: HashMap::new(),
+            sources: Vec::new(),
+            pending: Vec::new(),
+            cursor: send::Cursor::default(),
+            pads: Vec::new(),
+            loudest: Loudest::default(),
+            video_order: Vec::new(),
+            speakers: Vec::new(),
+            next_order: 0,
+            next_spoke: 1,
+            tick_at: None,
+            loss_at: None,
+            events: VecDeque::new(),
+            counters: Counters::default(),
+        }
     }
 
     /// Takes a participant in. One of the same name is replaced.
     ///
     /// # Errors
     /// When the call is full.
-    pub fn join(&mut self, _now: Instant, _join: Join) -> Result<(), JoinError> {
-        if self.settings.participants_max == 0 { Err(JoinError::Full) } else { Ok(()) }
+    pub fn join(&mut self, now: Instant, join: Join) -> Result<(), JoinError> {
+        let Join { id, name, role, description, ice } = join;
+        let before = self.everybody().find(|(_, participant)| participant.name == name).map(|(_, p)| p.id);
+        if before.is_none() && self.by_id.len() >= self.settings.participants_max {
+            return Err(JoinError::Full);
+        }
+        if let Some(before) = before {
+            self.leave(now, before, EndReason::Replaced);
+        }
+        let index = self.participants.iter().position(Option::is_none).unwrap_or(self.participants.len());
+        let agent = Agent::new(now, ice.clone(), description.ice.clone());
+        let mut participant = Box::new(Participant::new(
+            now,
+            id,
+            name,
+            role,
+            self.next_order,
+            agent,
+            &self.settings.dtls,
+            description.fingerprint,
+            &mut self.rng,
+        ));
+        self.next_order += 1;
+        self.agree(index, &mut participant, description);
+        if index == self.participants.len() {
+            self.participants.push(None);
+        }
+        if let Some(place) = self.participants.get_mut(index) {
+            *place = Some(participant);
+        }
+        self.by_id.insert(id, index);
+        self.by_ufrag.insert(ice.ufrag, index);
+        self.counters.joins += 1;
+        self.tick_at.get_or_insert(now + TICK);
+        self.announce(now, index);
+        self.rearrange(now);
+        Ok(())
     }
 
     /// A new offer of a participant: more sections, other directions, an ICE restart (new `ice`).
@@ -100,67 +212,299 @@ impl Call {
     /// When it is gone, or changed what cannot change.
     pub fn update(
         &mut self,
-        _now: Instant,
-        _id: ParticipantId,
-        _description: Description,
-        _ice: Option<IceCredentials>,
+        now: Instant,
+        id: ParticipantId,
+        description: Description,
+        ice: Option<IceCredentials>,
     ) -> Result<(), JoinError> {
-        Err(JoinError::Gone)
+        let (index, mut participant) = self.take_out(id).ok_or(JoinError::Gone)?;
+        let verdict = if participant.fingerprint == description.fingerprint {
+            let changed = participant
+                .sections
+                .iter()
+                .zip(&description.sections)
+                .position(|(was, is)| was.mid != is.mid || was.kind != is.kind);
+            changed.map_or(Ok(()), |section| Err(JoinError::Section(section)))
+        } else {
+            Err(JoinError::Fingerprint)
+        };
+        if verdict.is_ok() {
+            if let Some(ice) = ice {
+                self.by_ufrag.insert(ice.ufrag.clone(), index);
+                participant.ice.restart(now, ice, description.ice.clone());
+            }
+            self.agree(index, &mut participant, description);
+        }
+        self.put_back(index, participant);
+        if verdict.is_ok() {
+            self.announce(now, index);
+            self.rearrange(now);
+        }
+        verdict
+    }
+
+    /// An ICE restart alone (RFC 8840 fragment): new credentials on both sides, media as it was.
+    ///
+    /// # Errors
+    /// When the participant is gone.
+    pub fn restart_ice(
+        &mut self,
+        now: Instant,
+        id: ParticipantId,
+        remote: IceCredentials,
+        local: IceCredentials,
+    ) -> Result<(), JoinError> {
+        let index = *self.by_id.get(&id).ok_or(JoinError::Gone)?;
+        self.by_ufrag.insert(local.ufrag.clone(), index);
+        let participant = self.participant_mut(index).ok_or(JoinError::Gone)?;
+        participant.ice.restart(now, local, remote);
+        Ok(())
     }
 
     /// Lets a participant go. Not an error when it is gone.
-    pub fn leave(&mut self, _now: Instant, _id: ParticipantId, _reason: EndReason) {}
+    pub fn leave(&mut self, now: Instant, id: ParticipantId, reason: EndReason) {
+        let Some((index, participant)) = self.take_out(id) else { return };
+        self.by_id.remove(&id);
+        self.by_path.retain(|_, at| *at != index);
+        self.by_ufrag.retain(|_, at| *at != index);
+        for source in &participant.sources {
+            self.remove_source(*source);
+        }
+        for source in self.sources.iter_mut().flatten() {
+            source.subscribers.retain(|subscriber| subscriber.receiver != index);
+        }
+        self.tell(Audience::One(id), Notice::Ended { reason });
+        if reason != EndReason::Replaced {
+            let left = vec![participant.name.clone()];
+            self.tell(Audience::Everyone, Notice::Roster { complete: false, participants: Vec::new(), left });
+        }
+        if self.by_id.is_empty() {
+            self.tick_at = None;
+            self.loss_at = None;
+            self.speakers.clear();
+        }
+        self.rearrange(now);
+    }
 
     /// What a participant asks for.
     ///
     /// # Errors
     /// When it cannot be done.
-    pub fn request(&mut self, _now: Instant, _id: ParticipantId, _request: Request) -> Result<(), RequestError> {
-        Err(RequestError::Gone)
-    }
-
-    /// Tells one participant everything anew: its events connection just began.
-    pub fn resend_state(&mut self, _id: ParticipantId) {}
-
-    /// One datagram, opened in place. What must not wait (STUN, DTLS) is in `egress` afterwards; media waits for
-    /// [`Call::poll_egress`].
-    pub fn handle_datagram(&mut self, _now: Instant, _path: Path, _datagram: &mut [u8], _egress: &mut Egress) {}
-
-    /// Seals what was received since the last time for those who receive it, as much as `egress` takes. True when
-    /// there is more: send, clear, and call again.
-    pub fn poll_egress(&mut self, _now: Instant, _egress: &mut Egress) -> bool {
-        false
+    pub fn request(&mut self, now: Instant, id: ParticipantId, request: Request) -> Result<(), RequestError> {
+        let index = *self.by_id.get(&id).ok_or(RequestError::Gone)?;
+        match request {
+            Request::Pin(pin) => self.pin(index, pin)?,
+            Request::Mute(mute) => {
+                let source = self.source_of(index, mute.source).ok_or(RequestError::NoSuchSource)?;
+                if let Some(source) = self.source_mut(source) {
+                    source.muted = mute.muted;
+                }
+                self.announce(now, index);
+            }
+        }
+        self.rearrange(now);
+        Ok(())
     }
 
     /// Something is due.
-    pub fn handle_timeout(&mut self, _now: Instant, _egress: &mut Egress) {}
+    pub fn handle_timeout(&mut self, now: Instant, egress: &mut Egress) {
+        if self.loss_at.is_some_and(|at| at <= now) {
+            self.loss_at = None;
+            self.ask_again(now, egress);
+        }
+        if self.tick_at.is_some_and(|at| at <= now) {
+            self.tick_at = Some(now + TICK);
+            self.tick(now, egress);
+        }
+    }
 
     /// When something is due next.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        None
+        [self.tick_at, self.loss_at].into_iter().flatten().min()
     }
 
     /// The next thing to tell.
     pub fn poll_event(&mut self) -> Option<Event> {
-        None
+        self.events.pop_front()
     }
 
     /// Participants now.
     #[must_use]
     pub fn participants(&self) -> usize {
-        0
+        self.by_id.len()
     }
 
     /// Counts since the call began.
     #[must_use]
     pub fn counters(&self) -> Counters {
-        Counters::default()
+        self.counters
     }
 
-    /// What the API shows of it.
-    #[must_use]
-    pub fn snapshot(&self, _now: Instant) -> Snapshot {
-        Snapshot::default()
+    /// Time-outs, handshakes, reports, speakers.
+    fn tick(&mut self, now: Instant, egress: &mut Egress) {
+        let mut gone = Vec::new();
+        for index in 0..self.participants.len() {
+            let Some(participant) = self.participants.get_mut(index).and_then(Option::as_deref_mut) else {
+                continue;
+            };
+            if participant.ice.poll_timeout() <= now && participant.ice.handle_timeout(now).is_some() {
+                gone.push((participant.id, EndReason::TimedOut));
+                continue;
+            }
+            if participant.dtls.poll_timeout().is_some_and(|at| at <= now) {
+                if participant.dtls.handle_timeout(now).is_err() {
+                    gone.push((participant.id, EndReason::Refused));
+                    continue;
+                }
+                self.send_handshake(index, egress);
+            }
+        }
+        for (id, reason) in gone {
+            self.leave(now, id, reason);
+        }
+        self.report(now, egress);
+        self.listen(now);
+        self.send_key_frame_requests(now, egress);
+    }
+
+    /// Makes sources and slots of what was agreed on; those that stay keep their streams.
+    fn agree(&mut self, index: usize, participant: &mut Participant, description: Description) {
+        let may_send = participant.role == Role::Presenter;
+        for at in std::mem::take(&mut participant.sources) {
+            let stays = self.source(at).is_some_and(|source| {
+                may_send && description.sections.iter().any(|s| s.mid == source.mid && s.send.is_some())
+            });
+            if stays {
+                participant.sources.push(at);
+            } else {
+                self.remove_source(at);
+                participant.streams.retain(|stream| stream.source != at);
+            }
+        }
+        for section in description.sections.iter().filter(|section| may_send && section.send.is_some()) {
+            let content = section.send.as_ref().map(|send| send.content);
+            let Some(name) = content.map(|content| SourceName::of(section.kind, content)) else { continue };
+            let known = participant
+                .sources
+                .iter()
+                .copied()
+                .find(|at| self.source(*at).is_some_and(|source| source.mid == section.mid));
+            if let Some(source) = known.and_then(|at| self.source_mut(at)) {
+                source.payload_types.clone_from(&section.payload_types);
+                source.name = name;
+                continue;
+            }
+            // A CSRC is never used again, so that nobody takes an old packet for a new source's.
+            let csrc = self.rng.next_u32();
+            let source = Source::new(csrc, index, section.mid, name, section.payload_types.clone());
+            let at = self.sources.iter().position(Option::is_none).unwrap_or(self.sources.len());
+            if at == self.sources.len() {
+                self.sources.push(None);
+            }
+            if let Some(place) = self.sources.get_mut(at) {
+                *place = Some(source);
+            }
+            participant.sources.push(at);
+        }
+
+        let mut slots = Vec::new();
+        for section in &description.sections {
+            let known = participant.slots.iter().position(|slot| slot.mid == section.mid);
+            let slot = match known.map(|at| participant.slots.swap_remove(at)) {
+                Some(mut slot) if section.receive.is_some() => {
+                    slot.renegotiate(section);
+                    Some(slot)
+                }
+                _ => Slot::new(section, &mut self.rng),
+            };
+            slots.extend(slot);
+        }
+        participant.slots = slots;
+        participant.sections = description.sections;
+        // Slots may stand at other places than before.
+        for source in self.sources.iter_mut().flatten() {
+            source.subscribers.retain(|subscriber| subscriber.receiver != index);
+        }
+        for (slot, at) in participant.slots.iter().enumerate().filter_map(|(slot, s)| Some((slot, s.source?)))
+        {
+            if let Some(source) = self.source_mut(at) {
+                source.subscribers.push(Subscriber { receiver: index, slot });
+            }
+        }
+    }
+
+    fn pin(&mut self, index: usize, pin: Pin) -> Result<(), RequestError> {
+        let mid = Mid::new(&pin.slot).ok_or(RequestError::NoSuchSlot)?;
+        let participant = self.participant_mut(index).ok_or(RequestError::Gone)?;
+        let slot =
+            participant.slots.iter_mut().find(|slot| slot.mid == mid).ok_or(RequestError::NoSuchSlot)?;
+        if pin.source.is_some_and(|source| source.kind() != slot.kind) {
+            return Err(RequestError::WrongKind);
+        }
+        slot.pin = pin.participant.map(|name| slot::Pin { participant: name.into(), source: pin.source });
+        Ok(())
+    }
+
+    fn tell(&mut self, to: Audience, notice: Notice) {
+        if self.events.len() < EVENTS_MAX {
+            self.events.push_back(Event { to, notice });
+        }
+    }
+
+    fn everybody(&self) -> impl Iterator<Item = (usize, &Participant)> {
+        self.participants.iter().enumerate().filter_map(|(index, place)| Some((index, place.as_deref()?)))
+    }
+
+    fn participant(&self, index: usize) -> Option<&Participant> {
+        self.participants.get(index)?.as_deref()
+    }
+
+    fn participant_mut(&mut self, index: usize) -> Option<&mut Participant> {
+        self.participants.get_mut(index)?.as_deref_mut()
+    }
+
+    fn take_out(&mut self, id: ParticipantId) -> Option<(usize, Box<Participant>)> {
+        let index = *self.by_id.get(&id)?;
+        Some((index, self.participants.get_mut(index)?.take()?))
+    }
+
+    fn put_back(&mut self, index: usize, participant: Box<Participant>) {
+        if let Some(place) = self.participants.get_mut(index) {
+            *place = Some(participant);
+        }
+    }
+
+    fn source(&self, index: usize) -> Option<&Source> {
+        self.sources.get(index)?.as_ref()
+    }
+
+    fn source_mut(&mut self, index: usize) -> Option<&mut Source> {
+        self.sources.get_mut(index)?.as_mut()
+    }
+
+    /// A participant's source by name.
+    fn source_of(&self, index: usize, name: SourceName) -> Option<usize> {
+        let participant = self.participant(index)?;
+        participant
+            .sources
+            .iter()
+            .copied()
+            .find(|at| self.source(*at).is_some_and(|source| source.name == name))
+    }
+
+    /// A source ends: nobody shows it any more.
+    fn remove_source(&mut self, at: usize) {
+        let Some(source) = self.sources.get_mut(at).and_then(Option::take) else { return };
+        for subscriber in &source.subscribers {
+            let slot =
+                self.participant_mut(subscriber.receiver).and_then(|p| p.slots.get_mut(subscriber.slot));
+            if let Some(slot) = slot {
+                slot.source = None;
+            }
+        }
+        self.pending.retain(|pending| *pending != at);
+        self.cursor = send::Cursor::default();
+        self.loudest.remove(at);
     }
 }

@@ -117,6 +117,12 @@ impl Egress {
         self.arena.get(train.start..train.start + train.len).unwrap_or_default()
     }
 
+    /// Bytes in the arena.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
     /// Whether there is nothing to send.
     #[must_use]
     pub fn is_empty(&self) -> bool {

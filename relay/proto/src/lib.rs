@@ -7,14 +7,39 @@
 //! - [`path`], [`egress`]: where datagrams come from, and what is to be sent
 //! - [`event`], [`snapshot`], [`counters`]: what is told to people and operators
 //!
-//! The journey of one packet:
-//! - [`call`]: one call, which everything else belongs to
+//! The journey of one packet through a [`call`]:
+//! - [`demux`]: what a datagram is (RFC 7983)
+//! - [`stun`], [`ice`], [`ufrag`]: whose path it came on
+//! - [`dtls`], [`srtp`]: keys, and what they open and seal
+//! - [`rtp`]: headers and extensions
+//! - `participant`: who sends it, and under which SSRC
+//! - `source`, `history`, `reception`, `loss`: what is kept of it, and what is missing
+//! - `speaker`, `allocate`: who is to hear and see it
+//! - `slot`: the stream it goes out in
+//! - [`rtcp`], `key_frame`: what both sides report and ask for
 
+mod allocate;
 pub mod call;
 pub mod counters;
+pub mod demux;
 pub mod dtls;
 pub mod egress;
 pub mod event;
+mod history;
+pub mod ice;
+mod key_frame;
+mod loss;
 pub mod media;
+mod participant;
 pub mod path;
+mod reception;
+mod rng;
+pub mod rtcp;
+pub mod rtp;
+mod slot;
 pub mod snapshot;
+mod source;
+mod speaker;
+pub mod srtp;
+pub mod stun;
+pub mod ufrag;

@@ -1,0 +1,281 @@
+//! RTCP in both directions: reports are made here, not passed on; what receivers miss is sent again from a source's
+//! history; what is missing itself, and key frames, are asked of its sender by one authority.
+
+use std::time::{Duration, Instant};
+
+use super::{Call, LOSS_TICK};
+use crate::egress::Egress;
+use crate::event::{Audience, Notice};
+use crate::media::Kind;
+use crate::participant::Participant;
+use crate::rtcp::{self, Packet, Writer};
+use crate::source::Source;
+
+/// Between two reports to one participant (RFC 3550 recommends 5 s; round-trip times and lip sync want it sooner).
+const REPORT_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The name of the relay's streams in source descriptions. It says nothing of people.
+const CNAME: &str = "trunkline";
+
+/// Packets asked for in one NACK message.
+const NACKS_MAX: usize = 256;
+
+/// Tag and index of SRTCP.
+const SRTCP_GROWTH_MAX: usize = 20;
+
+/// Round-trip times above this are clocks gone wrong.
+const RTT_MAX: Duration = Duration::from_secs(10);
+
+impl Call {
+    /// Opened RTCP of a participant.
+    pub(super) fn handle_feedback(
+        &mut self,
+        now: Instant,
+        index: usize,
+        datagram: &[u8],
+        egress: &mut Egress,
+    ) {
+        for packet in rtcp::packets(datagram) {
+            let Ok(packet) = packet else {
+                self.counters.dropped_malformed += 1;
+                return;
+            };
+            match packet {
+                Packet::SenderReport { ssrc, ntp, rtp, blocks, .. } => {
+                    let stream = self.participant(index).and_then(|participant| participant.stream(ssrc));
+                    if let Some(source) =
+                        stream.filter(|s| !s.rtx).and_then(|stream| self.source_mut(stream.source))
+                    {
+                        source.reception.sender_report(now, ntp, rtp);
+                    }
+                    blocks.for_each(|block| self.handle_block(now, index, &block));
+                }
+                Packet::ReceiverReport { blocks, .. } => {
+                    blocks.for_each(|block| self.handle_block(now, index, &block))
+                }
+                Packet::Nack { media, lost, .. } => self.send_again(now, index, media, lost, egress),
+                Packet::Pli { media, .. } => self.want_key_frame(now, index, media),
+                Packet::Fir { entries, .. } => {
+                    entries.for_each(|(ssrc, _)| self.want_key_frame(now, index, ssrc))
+                }
+                Packet::Bye { .. } | Packet::Other => {}
+            }
+        }
+        self.send_key_frame_requests(now, egress);
+    }
+
+    /// How well a participant receives one of its slots.
+    fn handle_block(&mut self, now: Instant, index: usize, block: &rtcp::Block) {
+        let middle = ntp_middle(now.saturating_duration_since(self.began));
+        let Some(participant) = self.participant_mut(index) else { return };
+        let Some(slot) = participant.slots.iter_mut().find(|slot| slot.ssrc() == block.ssrc) else { return };
+        slot.fraction_lost = f64::from(block.fraction_lost) / 256.0;
+        if block.last_sr != 0 {
+            let ticks = middle.wrapping_sub(block.last_sr).wrapping_sub(block.delay);
+            let rtt = Duration::from_nanos(u64::from(ticks) * 1_000_000_000 / 65_536);
+            if rtt < RTT_MAX {
+                participant.rtt = Some(rtt);
+            }
+        }
+    }
+
+    fn send_again(
+        &mut self,
+        now: Instant,
+        index: usize,
+        media: u32,
+        lost: rtcp::Lost<'_>,
+        egress: &mut Egress,
+    ) {
+        let Self { participants, sources, counters, .. } = self;
+        let Some(participant) = participants.get_mut(index).and_then(Option::as_deref_mut) else { return };
+        let Some((sender, slots)) = participant.sender_and_slots() else { return };
+        let Some(slot) = slots.iter_mut().find(|slot| slot.ssrc() == media) else { return };
+        for sequence in lost {
+            counters.nacks_in += 1;
+            let before = egress.len();
+            if slot.retransmit(now, sequence, sources, sender, egress) {
+                counters.retransmissions_out += 1;
+                counters.bytes_out += (egress.len() - before) as u64;
+            }
+        }
+    }
+
+    fn want_key_frame(&mut self, now: Instant, index: usize, media: u32) {
+        self.counters.key_frame_requests_in += 1;
+        let Some(participant) = self.participant_mut(index) else { return };
+        let Some(slot) = participant.slots.iter_mut().find(|slot| slot.ssrc() == media) else { return };
+        let Some(source) = slot.source.filter(|_| slot.asker.allow(now)) else { return };
+        if let Some(source) = self.source_mut(source) {
+            source.key_frames.want();
+        }
+    }
+
+    /// Somebody can receive from now on: what its video slots show has to begin with a key frame.
+    pub(super) fn start_video(&mut self, _now: Instant, index: usize) {
+        let Some(participant) = self.participant(index) else { return };
+        let shown: Vec<usize> =
+            participant.slots_of(Kind::Video).filter_map(|(_, slot)| slot.source).collect();
+        for source in shown {
+            if let Some(source) = self.source_mut(source) {
+                source.key_frames.want();
+            }
+        }
+    }
+
+    /// Asks senders for the key frames that are due.
+    pub(super) fn send_key_frame_requests(&mut self, now: Instant, egress: &mut Egress) {
+        let Self { participants, sources, counters, .. } = self;
+        for source in sources.iter_mut().flatten() {
+            let Some(media) = source.ssrc().filter(|_| source.kind() == Kind::Video) else { continue };
+            if !source.key_frames.is_waiting() {
+                continue;
+            }
+            let Some(owner) = participants.get_mut(source.owner).and_then(Option::as_deref_mut) else {
+                continue;
+            };
+            if owner.secure.is_none() || !source.key_frames.poll(now, source.has_descriptors) {
+                continue;
+            }
+            let pli =
+                source.payload_types.first().is_none_or(|payload_type| payload_type.pli || !payload_type.fir);
+            let asked = u8::try_from(source.key_frames.requests & 0xff).unwrap_or(0);
+            counters.bytes_out += send_rtcp(owner, egress, |writer, feedback| {
+                writer.receiver_report(feedback, &[])
+                    && if pli { writer.pli(feedback, media) } else { writer.fir(feedback, &[(media, asked)]) }
+            });
+            counters.key_frame_requests_out += 1;
+        }
+    }
+
+    /// Asks senders for packets that are missing.
+    pub(super) fn ask_again(&mut self, now: Instant, egress: &mut Egress) {
+        let Self { participants, sources, counters, .. } = self;
+        let mut missing = false;
+        for source in sources.iter_mut().flatten().filter(|source| !source.losses.is_empty()) {
+            let Some(owner) = participants.get_mut(source.owner).and_then(Option::as_deref_mut) else {
+                continue;
+            };
+            let mut wanted = [0_u64; NACKS_MAX];
+            let mut count = 0;
+            source.losses.poll(now, owner.rtt, |index| {
+                if let Some(place) = wanted.get_mut(count) {
+                    *place = index;
+                    count += 1;
+                }
+            });
+            missing |= !source.losses.is_empty();
+            if count == 0 {
+                continue;
+            }
+            let Some(media) = source.ssrc() else { continue };
+            counters.nacks_out += count as u64;
+            let source: &Source = source;
+            let sequences = wanted.iter().take(count).map(|index| source.sequence(*index));
+            counters.bytes_out += send_rtcp(owner, egress, |writer, feedback| {
+                writer.receiver_report(feedback, &[]) && writer.nack(feedback, media, sequences)
+            });
+        }
+        if missing {
+            self.loss_at = Some(now + LOSS_TICK);
+        }
+    }
+
+    /// Sender and receiver reports that are due, and what they say of people's connections.
+    pub(super) fn report(&mut self, now: Instant, egress: &mut Egress) {
+        let ntp = ntp(now.saturating_duration_since(self.began));
+        for index in 0..self.participants.len() {
+            let Self { participants, sources, counters, .. } = self;
+            let Some(participant) = participants.get_mut(index).and_then(Option::as_deref_mut) else {
+                continue;
+            };
+            if participant.report_at > now {
+                continue;
+            }
+            participant.report_at = now + REPORT_INTERVAL;
+            if participant.secure.is_none() {
+                continue;
+            }
+            let mut uplink_loss: f64 = 0.0;
+            let mut blocks = [rtcp::Block::default(); rtcp::COUNT_MAX];
+            let mut count = 0;
+            for at in &participant.sources {
+                let Some(source) = sources.get_mut(*at).and_then(Option::as_mut) else { continue };
+                let Some(ssrc) = source.ssrc().filter(|_| source.is_live(now)) else { continue };
+                if let (Some(block), Some(place)) =
+                    (source.reception.report(now, ssrc), blocks.get_mut(count))
+                {
+                    *place = block;
+                    count += 1;
+                    uplink_loss = uplink_loss.max(source.reception.fraction_lost);
+                }
+            }
+            let blocks = blocks.get(..count).unwrap_or_default();
+            let slots = std::mem::take(&mut participant.slots);
+            counters.bytes_out += send_rtcp(participant, egress, |writer, feedback| {
+                let mut first = true;
+                for slot in slots.iter().filter(|slot| slot.packets > slot.reported_packets) {
+                    let source = slot.source.and_then(|at| sources.get(at)).and_then(Option::as_ref);
+                    let Some(timestamp) = slot.timestamp_at(now, source) else { continue };
+                    let blocks = if first { blocks } else { &[] };
+                    #[expect(
+                        clippy::cast_possible_truncation,
+                        reason = "counts in a sender report wrap (RFC 3550)"
+                    )]
+                    let (packets, octets) = (slot.packets as u32, slot.octets as u32);
+                    writer.sender_report(slot.ssrc(), ntp, timestamp, packets, octets, blocks);
+                    if first {
+                        writer.sdes_cname(slot.ssrc(), CNAME);
+                    }
+                    first = false;
+                }
+                !first || blocks.is_empty() || writer.receiver_report(feedback, blocks)
+            });
+            participant.slots = slots;
+            for slot in &mut participant.slots {
+                slot.reported_packets = slot.packets;
+            }
+            let id = participant.id;
+            if participant.judge(uplink_loss) {
+                let (quality, cause) = participant.quality;
+                self.tell(Audience::One(id), Notice::Quality { quality, cause });
+            }
+        }
+    }
+}
+
+/// Writes and seals one RTCP datagram. Bytes of it; none when there is nothing to say or no way to.
+fn send_rtcp(
+    participant: &mut Participant,
+    egress: &mut Egress,
+    write: impl FnOnce(&mut Writer<'_>, u32) -> bool,
+) -> u64 {
+    let feedback = participant.feedback_ssrc;
+    let Some(path) = participant.ice.path() else { return 0 };
+    let Some(secure) = participant.secure.as_mut() else { return 0 };
+    let Some(room) = egress.reserve() else { return 0 };
+    let Some(plain) = room.len().checked_sub(SRTCP_GROWTH_MAX) else { return 0 };
+    let Some(plain) = room.get_mut(..plain) else { return 0 };
+    let mut writer = Writer::new(plain);
+    // What did not fit is said another time.
+    let _ = write(&mut writer, feedback);
+    let len = writer.len();
+    if len == 0 {
+        return 0;
+    }
+    let len = secure.sealer.seal_rtcp(room, len);
+    egress.commit(path, len);
+    len as u64
+}
+
+/// Time since the call began as a 32.32 fixed point number of seconds. RFC 3550 asks for wall-clock time only of
+/// those who have it and would be compared by it; receivers need one clock for all streams.
+fn ntp(elapsed: Duration) -> u64 {
+    // An hour ahead, since a middle part of zero means that no report came.
+    ((elapsed.as_secs() + 3600) << 32) | ((u64::from(elapsed.subsec_nanos()) << 32) / 1_000_000_000)
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "the middle 32 bits")]
+fn ntp_middle(elapsed: Duration) -> u32 {
+    (ntp(elapsed) >> 16) as u32
+}

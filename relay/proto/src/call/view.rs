@@ -1,0 +1,95 @@
+//! The roster as people see it, and the call as operators do.
+
+use std::time::Instant;
+
+use super::Call;
+use crate::event::{Audience, Notice, RosterEntry, SlotEntry, SourceEntry};
+use crate::participant::Participant;
+use crate::slot::Slot;
+use crate::snapshot::{ParticipantSnapshot, SlotSnapshot, Snapshot, SourceSnapshot};
+
+impl Call {
+    /// What the API shows of it.
+    #[must_use]
+    pub fn snapshot(&self, now: Instant) -> Snapshot {
+        let mut everybody: Vec<&Participant> = self.everybody().map(|(_, participant)| participant).collect();
+        everybody.sort_by_key(|participant| participant.order);
+        Snapshot {
+            participants: everybody.into_iter().map(|participant| self.describe(now, participant)).collect(),
+        }
+    }
+
+    /// Tells everybody what a participant is and sends now.
+    pub(super) fn announce(&mut self, _now: Instant, index: usize) {
+        let Some(entry) = self.roster_entry(index) else { return };
+        let participants = vec![entry];
+        self.tell(Audience::Everyone, Notice::Roster { complete: false, participants, left: Vec::new() });
+    }
+
+    pub(super) fn roster_entry(&self, index: usize) -> Option<RosterEntry> {
+        let participant = self.participant(index)?;
+        let sources = participant
+            .sources
+            .iter()
+            .filter_map(|at| self.source(*at))
+            // What never sent anything is a section held in reserve.
+            .filter(|source| source.packets > 0 || source.ssrc().is_some())
+            .map(|source| SourceEntry { source: source.name, muted: source.muted, csrc: source.csrc })
+            .collect();
+        Some(RosterEntry { participant: participant.name.clone(), role: participant.role, sources })
+    }
+
+    pub(super) fn slot_entry(&self, slot: &Slot) -> SlotEntry {
+        let source = slot.source.and_then(|at| self.source(at));
+        SlotEntry {
+            slot: slot.mid.as_str().to_owned(),
+            participant: source.and_then(|source| Some(self.participant(source.owner)?.name.clone())),
+            source: source.map(|source| source.name),
+            csrc: source.map(|source| source.csrc),
+            pinned: slot.pin.is_some(),
+        }
+    }
+
+    fn describe(&self, now: Instant, participant: &Participant) -> ParticipantSnapshot {
+        let sources: Vec<_> = participant.sources.iter().filter_map(|at| self.source(*at)).collect();
+        let uplink_loss =
+            sources.iter().filter(|s| s.is_live(now)).map(|s| s.reception.fraction_lost).fold(0.0, f64::max);
+        ParticipantSnapshot {
+            participant: participant.name.clone(),
+            role: participant.role,
+            state: if participant.secure.is_some() { "connected" } else { "joining" },
+            srtp_profile: participant.secure.as_ref().map(|secure| secure.profile.name()),
+            quality: participant.quality.0,
+            rtt_ms: participant.rtt.map(|rtt| rtt.as_secs_f64() * 1000.0),
+            downlink_loss: participant.downlink_loss(),
+            uplink_loss,
+            sources: sources
+                .iter()
+                .map(|source| SourceSnapshot {
+                    source: source.name,
+                    csrc: source.csrc,
+                    muted: source.muted,
+                    packets: source.packets,
+                    lost: source.losses.lost,
+                    repaired: source.losses.repaired,
+                    key_frame_requests: source.key_frames.requests,
+                })
+                .collect(),
+            slots: participant
+                .slots
+                .iter()
+                .map(|slot| {
+                    let source = slot.source.and_then(|at| self.source(at));
+                    SlotSnapshot {
+                        slot: slot.mid.as_str().to_owned(),
+                        participant: source
+                            .and_then(|source| Some(self.participant(source.owner)?.name.clone())),
+                        source: source.map(|source| source.name),
+                        packets: slot.packets,
+                        retransmissions: slot.retransmissions,
+                    }
+                })
+                .collect(),
+        }
+    }
+}

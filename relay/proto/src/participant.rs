@@ -1,0 +1,236 @@
+//! One participant: the transport it comes on, the streams it sends, the slots it receives in.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::dtls::{self, Handshake};
+use crate::event::{ParticipantId, Quality, QualityCause, Role};
+use crate::ice::Agent;
+use crate::media::{Extension, Kind, Mid, Section};
+use crate::path::Path;
+use crate::rng::Rng;
+use crate::rtp::Header;
+use crate::slot::Slot;
+use crate::srtp::{Opener, Profile, Sealer};
+
+/// Streams of one participant at a time: media and retransmissions of every section it could send in.
+const STREAMS_MAX: usize = 64;
+
+/// Datagrams taken from one participant per second. A 20 Mbit/s screen share with audio is about 2,500.
+const DATAGRAMS_PER_S: u32 = 10_000;
+
+/// Loss above which people notice, and above which it disturbs.
+const LOSS_FAIR: f64 = 0.03;
+const LOSS_POOR: f64 = 0.10;
+
+/// Round-trip times above which talk becomes slow, and hard.
+const RTT_FAIR: Duration = Duration::from_millis(300);
+const RTT_POOR: Duration = Duration::from_millis(600);
+
+/// SRTP, once DTLS is up.
+#[derive(Debug)]
+pub(crate) struct Secure {
+    /// What the participant sends.
+    pub opener: Opener,
+    /// What it is sent.
+    pub sealer: Sealer,
+    /// How.
+    pub profile: Profile,
+}
+
+/// What an SSRC of a participant is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Stream {
+    /// The SSRC.
+    pub ssrc: u32,
+    /// Which of the call's sources.
+    pub source: usize,
+    /// Which of the participant's sections.
+    pub section: usize,
+    /// Retransmissions of it.
+    pub rtx: bool,
+}
+
+/// One participant.
+#[derive(Debug)]
+pub(crate) struct Participant {
+    /// The shell's number for it.
+    pub id: ParticipantId,
+    /// Its name.
+    pub name: Arc<str>,
+    /// What it may do.
+    pub role: Role,
+    /// Order of joining.
+    pub order: u64,
+    /// Its ICE agent.
+    pub ice: Agent,
+    /// Its DTLS handshake.
+    pub dtls: Handshake,
+    /// The certificate it has to show.
+    pub fingerprint: [u8; 32],
+    /// SRTP, once DTLS is up.
+    pub secure: Option<Secure>,
+    /// Its media sections.
+    pub sections: Vec<Section>,
+    /// SSRCs known.
+    pub streams: Vec<Stream>,
+    /// Indexes of its sources in the call.
+    pub sources: Vec<usize>,
+    /// Its slots.
+    pub slots: Vec<Slot>,
+    /// Round-trip time as its receiver reports show.
+    pub rtt: Option<Duration>,
+    /// How good its connection is, as it was told last.
+    pub quality: (Quality, Option<QualityCause>),
+    /// When reports are due.
+    pub report_at: Instant,
+    /// When it last spoke, in order of speaking.
+    pub spoke: u64,
+    /// SSRC of the relay's feedback to it.
+    pub feedback_ssrc: u32,
+    window: (Instant, u32),
+}
+
+impl Participant {
+    /// Somebody who just joined.
+    #[must_use]
+    #[expect(clippy::too_many_arguments, reason = "one caller, which has each of them at hand")]
+    pub(crate) fn new(
+        now: Instant,
+        id: ParticipantId,
+        name: Arc<str>,
+        role: Role,
+        order: u64,
+        ice: Agent,
+        settings: &dtls::Settings,
+        fingerprint: [u8; 32],
+        rng: &mut Rng,
+    ) -> Self {
+        Self {
+            id,
+            name,
+            role,
+            order,
+            ice,
+            dtls: Handshake::new(now, settings, fingerprint),
+            fingerprint,
+            secure: None,
+            sections: Vec::new(),
+            streams: Vec::new(),
+            sources: Vec::new(),
+            slots: Vec::new(),
+            rtt: None,
+            quality: (Quality::Good, None),
+            report_at: now + Duration::from_secs(1),
+            spoke: 0,
+            feedback_ssrc: rng.next_u32() | 1,
+            window: (now, 0),
+        }
+    }
+
+    /// Whether one more datagram is within its rate.
+    pub(crate) fn within_rate(&mut self, now: Instant) -> bool {
+        if now.saturating_duration_since(self.window.0) >= Duration::from_secs(1) {
+            self.window = (now, 0);
+        }
+        self.window.1 += 1;
+        self.window.1 <= DATAGRAMS_PER_S
+    }
+
+    /// Keys and a path, which sending takes, and the slots.
+    pub(crate) fn sender_and_slots(&mut self) -> Option<((&Sealer, Path), &mut [Slot])> {
+        let path = self.ice.path()?;
+        Some(((&self.secure.as_ref()?.sealer, path), &mut self.slots))
+    }
+
+    /// What an SSRC is, if it is known.
+    #[must_use]
+    pub(crate) fn stream(&self, ssrc: u32) -> Option<Stream> {
+        self.streams.iter().find(|stream| stream.ssrc == ssrc).copied()
+    }
+
+    /// Learns what an SSRC is from an authenticated packet: from the offer's SSRCs or the section's name in the
+    /// packet (RFC 8843, section 9.2). `source_of` says which source a section feeds. An SSRC that no section claims
+    /// is not this participant's to use.
+    pub(crate) fn learn(
+        &mut self,
+        header: &Header,
+        packet: &[u8],
+        source_of: impl Fn(Mid) -> Option<usize>,
+    ) -> Option<Stream> {
+        if self.streams.len() >= STREAMS_MAX {
+            return None;
+        }
+        let by_ssrc = self
+            .sections
+            .iter()
+            .position(|section| section.send.as_ref().is_some_and(|send| send.ssrcs.contains(&header.ssrc)));
+        let section_index = by_ssrc.or_else(|| {
+            self.sections.iter().position(|section| {
+                section.send.is_some()
+                    && element(section, header, packet, Extension::Mid)
+                        .is_some_and(|value| value == section.mid.as_bytes())
+            })
+        })?;
+        let section = self.sections.get(section_index)?;
+        let rtx =
+            section.payload_types.iter().any(|payload_type| payload_type.rtx == Some(header.payload_type));
+        let source = source_of(section.mid)?;
+        let stream = Stream { ssrc: header.ssrc, source, section: section_index, rtx };
+        // A section sends one stream of each kind; a new SSRC takes the old one's place.
+        self.streams.retain(|known| known.source != source || known.rtx != rtx);
+        self.streams.push(stream);
+        Some(stream)
+    }
+
+    /// Judges the connection. True when that changed.
+    pub(crate) fn judge(&mut self, uplink_loss: f64) -> bool {
+        let downlink_loss = self.downlink_loss();
+        let rtt = self.rtt.unwrap_or_default();
+        let judged = if uplink_loss > LOSS_POOR {
+            (Quality::Poor, Some(QualityCause::UplinkLoss))
+        } else if downlink_loss > LOSS_POOR {
+            (Quality::Poor, Some(QualityCause::DownlinkLoss))
+        } else if rtt > RTT_POOR {
+            (Quality::Poor, Some(QualityCause::RoundTripTime))
+        } else if uplink_loss > LOSS_FAIR {
+            (Quality::Fair, Some(QualityCause::UplinkLoss))
+        } else if downlink_loss > LOSS_FAIR {
+            (Quality::Fair, Some(QualityCause::DownlinkLoss))
+        } else if rtt > RTT_FAIR {
+            (Quality::Fair, Some(QualityCause::RoundTripTime))
+        } else {
+            (Quality::Good, None)
+        };
+        let changed = self.quality != judged;
+        self.quality = judged;
+        changed
+    }
+
+    /// Share of packets lost on their way to it: the worst of its slots that show something.
+    #[must_use]
+    pub(crate) fn downlink_loss(&self) -> f64 {
+        self.slots
+            .iter()
+            .filter(|slot| slot.source.is_some())
+            .map(|slot| slot.fraction_lost)
+            .fold(0.0, f64::max)
+    }
+
+    /// Slots of a kind.
+    pub(crate) fn slots_of(&self, kind: Kind) -> impl Iterator<Item = (usize, &Slot)> {
+        self.slots.iter().enumerate().filter(move |(_, slot)| slot.kind == kind)
+    }
+}
+
+/// The value of an extension in a packet.
+#[must_use]
+pub(crate) fn element<'a>(
+    section: &Section,
+    header: &Header,
+    packet: &'a [u8],
+    wanted: Extension,
+) -> Option<&'a [u8]> {
+    let id = section.extensions.id(wanted)?;
+    header.elements(packet).find(|(found, _)| *found == id).map(|(_, value)| value)
+}
