@@ -351,6 +351,12 @@ impl Call {
         self.by_id.len()
     }
 
+    /// Whether a participant is in the call.
+    #[must_use]
+    pub fn has(&self, id: ParticipantId) -> bool {
+        self.by_id.contains_key(&id)
+    }
+
     /// Counts since the call began.
     #[must_use]
     pub fn counters(&self) -> Counters {
