@@ -226,3 +226,56 @@ fn text(value: &Value, pointer: &str, command: &str) -> Result<String, Error> {
         None => Err(Error::Answer { command: command.to_owned(), value: value.clone() }),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rustix::process::test_kill_process;
+    use tokio::time::{Instant, sleep};
+
+    use super::*;
+
+    #[test]
+    fn the_port_is_read_from_what_chromedriver_says() {
+        assert_eq!(port_in("ChromeDriver was started successfully on port 44761."), Some(44761));
+        assert_eq!(port_in("Starting ChromeDriver 148.0.7778.167 on port 0"), None);
+    }
+
+    #[tokio::test]
+    async fn a_condition_that_never_holds_tells_its_last_value_and_the_console() {
+        let browser = Browser::start(&Options::default()).await.unwrap();
+        let page = browser.first_page();
+        page.open("data:text/html,<title>x</title><script>console.error('a clue')</script>").await.unwrap();
+        assert_eq!(page.wait_until("document.title", Duration::ZERO).await.unwrap(), "x");
+        let error = page.wait_until("[].length", Duration::from_millis(100)).await.unwrap_err().to_string();
+        assert!(error.contains("last value: 0") && error.contains("a clue"), "{error}");
+        let error = page.wait_until("nothing.at.all", Duration::ZERO).await.unwrap_err().to_string();
+        assert!(error.contains("nothing is not defined"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn pages_of_one_browser_do_not_talk_into_each_others_windows() {
+        let browser = Browser::start(&Options::default()).await.unwrap();
+        let (one, two) = (browser.first_page(), browser.new_page().await.unwrap());
+        let open = async |page: &Page, name: &str| {
+            page.open(&format!("data:text/html,<title>{name}</title>")).await.unwrap();
+            page.wait_until("document.title", Duration::from_secs(5)).await.unwrap()
+        };
+        let (first, second) = tokio::join!(open(&one, "one"), open(&two, "two"));
+        assert_eq!((first, second), (json!("one"), json!("two")));
+    }
+
+    #[tokio::test]
+    async fn nothing_is_left_of_a_browser_that_was_dropped() {
+        let browser = Browser::start(&Options::default()).await.unwrap();
+        let chromium = browser.session._processes.chromium.unwrap();
+        let profile = browser.session._profile.path().to_owned();
+        assert!(test_kill_process(chromium).is_ok());
+        drop(browser);
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while test_kill_process(chromium).is_ok() {
+            assert!(Instant::now() < deadline, "Chromium still runs");
+            sleep(Duration::from_millis(20)).await;
+        }
+        assert!(!profile.exists());
+    }
+}

@@ -286,6 +286,18 @@ impl Call {
         self.rearrange(now);
     }
 
+    /// Ends the call for everybody, who are told so, by DTLS too.
+    pub fn end(&mut self, now: Instant, reason: EndReason, egress: &mut Egress) {
+        let everybody: Vec<(usize, ParticipantId)> = self.everybody().map(|(index, p)| (index, p.id)).collect();
+        for (index, id) in everybody {
+            if let Some(participant) = self.participant_mut(index) {
+                participant.dtls.close();
+            }
+            self.send_handshake(index, egress);
+            self.leave(now, id, reason);
+        }
+    }
+
     /// What a participant asks for.
     ///
     /// # Errors
