@@ -1,23 +1,29 @@
 //! Codecs: which of the payload types offered are agreed on, and in which order.
 
+use serde::{Deserialize, Serialize};
 use trunkline_relay_proto::media::{Codec, PAYLOAD_TYPES_MAX, PayloadType};
 
 use super::section::{Format, Section};
 
 /// A codec by its name alone, for lists of preference.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum CodecName {
     /// Opus.
+    #[serde(rename = "opus")]
     Opus,
     /// Redundant audio of Opus.
+    #[serde(rename = "red")]
     Red,
     /// VP8.
+    #[serde(rename = "VP8")]
     Vp8,
     /// VP9, all profiles.
+    #[serde(rename = "VP9")]
     Vp9,
     /// H.264, all profiles.
     H264,
     /// AV1, all profiles.
+    #[serde(rename = "AV1")]
     Av1,
 }
 

@@ -58,12 +58,6 @@ impl Profile {
             Self::Aes128CmHmacSha1_80 => 10,
         }
     }
-
-    /// Bytes of the keying material that DTLS exports for it: keys and salts of both sides.
-    #[must_use]
-    pub const fn material_len(self) -> usize {
-        2 * (self.key_len() + self.salt_len())
-    }
 }
 
 impl fmt::Display for Profile {
@@ -105,27 +99,6 @@ impl MasterKey {
         // A salt of 96 bits is used as one of 112 that ends in zeros (RFC 7714, section 11).
         master.salt.iter_mut().zip(salt).for_each(|(to, from)| *to = *from);
         Ok(master)
-    }
-
-    /// Both directions' keys from what DTLS exported (RFC 5764, section 4.2): the DTLS client's first, then its
-    /// server's.
-    ///
-    /// # Errors
-    /// When there is not exactly as much of it as the profile takes.
-    pub fn pair(profile: Profile, material: &[u8]) -> Result<(Self, Self), KeyLength> {
-        let (key, salt) = (profile.key_len(), profile.salt_len());
-        let split = || {
-            let (client_key, rest) = material.split_at_checked(key)?;
-            let (server_key, rest) = rest.split_at_checked(key)?;
-            let (client_salt, server_salt) = rest.split_at_checked(salt)?;
-            let client = Self::new(profile, client_key, client_salt).ok()?;
-            Some((client, Self::new(profile, server_key, server_salt).ok()?))
-        };
-        split().ok_or(KeyLength {
-            profile,
-            key: key.min(material.len()),
-            salt: material.len().saturating_sub(key),
-        })
     }
 
     /// What it is a key for.
@@ -174,23 +147,6 @@ mod tests {
             error.to_string(),
             "SRTP_AEAD_AES_128_GCM takes 16 and 12 bytes of key and salt, not 16 and 14"
         );
-    }
-
-    #[test]
-    fn exported_material_holds_keys_before_salts_and_the_client_s_before_the_server_s() {
-        for profile in PROFILES {
-            let (key, salt) = (profile.key_len(), profile.salt_len());
-            let material = [vec![1; key], vec![2; key], vec![3; salt], vec![4; salt]].concat();
-            assert_eq!(material.len(), profile.material_len());
-            let (client, server) = MasterKey::pair(profile, &material).unwrap();
-            assert_eq!((client.key()[0], client.salt()[0]), (1, 3));
-            assert_eq!((server.key()[0], server.salt()[0]), (2, 4));
-            for len in (0..material.len()).chain([material.len() + 1]) {
-                let mut other = material.clone();
-                other.resize(len, 0);
-                assert!(MasterKey::pair(profile, &other).is_err());
-            }
-        }
     }
 
     #[test]
