@@ -101,17 +101,38 @@ impl MasterKey {
         Ok(master)
     }
 
+    /// Both directions' keys from what DTLS exported (RFC 5764, section 4.2): the DTLS client's first, then its
+    /// server's.
+    ///
+    /// # Errors
+    /// When there is not exactly as much of it as the profile takes.
+    pub fn pair(profile: Profile, material: &[u8]) -> Result<(Self, Self), KeyLength> {
+        let (key, salt) = (profile.key_len(), profile.salt_len());
+        let split = || {
+            let (client_key, rest) = material.split_at_checked(key)?;
+            let (server_key, rest) = rest.split_at_checked(key)?;
+            let (client_salt, server_salt) = rest.split_at_checked(salt)?;
+            let client = Self::new(profile, client_key, client_salt).ok()?;
+            Some((client, Self::new(profile, server_key, server_salt).ok()?))
+        };
+        split().ok_or(KeyLength {
+            profile,
+            key: key.min(material.len()),
+            salt: material.len().saturating_sub(key),
+        })
+    }
+
     /// What it is a key for.
     #[must_use]
     pub fn profile(&self) -> Profile {
         self.profile
     }
 
-    pub(crate) fn key(&self) -> &[u8] {
+    pub(super) fn key(&self) -> &[u8] {
         self.key.get(..self.profile.key_len()).unwrap_or_default()
     }
 
-    pub(crate) fn salt(&self) -> &[u8; SALT_LEN_MAX] {
+    pub(super) fn salt(&self) -> &[u8; SALT_LEN_MAX] {
         &self.salt
     }
 }
@@ -147,6 +168,22 @@ mod tests {
             error.to_string(),
             "SRTP_AEAD_AES_128_GCM takes 16 and 12 bytes of key and salt, not 16 and 14"
         );
+    }
+
+    #[test]
+    fn exported_material_holds_keys_before_salts_and_the_client_s_before_the_server_s() {
+        for profile in PROFILES {
+            let (key, salt) = (profile.key_len(), profile.salt_len());
+            let material = [vec![1; key], vec![2; key], vec![3; salt], vec![4; salt]].concat();
+            let (client, server) = MasterKey::pair(profile, &material).unwrap();
+            assert_eq!((client.key()[0], client.salt()[0]), (1, 3));
+            assert_eq!((server.key()[0], server.salt()[0]), (2, 4));
+            for len in (0..material.len()).chain([material.len() + 1]) {
+                let mut other = material.clone();
+                other.resize(len, 0);
+                assert!(MasterKey::pair(profile, &other).is_err());
+            }
+        }
     }
 
     #[test]
