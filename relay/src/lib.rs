@@ -10,6 +10,7 @@
 //! - [`sdp`]: an offer comes in, what was agreed on and an answer come out
 //! - [`node`]: the workers, the calls on them, and who is in them
 //! - [`ports`], [`interfaces`]: where calls are reached
+//! - [`web`]: the example client
 //!
 //! Running a node:
 //! - [`config`], [`key`], [`init`], [`check`], [`run`]: from a configuration file to a running node
@@ -31,4 +32,5 @@ pub mod run;
 pub mod sdp;
 pub mod token;
 pub mod udp;
+pub mod web;
 mod worker;

@@ -423,8 +423,13 @@ impl Node {
         let started = SystemTime::now();
         let mut registry = self.registry();
         let worker = self.least_loaded(&registry);
-        let hosted =
-            Hosted::new(now, socket, settings, inner.config.never_joined_timeout, inner.config.all_left_timeout);
+        let hosted = Hosted::new(
+            now,
+            socket,
+            settings,
+            inner.config.never_joined_timeout,
+            inner.config.all_left_timeout,
+        );
         let entry = CallEntry {
             id: id.clone(),
             key,
@@ -457,7 +462,8 @@ impl Node {
     #[must_use]
     pub fn list(&self) -> Vec<CallSummary> {
         let registry = self.registry();
-        let summary = |entry: &CallEntry| CallSummary { info: entry.info.clone(), participants: entry.sessions.len() };
+        let summary =
+            |entry: &CallEntry| CallSummary { info: entry.info.clone(), participants: entry.sessions.len() };
         registry.calls.values().map(summary).collect()
     }
 
@@ -467,7 +473,8 @@ impl Node {
     /// When there is none.
     pub async fn snapshot(&self, call: &CallId) -> Result<CallSnapshot, NodeError> {
         let (worker, key) = self.locate(call)?;
-        let info = self.registry().calls.get(call).map(|entry| entry.info.clone()).ok_or(NodeError::NoSuchCall)?;
+        let info =
+            self.registry().calls.get(call).map(|entry| entry.info.clone()).ok_or(NodeError::NoSuchCall)?;
         let (reply, answer) = oneshot::channel();
         self.tell(worker, Command::Snapshot { key, reply })?;
         let (live, counters) = answer.await.map_err(|_| NodeError::NoSuchCall)?;
@@ -478,7 +485,13 @@ impl Node {
     ///
     /// # Errors
     /// When the offer is unusable, the call full or gone, or the node drains.
-    pub async fn join(&self, call: &CallId, name: &str, role: Role, offer: &str) -> Result<Joined, NodeError> {
+    pub async fn join(
+        &self,
+        call: &CallId,
+        name: &str,
+        role: Role,
+        offer: &str,
+    ) -> Result<Joined, NodeError> {
         let inner = &*self.0;
         let (worker, key, candidates) = {
             let registry = self.registry();
@@ -492,8 +505,13 @@ impl Node {
         let ice = self.credentials(worker, key, id);
         let offer = Offer::parse(offer)?;
         let fingerprint = inner.dtls.fingerprint();
-        let local =
-            Local { ice: &ice, fingerprint: &fingerprint, candidates: &candidates, role, codecs: &inner.config.codecs };
+        let local = Local {
+            ice: &ice,
+            fingerprint: &fingerprint,
+            candidates: &candidates,
+            role,
+            codecs: &inner.config.codecs,
+        };
         let answer = sdp::answer(&offer, None, &local, &mut random_ssrc)?;
         let name: Arc<str> = name.into();
         let session = SessionId::random();
@@ -502,14 +520,17 @@ impl Node {
             let mut registry = self.registry();
             let entry = registry.calls.get_mut(call).ok_or(NodeError::NoSuchCall)?;
             entry.sessions.insert(id, session.clone());
-            registry.sessions.insert(session.clone(), SessionEntry {
-                call: call.clone(),
-                id,
-                name: name.clone(),
-                role,
-                description: answer.description.clone(),
-                ice: ice.clone(),
-            });
+            registry.sessions.insert(
+                session.clone(),
+                SessionEntry {
+                    call: call.clone(),
+                    id,
+                    name: name.clone(),
+                    role,
+                    description: answer.description.clone(),
+                    ice: ice.clone(),
+                },
+            );
         }
         let etag = etag(&ice);
         let join = Join { id, name: name.clone(), role, description: answer.description, ice };
@@ -549,7 +570,8 @@ impl Node {
             let entry = registry.sessions.get(session).ok_or(NodeError::NoSuchSession)?;
             let call = registry.calls.get(&entry.call).ok_or(NodeError::NoSuchSession)?;
             let restarts = offer.ice().ufrag != entry.description.ice.ufrag;
-            let ice = if restarts { self.credentials(call.worker, call.key, entry.id) } else { entry.ice.clone() };
+            let ice =
+                if restarts { self.credentials(call.worker, call.key, entry.id) } else { entry.ice.clone() };
             let (fingerprint, candidates) = (inner.dtls.fingerprint(), self.candidates(call));
             let local = Local {
                 ice: &ice,
@@ -608,7 +630,8 @@ impl Node {
             (call.worker, call.key, entry.id, remote, ice, text)
         };
         let (reply, restarted) = oneshot::channel();
-        let command = Command::RestartIce { key, id, remote: remote.clone(), local: local_ice.clone(), reply };
+        let command =
+            Command::RestartIce { key, id, remote: remote.clone(), local: local_ice.clone(), reply };
         self.tell(worker, command)?;
         restarted.await.map_err(|_| NodeError::NoSuchSession)??;
         let tag = etag(&local_ice);
@@ -772,10 +795,11 @@ impl Node {
     }
 
     fn candidates(&self, call: &CallEntry) -> Vec<Candidate> {
-        let udp = self.0.addresses.iter().map(|ip| Candidate {
-            address: SocketAddr::new(*ip, call.port),
-            transport: Transport::Udp,
-        });
+        let udp = self
+            .0
+            .addresses
+            .iter()
+            .map(|ip| Candidate { address: SocketAddr::new(*ip, call.port), transport: Transport::Udp });
         udp.filter(|_| !call.force_tcp).collect()
     }
 
@@ -791,7 +815,10 @@ impl Node {
             participant: id.0,
             expires_min: u32::try_from(minutes).unwrap_or(u32::MAX),
         };
-        IceCredentials { ufrag: self.0.ufrag_key.write(&route), pwd: STANDARD_NO_PAD.encode(ids::random::<18>()) }
+        IceCredentials {
+            ufrag: self.0.ufrag_key.write(&route),
+            pwd: STANDARD_NO_PAD.encode(ids::random::<18>()),
+        }
     }
 
     fn record(&self, event: CallEvent) {
@@ -807,7 +834,9 @@ impl Node {
                 Report::Left { key, id } => {
                     let mut registry = self.registry();
                     let Some(call) = registry.by_key.get(&key).cloned() else { continue };
-                    let Some(session) = registry.calls.get_mut(&call).and_then(|entry| entry.sessions.remove(&id)) else {
+                    let Some(session) =
+                        registry.calls.get_mut(&call).and_then(|entry| entry.sessions.remove(&id))
+                    else {
                         continue;
                     };
                     registry.sessions.remove(&session);
@@ -819,7 +848,9 @@ impl Node {
 
     fn forget(&self, key: u32, reason: EndReason) {
         let mut registry = self.registry();
-        let Some(entry) = registry.by_key.remove(&key).and_then(|call| registry.calls.remove(&call)) else { return };
+        let Some(entry) = registry.by_key.remove(&key).and_then(|call| registry.calls.remove(&call)) else {
+            return;
+        };
         for session in entry.sessions.values() {
             registry.sessions.remove(session);
         }

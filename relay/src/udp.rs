@@ -117,7 +117,11 @@ impl Socket {
     /// The port.
     #[must_use]
     pub fn port(&self) -> u16 {
-        self.socket.local_addr().ok().and_then(|address| address.as_socket()).map_or(0, |address| address.port())
+        self.socket
+            .local_addr()
+            .ok()
+            .and_then(|address| address.as_socket())
+            .map_or(0, |address| address.port())
     }
 
     /// Whether IPv6 clients can reach it.
@@ -180,7 +184,8 @@ impl Socket {
                         if self.wait_for_room(&mut wait_until) {
                             continue;
                         }
-                        self.counters.dropped_full += messages.iter().map(sys::Message::datagrams).sum::<u64>();
+                        self.counters.dropped_full +=
+                            messages.iter().map(sys::Message::datagrams).sum::<u64>();
                         messages
                     }
                     // Some devices find out only now that they cannot cut trains.
@@ -226,7 +231,10 @@ impl AsFd for Socket {
 
 /// A place for a message.
 const NOTHING: sys::Message<'_> = sys::Message {
-    path: Path { remote: SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0), local: IpAddr::V4(Ipv4Addr::UNSPECIFIED) },
+    path: Path {
+        remote: SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0),
+        local: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+    },
     bytes: &[],
     segment: 1,
 };
@@ -329,7 +337,9 @@ mod tests {
             }
             let mut got = Vec::new();
             while got.len() < 10 {
-                socket.receive(&mut batch, |path, datagram| got.push((path, datagram.to_vec()))).expect("sound");
+                socket
+                    .receive(&mut batch, |path, datagram| got.push((path, datagram.to_vec())))
+                    .expect("sound");
             }
             assert!(got.iter().enumerate().all(|(at, (from, bytes))| *from == path && bytes[0] == at as u8));
             let mut egress = Egress::default();

@@ -27,7 +27,7 @@ const COMMANDS_PER_TURN: usize = 64;
 const BATCHES_PER_TURN: usize = 4;
 
 /// Events waiting for one client. One that falls behind is cut off, and gets everything anew when it is back.
-pub const EVENTS_MAX: usize = 256;
+pub(crate) const EVENTS_MAX: usize = 256;
 
 /// How often load and counts are published.
 const PUBLISH: Duration = Duration::from_secs(1);
@@ -37,8 +37,15 @@ const COMMANDS: u64 = u64::MAX;
 
 /// What a worker is told to do. An unknown call is like one that just ended: nobody answers.
 pub(crate) enum Command {
-    Create { key: u32, call: Box<Hosted> },
-    Join { key: u32, join: Box<Join>, reply: oneshot::Sender<Result<(), JoinError>> },
+    Create {
+        key: u32,
+        call: Box<Hosted>,
+    },
+    Join {
+        key: u32,
+        join: Box<Join>,
+        reply: oneshot::Sender<Result<(), JoinError>>,
+    },
     Update {
         key: u32,
         id: ParticipantId,
@@ -53,11 +60,29 @@ pub(crate) enum Command {
         local: IceCredentials,
         reply: oneshot::Sender<Result<(), JoinError>>,
     },
-    Leave { key: u32, id: ParticipantId },
-    Events { key: u32, id: ParticipantId, to: channel::Sender<Arc<str>> },
-    Request { key: u32, id: ParticipantId, request: Request, reply: oneshot::Sender<Result<(), RequestError>> },
-    Snapshot { key: u32, reply: oneshot::Sender<(Snapshot, Counters)> },
-    End { key: u32, reason: EndReason },
+    Leave {
+        key: u32,
+        id: ParticipantId,
+    },
+    Events {
+        key: u32,
+        id: ParticipantId,
+        to: channel::Sender<Arc<str>>,
+    },
+    Request {
+        key: u32,
+        id: ParticipantId,
+        request: Request,
+        reply: oneshot::Sender<Result<(), RequestError>>,
+    },
+    Snapshot {
+        key: u32,
+        reply: oneshot::Sender<(Snapshot, Counters)>,
+    },
+    End {
+        key: u32,
+        reason: EndReason,
+    },
     Stop,
 }
 
@@ -89,7 +114,13 @@ struct Empty {
 }
 
 impl Hosted {
-    pub(crate) fn new(now: Instant, socket: Socket, settings: Settings, never_joined: Duration, all_left: Duration) -> Self {
+    pub(crate) fn new(
+        now: Instant,
+        socket: Socket,
+        settings: Settings,
+        never_joined: Duration,
+        all_left: Duration,
+    ) -> Self {
         Self {
             socket,
             call: Call::new(now, settings),
@@ -144,14 +175,19 @@ impl Handle {
             batch: Batch::default(),
             ended: (Counters::default(), SocketCounters::default()),
         };
-        let thread = std::thread::Builder::new().name(format!("media-{number}")).spawn(move || worker.run())?;
+        let thread =
+            std::thread::Builder::new().name(format!("media-{number}")).spawn(move || worker.run())?;
         Ok(Self { commands, wake, shared, thread: Mutex::new(Some(thread)) })
     }
 
     /// Hands a command over. False when the worker is gone.
     pub(crate) fn tell(&self, command: Command) -> bool {
         // A full counter (EAGAIN) wakes it as well.
-        self.commands.send(command).is_ok() && matches!(rustix::io::write(&*self.wake, &1_u64.to_ne_bytes()), Ok(_) | Err(rustix::io::Errno::AGAIN))
+        self.commands.send(command).is_ok()
+            && matches!(
+                rustix::io::write(&*self.wake, &1_u64.to_ne_bytes()),
+                Ok(_) | Err(rustix::io::Errno::AGAIN)
+            )
     }
 
     /// Ends every call, and waits for the thread.
@@ -194,7 +230,9 @@ impl Worker {
             let began = Instant::now();
             if woken.is_ok() {
                 for at in 0..ready.len() {
-                    let Some(token) = ready.get(at).map(|event: &epoll::Event| event.data.u64()) else { break };
+                    let Some(token) = ready.get(at).map(|event: &epoll::Event| event.data.u64()) else {
+                        break;
+                    };
                     if token == COMMANDS {
                         let mut count = [0; 8];
                         let _ = rustix::io::read(&*self.wake, &mut count);
@@ -235,7 +273,8 @@ impl Worker {
             let now = Instant::now();
             let Hosted { socket, call, .. } = hosted;
             let egress = &mut self.egress;
-            let received = socket.receive(&mut self.batch, |path, datagram| call.handle_datagram(now, path, datagram, egress));
+            let received = socket
+                .receive(&mut self.batch, |path, datagram| call.handle_datagram(now, path, datagram, egress));
             match received {
                 Ok(0) => return,
                 Ok(_) => self.settle(key, now),
@@ -361,7 +400,8 @@ impl Worker {
             .calls
             .iter()
             .filter(|(_, hosted)| {
-                let limit = if hosted.empty.joined { hosted.empty.all_left } else { hosted.empty.never_joined };
+                let limit =
+                    if hosted.empty.joined { hosted.empty.all_left } else { hosted.empty.never_joined };
                 hosted.empty.since.is_some_and(|since| now.saturating_duration_since(since) >= limit)
             })
             .map(|(key, _)| *key)

@@ -43,6 +43,7 @@ use crate::metrics::View;
 use crate::node::{Mode, Node};
 use crate::records::{Book, Reader};
 use crate::token::Tokens;
+use crate::web;
 use cors::Origins;
 use routes::{Access, ROUTES};
 
@@ -147,6 +148,7 @@ pub fn router(api: Api) -> Router {
     let origins = Arc::clone(&api.origins);
     router
         .route_layer(middleware::from_fn(count))
+        .merge(web::router())
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(from_fn_with_state(origins, cors::layer))

@@ -104,7 +104,8 @@ impl fmt::Debug for SessionId {
 pub struct IdError;
 
 fn is_random(text: &str) -> bool {
-    text.len() == RANDOM_CHARS && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+    text.len() == RANDOM_CHARS
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
 }
 
 /// Random bytes from the system.
@@ -131,7 +132,14 @@ mod tests {
 
     #[test]
     fn what_is_no_id_is_refused() {
-        for text in ["", "beef", "beef-", "BEEF-AAAAAAAAAAAAAAAAAAAAAA", "beef-AAAAAAAAAAAAAAAAAAAA/A", "be-AAAAAAAAAAAAAAAAAAAAAA"] {
+        for text in [
+            "",
+            "beef",
+            "beef-",
+            "BEEF-AAAAAAAAAAAAAAAAAAAAAA",
+            "beef-AAAAAAAAAAAAAAAAAAAA/A",
+            "be-AAAAAAAAAAAAAAAAAAAAAA",
+        ] {
             assert!(text.parse::<CallId>().is_err(), "{text}");
         }
         assert!("AAAAAAAAAAAAAAAAAAAAAA".parse::<SessionId>().is_ok());

@@ -68,7 +68,13 @@ fn set(fd: BorrowedFd<'_>, level: i32, option: i32) -> io::Result<()> {
     let on: libc::c_int = 1;
     // SAFETY: the pointer is to a live c_int whose size is given.
     let result = unsafe {
-        libc::setsockopt(fd.as_raw_fd(), level, option, (&raw const on).cast(), size_of::<libc::c_int>() as u32)
+        libc::setsockopt(
+            fd.as_raw_fd(),
+            level,
+            option,
+            (&raw const on).cast(),
+            size_of::<libc::c_int>() as u32,
+        )
     };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
@@ -176,7 +182,8 @@ pub(super) fn send(fd: BorrowedFd<'_>, is_ipv6: bool, messages: &[Message<'_>]) 
     let count = messages.len().min(SEND_MESSAGES);
     for (at, message) in messages.iter().enumerate().take(count) {
         let name_len = write_address(&mut addresses[at], message.path.remote, is_ipv6);
-        vectors[at] = libc::iovec { iov_base: message.bytes.as_ptr().cast_mut().cast(), iov_len: message.bytes.len() };
+        vectors[at] =
+            libc::iovec { iov_base: message.bytes.as_ptr().cast_mut().cast(), iov_len: message.bytes.len() };
         let header = &mut headers[at].msg_hdr;
         header.msg_name = (&raw mut addresses[at]).cast();
         header.msg_namelen = name_len;
