@@ -15,6 +15,7 @@ use base64::engine::general_purpose::STANDARD_NO_PAD;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
+use trunkline_common::redact::{Detail, Redacted};
 use trunkline_relay_proto::call::{Join, JoinError, RequestError, Settings};
 use trunkline_relay_proto::counters::Counters;
 use trunkline_relay_proto::dtls;
@@ -856,7 +857,8 @@ impl Node {
         }
         drop(registry);
         self.ports().release(Instant::now(), entry.port);
-        tracing::info!(call = %entry.id, reason = ?reason, "call ended");
+        let call = Redacted::new(&entry.id, Detail::Messaging, "call");
+        tracing::info!(%call, ?reason, "call ended");
         let CallEntry { info, started, names, .. } = entry;
         self.record(CallEvent::Ended { info, started, at: SystemTime::now(), participants: names, reason });
     }
