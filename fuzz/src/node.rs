@@ -4,7 +4,7 @@
 use trunkline_relay::sdp::{
     Candidate, CodecName, Fragment, Local, Offer, Transport, answer, fragment_answer,
 };
-use trunkline_relay::token::{Grant, Tokens};
+use trunkline_relay::token::Tokens;
 use trunkline_relay_proto::event::Role;
 use trunkline_relay_proto::media::IceCredentials;
 
@@ -57,9 +57,4 @@ pub fn tokens() -> Tokens {
     tokens.trust_secret(&SECRET);
     tokens.trust_public_key(&[0x5e; 32]);
     tokens
-}
-
-/// What seeds allow.
-pub fn grant() -> Grant {
-    Grant { participant: "Ann".into(), call: "0001-AAAAAAAAAAAAAAAAAAAAAA".to_owned(), role: Role::Viewer }
 }

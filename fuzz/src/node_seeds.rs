@@ -2,7 +2,9 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use trunkline_fuzz::node::{EXPIRES_S, grant, tokens};
+use trunkline_fuzz::node::{EXPIRES_S, tokens};
+use trunkline_relay::token::Grant;
+use trunkline_relay_proto::event::Role;
 
 use crate::Seeds;
 
@@ -45,4 +47,8 @@ pub fn token() -> Seeds {
         ("whole", whole),
     ];
     seeds.into_iter().map(|(name, text)| (name, text.into_bytes())).collect()
+}
+
+fn grant() -> Grant {
+    Grant { participant: "Ann".into(), call: "0001-AAAAAAAAAAAAAAAAAAAAAA".to_owned(), role: Role::Viewer }
 }
