@@ -5,4 +5,5 @@
     reason = "a test's helpers fail the test: clippy excuses only functions marked as tests"
 )]
 
+mod process;
 mod web;
