@@ -1,3 +1,4 @@
 //! What the fuzz targets call.
 
 pub mod parsers;
+pub mod relay;

@@ -16,16 +16,21 @@ use trunkline_gateway_proto::store::Lane;
 use trunkline_gateway_proto::time::Time;
 use trunkline_gateway_proto::wire::{self, frame::Body, item};
 
+mod relay_seeds;
+
 type Seeds = Vec<(&'static str, Vec<u8>)>;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("seeds");
     let certificate = self_signed("alpha.test")?;
-    let targets: [(&str, Seeds); 4] = [
+    let targets: [(&str, Seeds); 7] = [
         ("frame", frames()),
         ("bundle", bundles()?),
         ("certificate", certificates(&certificate)?),
         ("envelope", envelopes()),
+        ("relay/stun", relay_seeds::stun()),
+        ("relay/rtcp", relay_seeds::rtcp()),
+        ("relay/ufrag", relay_seeds::ufrag()),
     ];
     for (target, seeds) in targets {
         let folder = root.join(target);
@@ -135,7 +140,7 @@ fn frames() -> Seeds {
             item(item::Body::Skip(wire::Skip { count: 5 })),
         ],
     });
-    let blob = Body::Blob(wire::Blob { blob_id: 9, chunk: Bytes::from_static(&[0x66; 100]) });
+    let blob = Body::Blob(wire::Blob { blob_id: 9, chunk: Bytes::from_static(&[0x66; 100]), last: true });
     let session: Vec<_> = control.iter().map(|(_, body)| (Channel::Control, body.clone())).collect();
     let mut seeds: Seeds =
         control.into_iter().map(|(name, body)| (name, on_channel([(Channel::Control, body)]))).collect();

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 /// A receiver's slot, as the choice sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place {
+pub(crate) struct Place {
     /// What it shows now.
     pub shows: Option<usize>,
     /// What its owner pinned to it, as far as that is there. A pinned slot shows nothing else.
@@ -15,7 +15,11 @@ pub struct Place {
 /// that no slot shows yet. A source that stays wanted stays in its slot. What is no longer wanted, but whose slot
 /// nobody needs, goes on when `keep` says that it may.
 #[must_use]
-pub fn choose(places: &[Place], wanted: impl Iterator<Item = usize>, keep: impl Fn(usize) -> bool) -> Vec<Option<usize>> {
+pub(crate) fn choose(
+    places: &[Place],
+    wanted: impl Iterator<Item = usize>,
+    keep: impl Fn(usize) -> bool,
+) -> Vec<Option<usize>> {
     let free = places.iter().filter(|place| place.pin.is_none()).count();
     let pinned: HashSet<usize> = places.iter().filter_map(|place| place.pin.flatten()).collect();
     let wanted: Vec<usize> = wanted.filter(|source| !pinned.contains(source)).take(free).collect();
@@ -32,10 +36,15 @@ pub fn choose(places: &[Place], wanted: impl Iterator<Item = usize>, keep: impl 
     let mut rest = rest.into_iter();
     // Empty slots first, so that what may be kept is kept.
     let mut open: Vec<usize> = (0..places.len())
-        .filter(|at| places.get(*at).is_some_and(|place| place.pin.is_none()) && chosen.get(*at) == Some(&None))
+        .filter(|at| {
+            places.get(*at).is_some_and(|place| place.pin.is_none()) && chosen.get(*at) == Some(&None)
+        })
         .collect();
     let kept = |at: &usize| {
-        places.get(*at).and_then(|place| place.shows).is_some_and(|source| keep(source) && !pinned.contains(&source))
+        places
+            .get(*at)
+            .and_then(|place| place.shows)
+            .is_some_and(|source| keep(source) && !pinned.contains(&source))
     };
     open.sort_by_key(|at| (kept(at), *at));
     for at in open {

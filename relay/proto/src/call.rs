@@ -219,9 +219,11 @@ impl Call {
     ) -> Result<(), JoinError> {
         let (index, mut participant) = self.take_out(id).ok_or(JoinError::Gone)?;
         let verdict = if participant.fingerprint == description.fingerprint {
-            let changed = participant.sections.iter().zip(&description.sections).position(|(was, is)| {
-                was.mid != is.mid || was.kind != is.kind
-            });
+            let changed = participant
+                .sections
+                .iter()
+                .zip(&description.sections)
+                .position(|(was, is)| was.mid != is.mid || was.kind != is.kind);
             changed.map_or(Ok(()), |section| Err(JoinError::Section(section)))
         } else {
             Err(JoinError::Fingerprint)
@@ -343,7 +345,9 @@ impl Call {
     fn tick(&mut self, now: Instant, egress: &mut Egress) {
         let mut gone = Vec::new();
         for index in 0..self.participants.len() {
-            let Some(participant) = self.participants.get_mut(index).and_then(Option::as_deref_mut) else { continue };
+            let Some(participant) = self.participants.get_mut(index).and_then(Option::as_deref_mut) else {
+                continue;
+            };
             if participant.ice.poll_timeout() <= now && participant.ice.handle_timeout(now).is_some() {
                 gone.push((participant.id, EndReason::TimedOut));
                 continue;
@@ -381,9 +385,11 @@ impl Call {
         for section in description.sections.iter().filter(|section| may_send && section.send.is_some()) {
             let content = section.send.as_ref().map(|send| send.content);
             let Some(name) = content.map(|content| SourceName::of(section.kind, content)) else { continue };
-            let known = participant.sources.iter().copied().find(|at| {
-                self.source(*at).is_some_and(|source| source.mid == section.mid)
-            });
+            let known = participant
+                .sources
+                .iter()
+                .copied()
+                .find(|at| self.source(*at).is_some_and(|source| source.mid == section.mid));
             if let Some(source) = known.and_then(|at| self.source_mut(at)) {
                 source.payload_types.clone_from(&section.payload_types);
                 source.name = name;
@@ -420,7 +426,8 @@ impl Call {
         for source in self.sources.iter_mut().flatten() {
             source.subscribers.retain(|subscriber| subscriber.receiver != index);
         }
-        for (slot, at) in participant.slots.iter().enumerate().filter_map(|(slot, s)| Some((slot, s.source?))) {
+        for (slot, at) in participant.slots.iter().enumerate().filter_map(|(slot, s)| Some((slot, s.source?)))
+        {
             if let Some(source) = self.source_mut(at) {
                 source.subscribers.push(Subscriber { receiver: index, slot });
             }
@@ -430,7 +437,8 @@ impl Call {
     fn pin(&mut self, index: usize, pin: Pin) -> Result<(), RequestError> {
         let mid = Mid::new(&pin.slot).ok_or(RequestError::NoSuchSlot)?;
         let participant = self.participant_mut(index).ok_or(RequestError::Gone)?;
-        let slot = participant.slots.iter_mut().find(|slot| slot.mid == mid).ok_or(RequestError::NoSuchSlot)?;
+        let slot =
+            participant.slots.iter_mut().find(|slot| slot.mid == mid).ok_or(RequestError::NoSuchSlot)?;
         if pin.source.is_some_and(|source| source.kind() != slot.kind) {
             return Err(RequestError::WrongKind);
         }
@@ -478,14 +486,19 @@ impl Call {
     /// A participant's source by name.
     fn source_of(&self, index: usize, name: SourceName) -> Option<usize> {
         let participant = self.participant(index)?;
-        participant.sources.iter().copied().find(|at| self.source(*at).is_some_and(|source| source.name == name))
+        participant
+            .sources
+            .iter()
+            .copied()
+            .find(|at| self.source(*at).is_some_and(|source| source.name == name))
     }
 
     /// A source ends: nobody shows it any more.
     fn remove_source(&mut self, at: usize) {
         let Some(source) = self.sources.get_mut(at).and_then(Option::take) else { return };
         for subscriber in &source.subscribers {
-            let slot = self.participant_mut(subscriber.receiver).and_then(|p| p.slots.get_mut(subscriber.slot));
+            let slot =
+                self.participant_mut(subscriber.receiver).and_then(|p| p.slots.get_mut(subscriber.slot));
             if let Some(slot) = slot {
                 slot.source = None;
             }

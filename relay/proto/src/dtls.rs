@@ -16,7 +16,7 @@ use thiserror::Error;
 
 mod keys;
 
-pub use keys::{Keys, MasterKey, Profile};
+pub use keys::Keys;
 
 /// The largest datagram written. What goes through every tunnel people use is about 1200; smaller costs fragments.
 pub const MTU: usize = 1200;

@@ -4,14 +4,14 @@
 use crate::media::Extension;
 
 /// Header extensions of one packet that go on to receivers.
-pub const ELEMENTS_MAX: usize = 6;
+pub(crate) const ELEMENTS_MAX: usize = 6;
 
 /// Bytes of their values together. A dependency descriptor with a full structure was seen at 50.
-pub const ELEMENTS_BYTES_MAX: usize = 255;
+pub(crate) const ELEMENTS_BYTES_MAX: usize = 255;
 
 /// How much a history holds, in packets and in bytes, whichever ends first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Capacity {
+pub(crate) struct Capacity {
     /// Packets, a power of two. A packet older than half of them is not taken any more.
     pub packets: usize,
     /// Bytes of payloads and extension values.
@@ -19,17 +19,17 @@ pub struct Capacity {
 }
 
 /// Sound is forwarded at once and not asked for again: what matters is one burst.
-pub const AUDIO: Capacity = Capacity { packets: 256, bytes: 64 * 1024 };
+pub(crate) const AUDIO: Capacity = Capacity { packets: 256, bytes: 64 * 1024 };
 
 /// Two to three seconds of a camera at 1.5 Mbit/s. More repairs longer outages, and costs memory per camera.
-pub const VIDEO: Capacity = Capacity { packets: 1024, bytes: 512 * 1024 };
+pub(crate) const VIDEO: Capacity = Capacity { packets: 1024, bytes: 512 * 1024 };
 
 /// A shared screen sends little, but a whole picture at once.
-pub const SLIDES: Capacity = Capacity { packets: 2048, bytes: 1024 * 1024 };
+pub(crate) const SLIDES: Capacity = Capacity { packets: 2048, bytes: 1024 * 1024 };
 
 /// Header extension values of a packet: which, and where in its value bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Elements {
+pub(crate) struct Elements {
     count: u8,
     items: [Option<(Extension, u8, u8)>; ELEMENTS_MAX],
 }
@@ -44,14 +44,17 @@ impl Elements {
     }
 
     /// What is there.
-    pub fn iter(&self) -> impl Iterator<Item = (Extension, usize, usize)> + Clone + '_ {
-        self.items.iter().flatten().map(|(extension, offset, len)| (*extension, usize::from(*offset), usize::from(*len)))
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (Extension, usize, usize)> + Clone + '_ {
+        self.items
+            .iter()
+            .flatten()
+            .map(|(extension, offset, len)| (*extension, usize::from(*offset), usize::from(*len)))
     }
 }
 
 /// Collects the extension values of one packet before it is kept.
 #[derive(Clone, Debug)]
-pub struct ElementsBuffer {
+pub(crate) struct ElementsBuffer {
     elements: Elements,
     len: usize,
     bytes: [u8; ELEMENTS_BYTES_MAX],
@@ -65,7 +68,7 @@ impl Default for ElementsBuffer {
 
 impl ElementsBuffer {
     /// Adds a value. One that finds no room is left out.
-    pub fn push(&mut self, extension: Extension, value: &[u8]) {
+    pub(crate) fn push(&mut self, extension: Extension, value: &[u8]) {
         let end = self.len + value.len();
         let (Ok(offset), Ok(len)) = (u8::try_from(self.len), u8::try_from(value.len())) else { return };
         let Some(room) = self.bytes.get_mut(self.len..end) else { return };
@@ -77,7 +80,7 @@ impl ElementsBuffer {
 
 /// What an RTP header says of a packet that is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Meta {
+pub(crate) struct Meta {
     /// Sequence number, extended: never repeats within a source.
     pub index: u64,
     /// The sender's RTP timestamp.
@@ -92,7 +95,7 @@ pub struct Meta {
 
 /// A packet that is still there.
 #[derive(Clone, Copy, Debug)]
-pub struct Packet<'a> {
+pub(crate) struct Packet<'a> {
     /// What its header said.
     pub meta: Meta,
     /// Its extensions, values in `values`.
@@ -115,7 +118,7 @@ struct Entry {
 
 /// A ring of packets over a ring of bytes. Nothing is allocated after it was made.
 #[derive(Debug)]
-pub struct History {
+pub(crate) struct History {
     entries: Box<[Option<Entry>]>,
     bytes: Box<[u8]>,
     written: u64,
@@ -124,7 +127,7 @@ pub struct History {
 impl History {
     /// An empty one.
     #[must_use]
-    pub fn new(capacity: Capacity) -> Self {
+    pub(crate) fn new(capacity: Capacity) -> Self {
         Self {
             entries: vec![None; capacity.packets.next_power_of_two()].into(),
             bytes: vec![0; capacity.bytes].into(),
@@ -134,19 +137,19 @@ impl History {
 
     /// How far behind the newest a packet may be and still be told from one that was there.
     #[must_use]
-    pub fn window(&self) -> u64 {
+    pub(crate) fn window(&self) -> u64 {
         self.entries.len() as u64 / 2
     }
 
     /// Whether a packet came, even if its bytes are overwritten by now. Certain within [`History::window`].
     #[must_use]
-    pub fn contains(&self, index: u64) -> bool {
+    pub(crate) fn contains(&self, index: u64) -> bool {
         self.entry(index).is_some()
     }
 
     /// A packet, while its bytes are there.
     #[must_use]
-    pub fn get(&self, index: u64) -> Option<Packet<'_>> {
+    pub(crate) fn get(&self, index: u64) -> Option<Packet<'_>> {
         let entry = self.entry(index)?;
         if self.written - entry.position > self.bytes.len() as u64 {
             return None;
@@ -159,10 +162,11 @@ impl History {
     }
 
     /// Keeps a packet; older ones make room. False when it is larger than a datagram can be.
-    pub fn insert(&mut self, meta: Meta, elements: &ElementsBuffer, payload: &[u8]) -> bool {
+    pub(crate) fn insert(&mut self, meta: Meta, elements: &ElementsBuffer, payload: &[u8]) -> bool {
         let capacity = self.bytes.len();
         let len = elements.len + payload.len();
-        let (Ok(values_len), Ok(payload_len)) = (u16::try_from(elements.len), u16::try_from(payload.len())) else {
+        let (Ok(values_len), Ok(payload_len)) = (u16::try_from(elements.len), u16::try_from(payload.len()))
+        else {
             return false;
         };
         if len > capacity {
@@ -175,7 +179,8 @@ impl History {
             start = 0;
         }
         let (values_end, end) = (start + elements.len, start + len);
-        let (Some(from), Some(values)) = (elements.bytes.get(..elements.len), self.bytes.get_mut(start..values_end))
+        let (Some(from), Some(values)) =
+            (elements.bytes.get(..elements.len), self.bytes.get_mut(start..values_end))
         else {
             return false;
         };
@@ -220,7 +225,8 @@ mod tests {
         assert!(history.insert(meta(70_000), &elements, b"payload"));
         let packet = history.get(70_000).expect("kept");
         assert_eq!(packet.payload, b"payload");
-        let values: Vec<_> = packet.elements.iter().map(|(e, at, len)| (e, &packet.values[at..at + len])).collect();
+        let values: Vec<_> =
+            packet.elements.iter().map(|(e, at, len)| (e, &packet.values[at..at + len])).collect();
         assert_eq!(values, [(Extension::AudioLevel, &[0x85][..]), (Extension::VideoOrientation, &[1][..])]);
     }
 
@@ -228,7 +234,11 @@ mod tests {
     fn what_was_overwritten_is_known_to_have_come_but_is_not_given_out() {
         let mut history = History::new(Capacity { packets: 64, bytes: 5000 });
         for index in 0..20 {
-            assert!(history.insert(meta(index), &ElementsBuffer::default(), &[u8::try_from(index).unwrap_or(0); 1000]));
+            assert!(history.insert(
+                meta(index),
+                &ElementsBuffer::default(),
+                &[u8::try_from(index).unwrap_or(0); 1000]
+            ));
         }
         assert!(history.contains(2) && history.get(2).is_none());
         for index in 15..20 {

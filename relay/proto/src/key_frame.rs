@@ -24,7 +24,7 @@ const ATTEMPTS_MAX: u32 = 5;
 
 /// The authority over one source.
 #[derive(Debug, Default)]
-pub struct Authority {
+pub(crate) struct Authority {
     wanted: bool,
     attempts: u32,
     asked_at: Option<Instant>,
@@ -34,20 +34,20 @@ pub struct Authority {
 
 impl Authority {
     /// Somebody needs a key frame.
-    pub fn want(&mut self) {
+    pub(crate) fn want(&mut self) {
         self.wanted = true;
         self.attempts = 0;
     }
 
     /// A key frame began to arrive.
-    pub fn arrived(&mut self) {
+    pub(crate) fn arrived(&mut self) {
         self.wanted = false;
         self.attempts = 0;
     }
 
     /// Whether the sender is to be asked now; then it counts as asked. `answers` says whether the arrival of a key
     /// frame can be seen at all (by its dependency descriptor): if not, asking once has to do.
-    pub fn poll(&mut self, now: Instant, answers: bool) -> bool {
+    pub(crate) fn poll(&mut self, now: Instant, answers: bool) -> bool {
         if !self.wanted {
             return false;
         }
@@ -66,21 +66,21 @@ impl Authority {
 
     /// Whether a request is waiting to be sent, now or later.
     #[must_use]
-    pub fn is_waiting(&self) -> bool {
+    pub(crate) fn is_waiting(&self) -> bool {
         self.wanted
     }
 }
 
 /// What one receiver has asked for in one slot.
 #[derive(Debug, Default)]
-pub struct Asker {
+pub(crate) struct Asker {
     taken_at: Option<Instant>,
     interval: Option<Duration>,
 }
 
 impl Asker {
     /// Whether a request of this receiver counts.
-    pub fn allow(&mut self, now: Instant) -> bool {
+    pub(crate) fn allow(&mut self, now: Instant) -> bool {
         let Some(at) = self.taken_at else {
             self.taken_at = Some(now);
             self.interval = Some(RECEIVER_INTERVAL);
@@ -91,14 +91,17 @@ impl Asker {
         if since < interval {
             return false;
         }
-        self.interval =
-            Some(if since > RECEIVER_FORGIVEN { RECEIVER_INTERVAL } else { (interval * 2).min(RECEIVER_INTERVAL_MAX) });
+        self.interval = Some(if since > RECEIVER_FORGIVEN {
+            RECEIVER_INTERVAL
+        } else {
+            (interval * 2).min(RECEIVER_INTERVAL_MAX)
+        });
         self.taken_at = Some(now);
         true
     }
 
     /// Another source is shown: its first key frame is not held against the receiver.
-    pub fn reset(&mut self) {
+    pub(crate) fn reset(&mut self) {
         *self = Self::default();
     }
 }
@@ -124,7 +127,8 @@ mod tests {
         let start = Instant::now();
         let mut authority = Authority::default();
         authority.want();
-        let sent = (0..600).filter(|tick| authority.poll(start + Duration::from_millis(50) * *tick, true)).count();
+        let sent =
+            (0..600).filter(|tick| authority.poll(start + Duration::from_millis(50) * *tick, true)).count();
         assert_eq!(sent, 5);
         assert!(!authority.is_waiting());
     }

@@ -31,7 +31,7 @@ struct Missing {
 
 /// What is missing of one source.
 #[derive(Debug, Default)]
-pub struct Losses {
+pub(crate) struct Losses {
     missing: VecDeque<Missing>,
     /// Packets that were never seen.
     pub lost: u64,
@@ -44,7 +44,7 @@ pub struct Losses {
 impl Losses {
     /// The packets after `newest` up to but without `index` are missing. True when the hole is too long to be asked
     /// for: the source needs a key frame.
-    pub fn gap(&mut self, now: Instant, newest: u64, index: u64) -> bool {
+    pub(crate) fn gap(&mut self, now: Instant, newest: u64, index: u64) -> bool {
         let hole = index.saturating_sub(newest).saturating_sub(1);
         if hole + self.missing.len() as u64 > MISSING_MAX as u64 {
             self.lost += hole + self.missing.len() as u64;
@@ -57,7 +57,7 @@ impl Losses {
     }
 
     /// A packet below the newest came. Whether it had been missing.
-    pub fn arrived(&mut self, index: u64) -> bool {
+    pub(crate) fn arrived(&mut self, index: u64) -> bool {
         let Ok(at) = self.missing.binary_search_by_key(&index, |missing| missing.index) else { return false };
         if self.missing.remove(at).is_some_and(|missing| missing.attempts > 0) {
             self.repaired += 1;
@@ -66,7 +66,7 @@ impl Losses {
     }
 
     /// What to ask for now, in ascending order; counts as asked. Gives up what is too old.
-    pub fn poll(&mut self, now: Instant, rtt: Option<Duration>, mut ask: impl FnMut(u64)) {
+    pub(crate) fn poll(&mut self, now: Instant, rtt: Option<Duration>, mut ask: impl FnMut(u64)) {
         let repeat = (rtt.unwrap_or(RTT_ASSUMED) * 5 / 4).max(REPEAT_MIN);
         let before = self.missing.len();
         self.missing.retain_mut(|missing| {
@@ -87,12 +87,12 @@ impl Losses {
 
     /// Whether anything is missing.
     #[must_use]
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.missing.is_empty()
     }
 
     /// The source began anew.
-    pub fn clear(&mut self) {
+    pub(crate) fn clear(&mut self) {
         self.missing.clear();
     }
 }
@@ -135,7 +135,8 @@ mod tests {
         let now = Instant::now();
         let mut losses = Losses::default();
         assert!(!losses.gap(now, 10, 12));
-        let requests: usize = (1..400).map(|tick| asked(&mut losses, now + Duration::from_millis(10) * tick).len()).sum();
+        let requests: usize =
+            (1..400).map(|tick| asked(&mut losses, now + Duration::from_millis(10) * tick).len()).sum();
         assert_eq!(requests, usize::from(ATTEMPTS_MAX));
         assert!(losses.is_empty());
         assert_eq!(losses.lost, 1);

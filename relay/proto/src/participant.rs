@@ -29,7 +29,7 @@ const RTT_POOR: Duration = Duration::from_millis(600);
 
 /// SRTP, once DTLS is up.
 #[derive(Debug)]
-pub struct Secure {
+pub(crate) struct Secure {
     /// What the participant sends.
     pub opener: Opener,
     /// What it is sent.
@@ -40,7 +40,7 @@ pub struct Secure {
 
 /// What an SSRC of a participant is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stream {
+pub(crate) struct Stream {
     /// The SSRC.
     pub ssrc: u32,
     /// Which of the call's sources.
@@ -53,7 +53,7 @@ pub struct Stream {
 
 /// One participant.
 #[derive(Debug)]
-pub struct Participant {
+pub(crate) struct Participant {
     /// The shell's number for it.
     pub id: ParticipantId,
     /// Its name.
@@ -95,7 +95,7 @@ impl Participant {
     /// Somebody who just joined.
     #[must_use]
     #[expect(clippy::too_many_arguments, reason = "one caller, which has each of them at hand")]
-    pub fn new(
+    pub(crate) fn new(
         now: Instant,
         id: ParticipantId,
         name: Arc<str>,
@@ -129,7 +129,7 @@ impl Participant {
     }
 
     /// Whether one more datagram is within its rate.
-    pub fn within_rate(&mut self, now: Instant) -> bool {
+    pub(crate) fn within_rate(&mut self, now: Instant) -> bool {
         if now.saturating_duration_since(self.window.0) >= Duration::from_secs(1) {
             self.window = (now, 0);
         }
@@ -138,21 +138,21 @@ impl Participant {
     }
 
     /// Keys and a path, which sending takes, and the slots.
-    pub fn sender_and_slots(&mut self) -> Option<((&Sealer, Path), &mut [Slot])> {
+    pub(crate) fn sender_and_slots(&mut self) -> Option<((&Sealer, Path), &mut [Slot])> {
         let path = self.ice.path()?;
         Some(((&self.secure.as_ref()?.sealer, path), &mut self.slots))
     }
 
     /// What an SSRC is, if it is known.
     #[must_use]
-    pub fn stream(&self, ssrc: u32) -> Option<Stream> {
+    pub(crate) fn stream(&self, ssrc: u32) -> Option<Stream> {
         self.streams.iter().find(|stream| stream.ssrc == ssrc).copied()
     }
 
     /// Learns what an SSRC is from an authenticated packet: from the offer's SSRCs or the section's name in the
     /// packet (RFC 8843, section 9.2). `source_of` says which source a section feeds. An SSRC that no section claims
     /// is not this participant's to use.
-    pub fn learn(
+    pub(crate) fn learn(
         &mut self,
         header: &Header,
         packet: &[u8],
@@ -161,9 +161,10 @@ impl Participant {
         if self.streams.len() >= STREAMS_MAX {
             return None;
         }
-        let by_ssrc = self.sections.iter().position(|section| {
-            section.send.as_ref().is_some_and(|send| send.ssrcs.contains(&header.ssrc))
-        });
+        let by_ssrc = self
+            .sections
+            .iter()
+            .position(|section| section.send.as_ref().is_some_and(|send| send.ssrcs.contains(&header.ssrc)));
         let section_index = by_ssrc.or_else(|| {
             self.sections.iter().position(|section| {
                 section.send.is_some()
@@ -172,7 +173,8 @@ impl Participant {
             })
         })?;
         let section = self.sections.get(section_index)?;
-        let rtx = section.payload_types.iter().any(|payload_type| payload_type.rtx == Some(header.payload_type));
+        let rtx =
+            section.payload_types.iter().any(|payload_type| payload_type.rtx == Some(header.payload_type));
         let source = source_of(section.mid)?;
         let stream = Stream { ssrc: header.ssrc, source, section: section_index, rtx };
         // A section sends one stream of each kind; a new SSRC takes the old one's place.
@@ -182,7 +184,7 @@ impl Participant {
     }
 
     /// Judges the connection. True when that changed.
-    pub fn judge(&mut self, uplink_loss: f64) -> bool {
+    pub(crate) fn judge(&mut self, uplink_loss: f64) -> bool {
         let downlink_loss = self.downlink_loss();
         let rtt = self.rtt.unwrap_or_default();
         let judged = if uplink_loss > LOSS_POOR {
@@ -207,19 +209,28 @@ impl Participant {
 
     /// Share of packets lost on their way to it: the worst of its slots that show something.
     #[must_use]
-    pub fn downlink_loss(&self) -> f64 {
-        self.slots.iter().filter(|slot| slot.source.is_some()).map(|slot| slot.fraction_lost).fold(0.0, f64::max)
+    pub(crate) fn downlink_loss(&self) -> f64 {
+        self.slots
+            .iter()
+            .filter(|slot| slot.source.is_some())
+            .map(|slot| slot.fraction_lost)
+            .fold(0.0, f64::max)
     }
 
     /// Slots of a kind.
-    pub fn slots_of(&self, kind: Kind) -> impl Iterator<Item = (usize, &Slot)> {
+    pub(crate) fn slots_of(&self, kind: Kind) -> impl Iterator<Item = (usize, &Slot)> {
         self.slots.iter().enumerate().filter(move |(_, slot)| slot.kind == kind)
     }
 }
 
 /// The value of an extension in a packet.
 #[must_use]
-pub fn element<'a>(section: &Section, header: &Header, packet: &'a [u8], wanted: Extension) -> Option<&'a [u8]> {
+pub(crate) fn element<'a>(
+    section: &Section,
+    header: &Header,
+    packet: &'a [u8],
+    wanted: Extension,
+) -> Option<&'a [u8]> {
     let id = section.extensions.id(wanted)?;
     header.elements(packet).find(|(found, _)| *found == id).map(|(_, value)| value)
 }

@@ -6,7 +6,7 @@ use crate::rtcp;
 
 /// Where a sender's RTP clock stood when, by its last sender report as it arrived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SenderClock {
+pub(crate) struct SenderClock {
     rtp: u32,
     at: Instant,
     /// Middle 32 bits of the report's NTP time, which a receiver report gives back.
@@ -16,7 +16,7 @@ pub struct SenderClock {
 impl SenderClock {
     /// The RTP timestamp of media that would arrive now.
     #[must_use]
-    pub fn timestamp_at(&self, now: Instant, clock_rate: u32) -> u32 {
+    pub(crate) fn timestamp_at(&self, now: Instant, clock_rate: u32) -> u32 {
         let elapsed = now.saturating_duration_since(self.at);
         self.rtp.wrapping_add(ticks(elapsed, clock_rate))
     }
@@ -25,13 +25,13 @@ impl SenderClock {
 /// A duration in ticks of an RTP clock, modulo 2³² as RTP timestamps are.
 #[must_use]
 #[expect(clippy::cast_possible_truncation, reason = "RTP timestamps wrap")]
-pub fn ticks(duration: Duration, clock_rate: u32) -> u32 {
+pub(crate) fn ticks(duration: Duration, clock_rate: u32) -> u32 {
     (duration.as_nanos() * u128::from(clock_rate) / 1_000_000_000) as u32
 }
 
 /// Reception statistics of one SSRC.
 #[derive(Debug, Default)]
-pub struct Reception {
+pub(crate) struct Reception {
     first: Option<u64>,
     highest: u64,
     received: u64,
@@ -47,7 +47,7 @@ pub struct Reception {
 
 impl Reception {
     /// A packet came.
-    pub fn packet(&mut self, now: Instant, index: u64, timestamp: u32, clock_rate: u32) {
+    pub(crate) fn packet(&mut self, now: Instant, index: u64, timestamp: u32, clock_rate: u32) {
         self.first.get_or_insert(index);
         self.received += 1;
         if self.received > 1 && index <= self.highest {
@@ -68,19 +68,19 @@ impl Reception {
 
     /// A sender report came.
     #[expect(clippy::cast_possible_truncation, reason = "the middle 32 bits are what a report gives back")]
-    pub fn sender_report(&mut self, now: Instant, ntp: u64, rtp: u32) {
+    pub(crate) fn sender_report(&mut self, now: Instant, ntp: u64, rtp: u32) {
         self.clock = Some(SenderClock { rtp, at: now, ntp_middle: (ntp >> 16) as u32 });
     }
 
     /// The sender's clock, once it sent a report.
     #[must_use]
-    pub fn clock(&self) -> Option<SenderClock> {
+    pub(crate) fn clock(&self) -> Option<SenderClock> {
         self.clock
     }
 
     /// The report block of this interval, if anything came since the stream began. Starts the next interval.
     #[expect(clippy::cast_possible_truncation, reason = "fields of a report block wrap or are clamped here")]
-    pub fn report(&mut self, now: Instant, ssrc: u32) -> Option<rtcp::Block> {
+    pub(crate) fn report(&mut self, now: Instant, ssrc: u32) -> Option<rtcp::Block> {
         let expected = self.highest.wrapping_sub(self.first?) + 1;
         let lost = expected as i64 - self.received as i64;
         let expected_interval = expected.saturating_sub(self.reported_expected);

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::egress::{DATAGRAM_BYTES_MAX, Egress};
+use crate::egress::Egress;
 use crate::event::SourceName;
 use crate::history::{ELEMENTS_BYTES_MAX, Packet};
 use crate::key_frame::Asker;
@@ -34,7 +34,7 @@ const HEADER_LEN: usize = 16;
 
 /// Whom a client wants to see in a slot.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Pin {
+pub(crate) struct Pin {
     /// The participant's name: a pin outlives a reload.
     pub participant: Arc<str>,
     /// Which source; none means the screen if there is one, else the camera.
@@ -63,7 +63,7 @@ impl Segment {
 
 /// One slot.
 #[derive(Debug)]
-pub struct Slot {
+pub(crate) struct Slot {
     /// The section's name.
     pub mid: Mid,
     /// Sound or pictures.
@@ -105,7 +105,7 @@ pub struct Slot {
 impl Slot {
     /// The slot of a section, if the client receives in it.
     #[must_use]
-    pub fn new(section: &Section, rng: &mut Rng) -> Option<Self> {
+    pub(crate) fn new(section: &Section, rng: &mut Rng) -> Option<Self> {
         let stream = section.receive?;
         Some(Self {
             mid: section.mid,
@@ -137,7 +137,7 @@ impl Slot {
     }
 
     /// A new offer was agreed on. What is shown goes on, unless payload types changed.
-    pub fn renegotiate(&mut self, section: &Section) {
+    pub(crate) fn renegotiate(&mut self, section: &Section) {
         self.ids = section.extensions;
         if self.payload_types != section.payload_types {
             self.payload_types.clone_from(&section.payload_types);
@@ -147,33 +147,39 @@ impl Slot {
 
     /// The stream's SSRC.
     #[must_use]
-    pub fn ssrc(&self) -> u32 {
+    pub(crate) fn ssrc(&self) -> u32 {
         self.stream.ssrc
     }
 
     /// Shows a source from now on, or nothing. True when a key frame is needed for it.
-    pub fn show(&mut self, shown: Option<(usize, &Source)>) -> bool {
+    pub(crate) fn show(&mut self, shown: Option<(usize, &Source)>) -> bool {
         self.source = shown.map(|(index, _)| index);
         self.begin = true;
         self.asker.reset();
         self.mapped.clear();
         let Some((_, source)) = shown else { return false };
-        self.mapped.extend(source.payload_types.iter().map(|theirs| {
-            self.payload_types.iter().find(|ours| understand(ours, theirs)).copied()
-        }));
+        self.mapped.extend(
+            source
+                .payload_types
+                .iter()
+                .map(|theirs| self.payload_types.iter().find(|ours| understand(ours, theirs)).copied()),
+        );
         self.kind == Kind::Video
     }
 
     /// Whether the receiver understands any codec of a source.
     #[must_use]
-    pub fn can_show(&self, source: &Source) -> bool {
+    pub(crate) fn can_show(&self, source: &Source) -> bool {
         self.kind == source.kind()
-            && source.payload_types.iter().any(|theirs| self.payload_types.iter().any(|ours| understand(ours, theirs)))
+            && source
+                .payload_types
+                .iter()
+                .any(|theirs| self.payload_types.iter().any(|ours| understand(ours, theirs)))
     }
 
     /// Seals a packet of the source that is shown. `pad` bytes of RTP padding equalise sizes within a train. False
     /// when there is nothing to send for it.
-    pub fn forward(
+    pub(crate) fn forward(
         &mut self,
         now: Instant,
         (index, source): (usize, &Source),
@@ -185,7 +191,8 @@ impl Slot {
             return false;
         };
         let Some(segment) = self.segment_for(now, index, source, packet) else { return false };
-        let Some(out) = packet.meta.index.checked_sub(segment.source_base).map(|at| at + segment.out_base) else {
+        let Some(out) = packet.meta.index.checked_sub(segment.source_base).map(|at| at + segment.out_base)
+        else {
             return false;
         };
         let Some(room) = egress.reserve() else { return false };
@@ -220,7 +227,7 @@ impl Slot {
     }
 
     /// Seals again, on the retransmission SSRC, what was sent under a sequence number. False when it cannot be.
-    pub fn retransmit(
+    pub(crate) fn retransmit(
         &mut self,
         now: Instant,
         sequence: u16,
@@ -236,13 +243,18 @@ impl Slot {
         let Some(segment) = self.segments.iter().flatten().find(|segment| segment.out_base <= out) else {
             return false;
         };
-        let Some(source) = sources.get(segment.source).and_then(Option::as_ref).filter(|s| segment.is_of(s)) else {
+        let Some(source) = sources.get(segment.source).and_then(Option::as_ref).filter(|s| segment.is_of(s))
+        else {
             return false;
         };
-        let Some(packet) = source.history.get(out - segment.out_base + segment.source_base) else { return false };
-        let Some(number) = source.payload_types.get(usize::from(packet.meta.payload_type)).and_then(|theirs| {
-            self.payload_types.iter().find(|ours| understand(ours, theirs))?.rtx
-        }) else {
+        let Some(packet) = source.history.get(out - segment.out_base + segment.source_base) else {
+            return false;
+        };
+        let Some(number) = source
+            .payload_types
+            .get(usize::from(packet.meta.payload_type))
+            .and_then(|theirs| self.payload_types.iter().find(|ours| understand(ours, theirs))?.rtx)
+        else {
             return false;
         };
         if !spend(&mut self.budget, &mut self.budget_at, now) {
@@ -269,7 +281,7 @@ impl Slot {
 
     /// The RTP timestamp that media captured now would have, for a sender report. None before anything was sent.
     #[must_use]
-    pub fn timestamp_at(&self, now: Instant, source: Option<&Source>) -> Option<u32> {
+    pub(crate) fn timestamp_at(&self, now: Instant, source: Option<&Source>) -> Option<u32> {
         let sent_at = self.sent_at?;
         if let (Some(source), Some(segment)) = (source, self.segments.first().copied().flatten())
             && segment.is_of(source)
@@ -289,7 +301,13 @@ impl Slot {
 
     /// The stretch this packet belongs to; begins one when the source changed, at a key frame where key frames can
     /// be told.
-    fn segment_for(&mut self, now: Instant, index: usize, source: &Source, packet: &Packet<'_>) -> Option<Segment> {
+    fn segment_for(
+        &mut self,
+        now: Instant,
+        index: usize,
+        source: &Source,
+        packet: &Packet<'_>,
+    ) -> Option<Segment> {
         if !self.begin
             && let Some(segment) = self.segments.first().copied().flatten()
             && segment.is_of(source)
@@ -308,7 +326,8 @@ impl Slot {
             source_base: packet.meta.index,
             out_base: self.highest + 1,
             timestamp_delta: timestamp.wrapping_sub(packet.meta.timestamp),
-            frame_delta: frame_number(packet).map_or(0, |frame| self.frame.wrapping_add(1).wrapping_sub(frame)),
+            frame_delta: frame_number(packet)
+                .map_or(0, |frame| self.frame.wrapping_add(1).wrapping_sub(frame)),
         };
         self.begin = false;
         self.segments.rotate_right(1);
@@ -381,7 +400,8 @@ impl OutHeader {
         let mut values = packet.values;
         if self.frame_delta != 0
             && let Some(frame) = frame_number(packet)
-            && let Some((_, at, len)) = packet.elements.iter().find(|(kind, ..)| *kind == Extension::DependencyDescriptor)
+            && let Some((_, at, len)) =
+                packet.elements.iter().find(|(kind, ..)| *kind == Extension::DependencyDescriptor)
         {
             let copy = rewritten.get_mut(..values.len())?;
             copy.copy_from_slice(values);
@@ -389,7 +409,10 @@ impl OutHeader {
             values = copy;
         }
         let mid = self.mid.as_ref().and_then(|mid| Some((ids.id(Extension::Mid)?, mid.as_bytes())));
-        let passed = packet.elements.iter().filter_map(|(kind, at, len)| Some((ids.id(kind)?, values.get(at..at + len)?)));
+        let passed = packet
+            .elements
+            .iter()
+            .filter_map(|(kind, at, len)| Some((ids.id(kind)?, values.get(at..at + len)?)));
         let extension_len = extension::write(room.get_mut(HEADER_LEN..)?, mid.into_iter().chain(passed))?;
         // Version 2, one CSRC.
         let first = 0x81 | u8::from(pad > 0) << 5 | u8::from(extension_len > 0) << 4;
@@ -409,9 +432,7 @@ impl OutHeader {
             *padding.last_mut()? = pad;
             at += usize::from(pad);
         }
-        if at + Sealer::TAG_LEN_MAX > room.len().min(DATAGRAM_BYTES_MAX) {
-            return None;
-        }
-        Some(sealer.seal_rtp(room, header_len, at, self.index))
+        // None: no room for the tag.
+        Some(sealer.seal_rtp(room, header_len, at, self.index)).filter(|len| *len > 0)
     }
 }

@@ -22,7 +22,7 @@ const FIRST_INDEX: u64 = 1 << 20;
 
 /// A packet as it came, opened.
 #[derive(Debug)]
-pub struct Arrival<'a> {
+pub(crate) struct Arrival<'a> {
     /// Its SSRC.
     pub ssrc: u32,
     /// Its extended sequence number under that SSRC.
@@ -45,7 +45,7 @@ pub struct Arrival<'a> {
 
 /// What became of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Taken {
+pub(crate) enum Taken {
     /// It waits to be forwarded.
     Pending,
     /// Silence: kept from receivers.
@@ -58,7 +58,7 @@ pub enum Taken {
 
 /// Who receives a source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Subscriber {
+pub(crate) struct Subscriber {
     /// Index of the participant.
     pub receiver: usize,
     /// Index of its slot.
@@ -67,7 +67,7 @@ pub struct Subscriber {
 
 /// One source.
 #[derive(Debug)]
-pub struct Source {
+pub(crate) struct Source {
     /// The number that names it in forwarded packets; never used again in this call.
     pub csrc: u32,
     /// Index of its participant.
@@ -112,7 +112,13 @@ pub struct Source {
 impl Source {
     /// A source that has not sent yet.
     #[must_use]
-    pub fn new(csrc: u32, owner: usize, mid: Mid, name: SourceName, payload_types: Vec<PayloadType>) -> Self {
+    pub(crate) fn new(
+        csrc: u32,
+        owner: usize,
+        mid: Mid,
+        name: SourceName,
+        payload_types: Vec<PayloadType>,
+    ) -> Self {
         let capacity = match name {
             SourceName::Microphone | SourceName::ScreenAudio => history::AUDIO,
             SourceName::Camera => history::VIDEO,
@@ -145,13 +151,13 @@ impl Source {
 
     /// Sound or pictures.
     #[must_use]
-    pub fn kind(&self) -> Kind {
+    pub(crate) fn kind(&self) -> Kind {
         self.name.kind()
     }
 
     /// Ticks of its RTP clock per second.
     #[must_use]
-    pub fn clock_rate(&self) -> u32 {
+    pub(crate) fn clock_rate(&self) -> u32 {
         match self.kind() {
             Kind::Audio => 48_000,
             Kind::Video => 90_000,
@@ -160,13 +166,13 @@ impl Source {
 
     /// Its SSRC, once known.
     #[must_use]
-    pub fn ssrc(&self) -> Option<u32> {
+    pub(crate) fn ssrc(&self) -> Option<u32> {
         self.ssrc
     }
 
     /// Whether it is sending.
     #[must_use]
-    pub fn is_live(&self, now: Instant) -> bool {
+    pub(crate) fn is_live(&self, now: Instant) -> bool {
         self.last_media.is_some_and(|at| now.saturating_duration_since(at) < LIVE_TIMEOUT)
     }
 
@@ -176,7 +182,7 @@ impl Source {
     }
 
     /// Takes a packet that came on the media's own SSRC.
-    pub fn receive(&mut self, now: Instant, arrival: &Arrival<'_>) -> Taken {
+    pub(crate) fn receive(&mut self, now: Instant, arrival: &Arrival<'_>) -> Taken {
         if self.ssrc != Some(arrival.ssrc) {
             self.begin(arrival.ssrc, arrival.index);
         }
@@ -185,7 +191,7 @@ impl Source {
     }
 
     /// Takes a packet that was sent again: `sequence` is what it had at first (RFC 4588).
-    pub fn receive_repair(&mut self, now: Instant, sequence: u16, mut arrival: Arrival<'_>) -> Taken {
+    pub(crate) fn receive_repair(&mut self, now: Instant, sequence: u16, mut arrival: Arrival<'_>) -> Taken {
         let Some(newest) = self.newest else { return Taken::Duplicate };
         let newest = newest.wrapping_add(self.shift);
         arrival.index = nearest(newest, sequence);
@@ -199,7 +205,7 @@ impl Source {
     /// A sequence number as its sender knows it.
     #[must_use]
     #[expect(clippy::cast_possible_truncation, reason = "a sequence number is the lower half")]
-    pub fn sequence(&self, index: u64) -> u16 {
+    pub(crate) fn sequence(&self, index: u64) -> u16 {
         index.wrapping_add(self.shift) as u16
     }
 
@@ -253,7 +259,8 @@ impl Source {
             payload_type: arrival.payload_type,
             key_frame: arrival.key_frame == Some(true),
         };
-        if self.pending.len() >= PENDING_MAX || !self.history.insert(meta, arrival.elements, arrival.payload) {
+        if self.pending.len() >= PENDING_MAX || !self.history.insert(meta, arrival.elements, arrival.payload)
+        {
             return Taken::Overflow;
         }
         self.pending.push(index);

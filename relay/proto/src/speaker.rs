@@ -28,7 +28,7 @@ const UNKNOWN_LEVEL: f32 = 60.0;
 
 /// How loud one source is.
 #[derive(Debug, Default)]
-pub struct Meter {
+pub(crate) struct Meter {
     smoothed: Option<f32>,
     heard_at: Option<Instant>,
     spoke_at: Option<Instant>,
@@ -36,7 +36,7 @@ pub struct Meter {
 
 impl Meter {
     /// A packet came with this level, 0 to 127 −dBov.
-    pub fn level(&mut self, now: Instant, level: u8) {
+    pub(crate) fn level(&mut self, now: Instant, level: u8) {
         let level = f32::from(level.min(127));
         let smoothed = self.smoothed.get_or_insert(127.0);
         let share = if level < *smoothed { ATTACK } else { DECAY };
@@ -51,19 +51,19 @@ impl Meter {
 
     /// Whether there is nothing to hear. Never, for a source that does not say how loud it is.
     #[must_use]
-    pub fn is_silent(&self, now: Instant) -> bool {
+    pub(crate) fn is_silent(&self, now: Instant) -> bool {
         self.smoothed.is_some() && !recent(self.heard_at, now, SILENCE_HANGOVER)
     }
 
     /// Whether somebody speaks.
     #[must_use]
-    pub fn is_speech(&self, now: Instant) -> bool {
+    pub(crate) fn is_speech(&self, now: Instant) -> bool {
         recent(self.spoke_at, now, SPEECH_HANGOVER)
     }
 
     /// Smoothed level, −dBov: lower is louder.
     #[must_use]
-    pub fn smoothed(&self) -> f32 {
+    pub(crate) fn smoothed(&self) -> f32 {
         self.smoothed.unwrap_or(UNKNOWN_LEVEL)
     }
 }
@@ -74,14 +74,14 @@ fn recent(at: Option<Instant>, now: Instant, within: Duration) -> bool {
 
 /// The loudest sources, the same ones for as long as nobody is clearly louder.
 #[derive(Debug, Default)]
-pub struct Loudest {
+pub(crate) struct Loudest {
     ranked: Vec<usize>,
     scored: Vec<(f32, usize)>,
 }
 
 impl Loudest {
     /// Ranks anew: `(source, smoothed level)` of all that are not silent. True when the first `places` changed.
-    pub fn rank(&mut self, candidates: impl Iterator<Item = (usize, f32)>, places: usize) -> bool {
+    pub(crate) fn rank(&mut self, candidates: impl Iterator<Item = (usize, f32)>, places: usize) -> bool {
         self.scored.clear();
         for (source, level) in candidates {
             let bonus = if self.ranked.contains(&source) { HYSTERESIS_DB } else { 0.0 };
@@ -90,7 +90,9 @@ impl Loudest {
         self.scored.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
         self.scored.truncate(places);
         let chosen = self.scored.iter().map(|(_, source)| *source);
-        if self.ranked.len() == self.scored.len() && chosen.clone().all(|source| self.ranked.contains(&source)) {
+        if self.ranked.len() == self.scored.len()
+            && chosen.clone().all(|source| self.ranked.contains(&source))
+        {
             return false;
         }
         // Those who stay keep their rank: who is in a list matters to slots, the order within does not.
@@ -101,12 +103,12 @@ impl Loudest {
 
     /// The loudest sources.
     #[must_use]
-    pub fn ranked(&self) -> &[usize] {
+    pub(crate) fn ranked(&self) -> &[usize] {
         &self.ranked
     }
 
     /// Forgets a source that is gone.
-    pub fn remove(&mut self, source: usize) {
+    pub(crate) fn remove(&mut self, source: usize) {
         self.ranked.retain(|ranked| *ranked != source);
     }
 }

@@ -10,7 +10,6 @@ use crate::media::Kind;
 use crate::participant::Participant;
 use crate::rtcp::{self, Packet, Writer};
 use crate::source::Source;
-use crate::srtp::Sealer;
 
 /// Between two reports to one participant (RFC 3550 recommends 5 s; round-trip times and lip sync want it sooner).
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
@@ -21,12 +20,21 @@ const CNAME: &str = "trunkline";
 /// Packets asked for in one NACK message.
 const NACKS_MAX: usize = 256;
 
+/// Tag and index of SRTCP.
+const SRTCP_GROWTH_MAX: usize = 20;
+
 /// Round-trip times above this are clocks gone wrong.
 const RTT_MAX: Duration = Duration::from_secs(10);
 
 impl Call {
     /// Opened RTCP of a participant.
-    pub(super) fn handle_feedback(&mut self, now: Instant, index: usize, datagram: &[u8], egress: &mut Egress) {
+    pub(super) fn handle_feedback(
+        &mut self,
+        now: Instant,
+        index: usize,
+        datagram: &[u8],
+        egress: &mut Egress,
+    ) {
         for packet in rtcp::packets(datagram) {
             let Ok(packet) = packet else {
                 self.counters.dropped_malformed += 1;
@@ -35,15 +43,21 @@ impl Call {
             match packet {
                 Packet::SenderReport { ssrc, ntp, rtp, blocks, .. } => {
                     let stream = self.participant(index).and_then(|participant| participant.stream(ssrc));
-                    if let Some(source) = stream.filter(|s| !s.rtx).and_then(|stream| self.source_mut(stream.source)) {
+                    if let Some(source) =
+                        stream.filter(|s| !s.rtx).and_then(|stream| self.source_mut(stream.source))
+                    {
                         source.reception.sender_report(now, ntp, rtp);
                     }
                     blocks.for_each(|block| self.handle_block(now, index, &block));
                 }
-                Packet::ReceiverReport { blocks, .. } => blocks.for_each(|block| self.handle_block(now, index, &block)),
+                Packet::ReceiverReport { blocks, .. } => {
+                    blocks.for_each(|block| self.handle_block(now, index, &block))
+                }
                 Packet::Nack { media, lost, .. } => self.send_again(now, index, media, lost, egress),
                 Packet::Pli { media, .. } => self.want_key_frame(now, index, media),
-                Packet::Fir { entries, .. } => entries.for_each(|(ssrc, _)| self.want_key_frame(now, index, ssrc)),
+                Packet::Fir { entries, .. } => {
+                    entries.for_each(|(ssrc, _)| self.want_key_frame(now, index, ssrc))
+                }
                 Packet::Bye { .. } | Packet::Other => {}
             }
         }
@@ -65,7 +79,14 @@ impl Call {
         }
     }
 
-    fn send_again(&mut self, now: Instant, index: usize, media: u32, lost: rtcp::Lost<'_>, egress: &mut Egress) {
+    fn send_again(
+        &mut self,
+        now: Instant,
+        index: usize,
+        media: u32,
+        lost: rtcp::Lost<'_>,
+        egress: &mut Egress,
+    ) {
         let Self { participants, sources, counters, .. } = self;
         let Some(participant) = participants.get_mut(index).and_then(Option::as_deref_mut) else { return };
         let Some((sender, slots)) = participant.sender_and_slots() else { return };
@@ -93,7 +114,8 @@ impl Call {
     /// Somebody can receive from now on: what its video slots show has to begin with a key frame.
     pub(super) fn start_video(&mut self, _now: Instant, index: usize) {
         let Some(participant) = self.participant(index) else { return };
-        let shown: Vec<usize> = participant.slots_of(Kind::Video).filter_map(|(_, slot)| slot.source).collect();
+        let shown: Vec<usize> =
+            participant.slots_of(Kind::Video).filter_map(|(_, slot)| slot.source).collect();
         for source in shown {
             if let Some(source) = self.source_mut(source) {
                 source.key_frames.want();
@@ -109,11 +131,14 @@ impl Call {
             if !source.key_frames.is_waiting() {
                 continue;
             }
-            let Some(owner) = participants.get_mut(source.owner).and_then(Option::as_deref_mut) else { continue };
+            let Some(owner) = participants.get_mut(source.owner).and_then(Option::as_deref_mut) else {
+                continue;
+            };
             if owner.secure.is_none() || !source.key_frames.poll(now, source.has_descriptors) {
                 continue;
             }
-            let pli = source.payload_types.first().is_none_or(|payload_type| payload_type.pli || !payload_type.fir);
+            let pli =
+                source.payload_types.first().is_none_or(|payload_type| payload_type.pli || !payload_type.fir);
             let asked = u8::try_from(source.key_frames.requests & 0xff).unwrap_or(0);
             counters.bytes_out += send_rtcp(owner, egress, |writer, feedback| {
                 writer.receiver_report(feedback, &[])
@@ -128,7 +153,9 @@ impl Call {
         let Self { participants, sources, counters, .. } = self;
         let mut missing = false;
         for source in sources.iter_mut().flatten().filter(|source| !source.losses.is_empty()) {
-            let Some(owner) = participants.get_mut(source.owner).and_then(Option::as_deref_mut) else { continue };
+            let Some(owner) = participants.get_mut(source.owner).and_then(Option::as_deref_mut) else {
+                continue;
+            };
             let mut wanted = [0_u64; NACKS_MAX];
             let mut count = 0;
             source.losses.poll(now, owner.rtt, |index| {
@@ -159,7 +186,9 @@ impl Call {
         let ntp = ntp(now.saturating_duration_since(self.began));
         for index in 0..self.participants.len() {
             let Self { participants, sources, counters, .. } = self;
-            let Some(participant) = participants.get_mut(index).and_then(Option::as_deref_mut) else { continue };
+            let Some(participant) = participants.get_mut(index).and_then(Option::as_deref_mut) else {
+                continue;
+            };
             if participant.report_at > now {
                 continue;
             }
@@ -173,7 +202,9 @@ impl Call {
             for at in &participant.sources {
                 let Some(source) = sources.get_mut(*at).and_then(Option::as_mut) else { continue };
                 let Some(ssrc) = source.ssrc().filter(|_| source.is_live(now)) else { continue };
-                if let (Some(block), Some(place)) = (source.reception.report(now, ssrc), blocks.get_mut(count)) {
+                if let (Some(block), Some(place)) =
+                    (source.reception.report(now, ssrc), blocks.get_mut(count))
+                {
                     *place = block;
                     count += 1;
                     uplink_loss = uplink_loss.max(source.reception.fraction_lost);
@@ -187,7 +218,10 @@ impl Call {
                     let source = slot.source.and_then(|at| sources.get(at)).and_then(Option::as_ref);
                     let Some(timestamp) = slot.timestamp_at(now, source) else { continue };
                     let blocks = if first { blocks } else { &[] };
-                    #[expect(clippy::cast_possible_truncation, reason = "counts in a sender report wrap (RFC 3550)")]
+                    #[expect(
+                        clippy::cast_possible_truncation,
+                        reason = "counts in a sender report wrap (RFC 3550)"
+                    )]
                     let (packets, octets) = (slot.packets as u32, slot.octets as u32);
                     writer.sender_report(slot.ssrc(), ntp, timestamp, packets, octets, blocks);
                     if first {
@@ -211,12 +245,16 @@ impl Call {
 }
 
 /// Writes and seals one RTCP datagram. Bytes of it; none when there is nothing to say or no way to.
-fn send_rtcp(participant: &mut Participant, egress: &mut Egress, write: impl FnOnce(&mut Writer<'_>, u32) -> bool) -> u64 {
+fn send_rtcp(
+    participant: &mut Participant,
+    egress: &mut Egress,
+    write: impl FnOnce(&mut Writer<'_>, u32) -> bool,
+) -> u64 {
     let feedback = participant.feedback_ssrc;
     let Some(path) = participant.ice.path() else { return 0 };
     let Some(secure) = participant.secure.as_mut() else { return 0 };
     let Some(room) = egress.reserve() else { return 0 };
-    let Some(plain) = room.len().checked_sub(Sealer::RTCP_OVERHEAD_MAX) else { return 0 };
+    let Some(plain) = room.len().checked_sub(SRTCP_GROWTH_MAX) else { return 0 };
     let Some(plain) = room.get_mut(..plain) else { return 0 };
     let mut writer = Writer::new(plain);
     // What did not fit is said another time.

@@ -16,7 +16,7 @@ use crate::source::{Arrival, Taken};
 use crate::srtp::{OpenError, Opener, Sealer};
 use crate::stun;
 
-/// What a forwarded packet may gain over what its sender wrote: a CSRC, extensions in another form, a tag.
+/// What a forwarded packet may gain over what its sender wrote: a CSRC, extensions in another form, a longer tag.
 const GROWTH_MAX: usize = 64;
 
 impl Call {
@@ -34,7 +34,9 @@ impl Call {
             self.counters.dropped_path += 1;
             return;
         };
-        let Some(participant) = self.participants.get_mut(index).and_then(Option::as_deref_mut) else { return };
+        let Some(participant) = self.participants.get_mut(index).and_then(Option::as_deref_mut) else {
+            return;
+        };
         if !participant.within_rate(now) {
             self.counters.dropped_rate += 1;
             return;
@@ -56,7 +58,9 @@ impl Call {
             self.counters.dropped_stun_username += 1;
             return;
         };
-        let Some(participant) = self.participants.get_mut(index).and_then(Option::as_deref_mut) else { return };
+        let Some(participant) = self.participants.get_mut(index).and_then(Option::as_deref_mut) else {
+            return;
+        };
         let Some(room) = egress.reserve() else { return };
         let handled = match participant.ice.handle_request(now, path, &request, room) {
             Ok(handled) => handled,
@@ -88,7 +92,9 @@ impl Call {
     }
 
     fn handle_dtls(&mut self, now: Instant, index: usize, datagram: &[u8], egress: &mut Egress) {
-        let Some(participant) = self.participants.get_mut(index).and_then(Option::as_deref_mut) else { return };
+        let Some(participant) = self.participants.get_mut(index).and_then(Option::as_deref_mut) else {
+            return;
+        };
         let id = participant.id;
         if participant.dtls.handle_datagram(now, datagram).is_err() {
             self.counters.dropped_dtls += 1;
@@ -108,7 +114,8 @@ impl Call {
             self.counters.handshakes += 1;
             self.start_video(now, index);
         }
-        let closed = self.participants.get(index).and_then(Option::as_deref).is_some_and(|p| p.dtls.is_closed());
+        let closed =
+            self.participants.get(index).and_then(Option::as_deref).is_some_and(|p| p.dtls.is_closed());
         self.send_handshake(index, egress);
         if closed {
             self.leave(now, id, EndReason::Left);
@@ -117,7 +124,9 @@ impl Call {
 
     /// Sends what DTLS wants sent: on the path that an authenticated check came from, without waiting for nomination.
     pub(super) fn send_handshake(&mut self, index: usize, egress: &mut Egress) {
-        let Some(participant) = self.participants.get_mut(index).and_then(Option::as_deref_mut) else { return };
+        let Some(participant) = self.participants.get_mut(index).and_then(Option::as_deref_mut) else {
+            return;
+        };
         let Some(path) = participant.ice.path() else { return };
         while let Some(room) = egress.reserve() {
             let Some(len) = participant.dtls.poll_transmit(room) else { return };
@@ -129,7 +138,7 @@ impl Call {
     fn handle_rtp(&mut self, now: Instant, index: usize, path: Path, datagram: &mut [u8]) {
         let Self { participants, sources, counters, .. } = self;
         let Some(participant) = participants.get_mut(index).and_then(Option::as_deref_mut) else { return };
-        if datagram.len() + GROWTH_MAX > DATAGRAM_BYTES_MAX + Sealer::TAG_LEN_MAX {
+        if datagram.len() + GROWTH_MAX > DATAGRAM_BYTES_MAX {
             counters.dropped_size += 1;
             return;
         }
@@ -155,7 +164,10 @@ impl Call {
         let stream = participant.stream(header.ssrc).or_else(|| {
             let owned = participant.sources.clone();
             participant.learn(&header, packet, |mid| {
-                owned.iter().copied().find(|at| sources.get(*at).and_then(Option::as_ref).is_some_and(|s| s.mid == mid))
+                owned
+                    .iter()
+                    .copied()
+                    .find(|at| sources.get(*at).and_then(Option::as_ref).is_some_and(|s| s.mid == mid))
             })
         });
         let Some(stream) = stream else {
@@ -231,7 +243,9 @@ impl Call {
         datagram: &mut [u8],
         egress: &mut Egress,
     ) {
-        let Some(participant) = self.participants.get_mut(index).and_then(Option::as_deref_mut) else { return };
+        let Some(participant) = self.participants.get_mut(index).and_then(Option::as_deref_mut) else {
+            return;
+        };
         let Some(secure) = participant.secure.as_mut() else {
             self.counters.dropped_early += 1;
             return;

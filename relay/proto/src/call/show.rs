@@ -47,7 +47,9 @@ impl Call {
             .filter(|source| source.name == SourceName::Microphone && source.meter.is_speech(now))
             .filter_map(|source| Some((source.owner, self.participant(source.owner)?.name.clone())))
             .collect();
-        if speaking.len() == self.speakers.len() && speaking.iter().zip(&self.speakers).all(|(a, b)| a.1 == *b) {
+        if speaking.len() == self.speakers.len()
+            && speaking.iter().zip(&self.speakers).all(|(a, b)| a.1 == *b)
+        {
             return false;
         }
         let mut began = false;
@@ -82,7 +84,9 @@ impl Call {
             })
             .collect();
         order.sort_unstable();
-        if order.len() == self.video_order.len() && order.iter().zip(&self.video_order).all(|(a, b)| a.3 == *b) {
+        if order.len() == self.video_order.len()
+            && order.iter().zip(&self.video_order).all(|(a, b)| a.3 == *b)
+        {
             return false;
         }
         self.video_order.clear();
@@ -112,19 +116,26 @@ impl Call {
                 let fits = |at: &usize| {
                     self.source(*at).is_some_and(|source| {
                         source.owner != index
-                            && participant.slots_of(kind).next().is_some_and(|(_, slot)| slot.can_show(source))
+                            && participant
+                                .slots_of(kind)
+                                .next()
+                                .is_some_and(|(_, slot)| slot.can_show(source))
                     })
                 };
                 // Whoever fell silent keeps a slot that nobody needs: it costs nothing, and the next word is heard
                 // from its first packet on.
                 let keep = |at: usize| {
-                    kind == Kind::Audio && self.source(at).is_some_and(|source| source.owner != index && !source.muted)
+                    kind == Kind::Audio
+                        && self.source(at).is_some_and(|source| source.owner != index && !source.muted)
                 };
                 let chosen = choose(&places, wanted.iter().copied().filter(fits), keep);
                 changes.extend(
-                    slots.into_iter().zip(&places).zip(chosen).filter(|((_, place), to)| place.shows != *to).map(
-                        |((slot, _), to)| (slot, to),
-                    ),
+                    slots
+                        .into_iter()
+                        .zip(&places)
+                        .zip(chosen)
+                        .filter(|((_, place), to)| place.shows != *to)
+                        .map(|((slot, _), to)| (slot, to)),
                 );
             }
             if !changes.is_empty() {
@@ -135,7 +146,8 @@ impl Call {
 
     /// What a pin stands for now, if that is there.
     fn pinned(&self, receiver: usize, slot: &slot::Slot, pin: &slot::Pin) -> Option<usize> {
-        let (owner, _) = self.everybody().find(|(at, other)| other.name == pin.participant && *at != receiver)?;
+        let (owner, _) =
+            self.everybody().find(|(at, other)| other.name == pin.participant && *at != receiver)?;
         let names = match (pin.source, slot.kind) {
             (Some(name), _) => [name, name],
             (None, Kind::Video) => [SourceName::Screen, SourceName::Camera],
@@ -152,10 +164,14 @@ impl Call {
         for (at, to) in changes {
             let subscriber = Subscriber { receiver: index, slot: *at };
             let Self { participants, sources, .. } = self;
-            let Some(participant) = participants.get_mut(index).and_then(Option::as_deref_mut) else { return };
+            let Some(participant) = participants.get_mut(index).and_then(Option::as_deref_mut) else {
+                return;
+            };
             let connected = participant.secure.is_some();
             let Some(slot) = participant.slots.get_mut(*at) else { continue };
-            if let Some(before) = slot.source.and_then(|before| sources.get_mut(before)).and_then(Option::as_mut) {
+            if let Some(before) =
+                slot.source.and_then(|before| sources.get_mut(before)).and_then(Option::as_mut)
+            {
                 before.subscribers.retain(|known| *known != subscriber);
             }
             let Some(source) = to.and_then(|to| sources.get_mut(to)).and_then(Option::as_mut) else {
@@ -169,7 +185,8 @@ impl Call {
             }
         }
         let Some(participant) = self.participant(index) else { return };
-        let slots = changes.iter().filter_map(|(at, _)| Some(self.slot_entry(participant.slots.get(*at)?))).collect();
+        let slots =
+            changes.iter().filter_map(|(at, _)| Some(self.slot_entry(participant.slots.get(*at)?))).collect();
         let id = participant.id;
         self.tell(Audience::One(id), Notice::Slots { slots });
     }

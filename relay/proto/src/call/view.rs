@@ -14,7 +14,9 @@ impl Call {
     pub fn snapshot(&self, now: Instant) -> Snapshot {
         let mut everybody: Vec<&Participant> = self.everybody().map(|(_, participant)| participant).collect();
         everybody.sort_by_key(|participant| participant.order);
-        Snapshot { participants: everybody.into_iter().map(|participant| self.describe(now, participant)).collect() }
+        Snapshot {
+            participants: everybody.into_iter().map(|participant| self.describe(now, participant)).collect(),
+        }
     }
 
     /// Tells everybody what a participant is and sends now.
@@ -80,7 +82,8 @@ impl Call {
                     let source = slot.source.and_then(|at| self.source(at));
                     SlotSnapshot {
                         slot: slot.mid.as_str().to_owned(),
-                        participant: source.and_then(|source| Some(self.participant(source.owner)?.name.clone())),
+                        participant: source
+                            .and_then(|source| Some(self.participant(source.owner)?.name.clone())),
                         source: source.map(|source| source.name),
                         packets: slot.packets,
                         retransmissions: slot.retransmissions,

@@ -1,0 +1,5 @@
+//! The core from outside.
+
+mod calls;
+mod client;
+mod fuzz_seeds;
