@@ -83,6 +83,34 @@ pub fn parse<T: DeserializeOwned>(file: &Path, text: String) -> Result<(T, Sourc
     }
 }
 
+/// A TOML basic string. What an operator typed may hold a quote, which a check of the whole then sees.
+#[must_use]
+pub fn quoted(text: impl fmt::Display) -> String {
+    format!("\"{}\"", text.to_string().replace('\\', "\\\\").replace('"', "\\\""))
+}
+
+/// A configuration with one setting's line replaced; comments and everything else stay. `section` is empty for what
+/// stands before the first; `value` is TOML. A setting that is commented out is set.
+#[must_use]
+pub fn with_setting(text: &str, section: &str, key: &str, value: &str) -> String {
+    let mut here = "";
+    let mut lines = String::with_capacity(text.len());
+    for line in text.lines() {
+        if let Some(name) = line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+            here = name;
+        }
+        let found = here == section
+            && line.trim_start_matches("# ").split_once('=').is_some_and(|(name, _)| name.trim_end() == key);
+        if found {
+            lines.push_str(&format!("{key} = {value}"));
+        } else {
+            lines.push_str(line);
+        }
+        lines.push('\n');
+    }
+    lines
+}
+
 impl Source {
     /// Which file it is, as it was given.
     #[must_use]

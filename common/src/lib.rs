@@ -5,7 +5,9 @@
 //! - [`redact`]: the log detail an operator chose, and who may print what at it
 //! - [`limits`]: limits that more than one crate must agree on
 //! - [`token`]: random bearer tokens and the hashes they are stored as
+//! - [`units`]: durations and sizes as operators write them
 //! - `config`: loading a configuration file with errors that name file, line and field (feature `process`)
+//! - `secret`: files that only their owner reads (feature `process`)
 //! - `telemetry`: structured logs (feature `process`)
 //! - `shutdown`: one signal, seen by every task, and a drain that ends (feature `process`)
 
@@ -13,9 +15,12 @@ pub mod ids;
 pub mod limits;
 pub mod redact;
 pub mod token;
+pub mod units;
 
 #[cfg(feature = "process")]
 pub mod config;
+#[cfg(feature = "process")]
+pub mod secret;
 #[cfg(feature = "process")]
 pub mod shutdown;
 #[cfg(feature = "process")]

@@ -6,7 +6,7 @@
 use std::env;
 use std::io::{self, IsTerminal};
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tracing::subscriber::SetGlobalDefaultError;
 use tracing::{Level, Metadata, Subscriber};
@@ -24,7 +24,7 @@ pub const FILTER_VARIABLE: &str = "TRUNKLINE_LOG";
 const OWN_TARGETS: &str = "trunkline";
 
 /// The `[log]` table of a configuration file.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
     /// What is logged: a level for our own code (`info`), or a list of `target=level`.
@@ -36,7 +36,7 @@ pub struct Settings {
 }
 
 /// How a log line looks.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Format {
     /// For people. In colour on a terminal.

@@ -2,47 +2,13 @@
 
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
-use std::path::Path;
 
-use serde::Serialize;
+use trunkline_http::cli::check::{Check, Outcome, writable};
+use trunkline_http::serve::tls::{Tls, TlsFiles};
 
 use crate::config::{ApiConfig, Config, IdentityMode, deployment_key};
 use crate::identity::{Files, Identity};
 use crate::run::Listening;
-use crate::serve::tls::{Tls, TlsFiles};
-
-/// One thing that was looked at.
-#[derive(Clone, Debug, Serialize)]
-pub struct Check {
-    /// What: a setting, or a thing it names.
-    pub what: &'static str,
-    /// What came of it.
-    #[serde(flatten)]
-    pub outcome: Outcome,
-}
-
-/// What came of a check.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(tag = "result", content = "why", rename_all = "lowercase")]
-pub enum Outcome {
-    /// As it should be.
-    Fine,
-    /// It works, and may not be what was meant.
-    Warning(String),
-    /// The gateway would not start, or not do its work.
-    Failed(String),
-}
-
-impl Check {
-    /// What failed, and why.
-    #[must_use]
-    pub fn failure(&self) -> Option<String> {
-        match &self.outcome {
-            Outcome::Failed(why) => Some(format!("{}: {why}", self.what)),
-            Outcome::Fine | Outcome::Warning(_) => None,
-        }
-    }
-}
 
 /// Looks at everything. The configuration itself was checked when it was loaded.
 #[must_use]
@@ -52,8 +18,8 @@ pub fn all(config: &Config) -> Vec<Check> {
     let ours = Listening::read(&config.data_dir);
     let held = |address: fn(&Listening) -> SocketAddr| ours.as_ref().map(address);
     vec![
-        check("data_dir", outcome(writable(&config.data_dir))),
-        check("deployment key", outcome(deployment_key::read(config).map(drop))),
+        check("data_dir", writable(&config.data_dir, "the gateway").into()),
+        check("deployment key", deployment_key::read(config).into()),
         check("identity", identity(config)),
         check("link.listen (UDP)", bindable(config.link.listen, "UDP", held(|ours| ours.link))),
         check("link.listen (TCP)", bindable(config.link.listen, "TCP", held(|ours| ours.link))),
@@ -63,22 +29,6 @@ pub fn all(config: &Config) -> Vec<Check> {
         check("admin_api.listen", api(&config.admin_api, held(|ours| ours.admin_api))),
         check("admin_api TLS", tls(&config.admin_api)),
     ]
-}
-
-fn outcome<E: std::fmt::Display>(result: Result<(), E>) -> Outcome {
-    result.map_or_else(|error| Outcome::Failed(error.to_string()), |()| Outcome::Fine)
-}
-
-fn writable(dir: &Path) -> Result<(), String> {
-    let fails = |error: std::io::Error| {
-        format!("cannot write in {} ({error}): make it, owned by the gateway's user", dir.display())
-    };
-    let metadata = std::fs::metadata(dir).map_err(fails)?;
-    if !metadata.is_dir() {
-        return Err(format!("{} is not a directory", dir.display()));
-    }
-    let probe = dir.join(format!(".check-{}", std::process::id()));
-    std::fs::write(&probe, b"trunkline").and_then(|()| std::fs::remove_file(&probe)).map_err(fails)
 }
 
 fn identity(config: &Config) -> Outcome {
@@ -123,7 +73,7 @@ fn api(api: &ApiConfig, held: Option<SocketAddr>) -> Outcome {
 }
 
 fn tls(api: &ApiConfig) -> Outcome {
-    outcome(tls_files(api).map_or(Ok(()), |files| Tls::load(files).map(drop)))
+    tls_files(api).map_or(Outcome::Fine, |files| Tls::load(files).into())
 }
 
 /// The files of an API's certificate, when it has one.

@@ -15,10 +15,9 @@ use trunkline_common::telemetry::Format;
 use trunkline_gateway_proto::bundle::{ENDPOINTS_MAX, split_endpoint};
 
 pub mod deployment_key;
-mod units;
 
 pub use trunkline_common::config::ConfigError;
-pub use units::{Size, Span};
+pub use trunkline_common::units::{Size, Span};
 
 pub use crate::link::Congestion;
 

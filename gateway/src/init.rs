@@ -4,15 +4,15 @@
 //! `data/bootstrap.json` (hashes of tokens, never tokens), and the first start carries it out through the hub,
 //! like any operator's request, and deletes it once that is durable. A crash in between repeats what is missing.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::Write;
+use std::fs::{self, File};
 use std::net::SocketAddr;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+use trunkline_common::config::{quoted, with_setting};
 use trunkline_common::ids::{Domain, NetworkId};
+use trunkline_common::secret;
 use trunkline_common::token::{self, TokenHash};
 use trunkline_gateway_proto::admin::{AdminOp, NetworkSpec};
 use trunkline_gateway_proto::directory::Role;
@@ -261,60 +261,32 @@ pub async fn bootstrap(data_dir: &Path, hub: &Hub) -> Result<(), BootstrapError>
 
 /// The example configuration with the given values in place of its defaults.
 fn configuration(options: &Options) -> String {
-    let quoted = |value: &dyn std::fmt::Display| format!("\"{value}\"");
     let mut settings = vec![("", "domain", quoted(&options.domain))];
     let listeners =
         [("link", options.listen), ("local_api", options.local_api), ("admin_api", options.admin_api)];
     for (section, listen) in listeners {
         if let Some(listen) = listen {
-            settings.push((section, "listen", quoted(&listen)));
+            settings.push((section, "listen", quoted(listen)));
         }
     }
     if !options.advertise.is_empty() {
-        let list =
-            options.advertise.iter().map(|endpoint| toml_text(endpoint)).collect::<Vec<_>>().join(", ");
+        let list = options.advertise.iter().map(quoted).collect::<Vec<_>>().join(", ");
         settings.push(("link", "advertise", format!("[{list}]")));
     }
     if options.allow_private_ips {
         settings.push(("", "allow_private_ips", "true".to_owned()));
     }
-    settings.iter().fold(EXAMPLE.to_owned(), |text, (section, key, value)| set(&text, section, key, value))
-}
-
-/// Replaces one setting's line; comments and everything else stay.
-fn set(text: &str, section: &str, key: &str, value: &str) -> String {
-    let mut here = "";
-    let mut lines = String::with_capacity(text.len());
-    for line in text.lines() {
-        if let Some(name) = line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
-            here = name;
-        }
-        let found = here == section && line.split_once('=').is_some_and(|(name, _)| name.trim_end() == key);
-        if found {
-            lines.push_str(&format!("{key} = {value}"));
-        } else {
-            lines.push_str(line);
-        }
-        lines.push('\n');
-    }
-    lines
-}
-
-/// A TOML basic string. What an operator typed may hold a quote; the check of the result refuses it then.
-fn toml_text(text: &str) -> String {
-    format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
+    settings
+        .iter()
+        .fold(EXAMPLE.to_owned(), |text, (section, key, value)| with_setting(&text, section, key, value))
 }
 
 fn make_dir(path: &Path) -> Result<(), InitError> {
-    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
-    made.map_err(|source| InitError::Io { path: path.to_owned(), source })
+    secret::make_dir(path).map_err(|source| InitError::Io { path: path.to_owned(), source })
 }
 
-/// Writes a file that only its owner reads, durably.
 fn write(path: &Path, content: &[u8]) -> Result<(), InitError> {
-    let io = |source| InitError::Io { path: path.to_owned(), source };
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(io)?;
-    file.write_all(content).and_then(|()| file.write_all(b"\n")).and_then(|()| file.sync_all()).map_err(io)
+    secret::create(path, content).map_err(|source| InitError::Io { path: path.to_owned(), source })
 }
 
 fn sync_dir(dir: &Path) -> std::io::Result<()> {

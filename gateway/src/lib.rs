@@ -6,7 +6,6 @@
 //! - [`store`]: durable storage
 //! - [`identity`]: the certificate that peers know us by
 //! - [`link`]: connections to peers
-//! - [`serve`]: HTTP over TCP or TLS, bounded
 //! - [`api`]: the local API, for the deployment's own messaging servers
 //! - [`admin`]: the admin API, for its operators
 //! - [`metrics`]: what is measured
@@ -25,5 +24,4 @@ pub mod init;
 pub mod link;
 pub mod metrics;
 pub mod run;
-pub mod serve;
 pub mod store;

@@ -20,6 +20,8 @@ use trunkline_common::shutdown::{self, Reload, Shutdown};
 use trunkline_common::telemetry;
 use trunkline_common::token;
 use trunkline_gateway_proto::core::Config as CoreConfig;
+use trunkline_http::serve::tls::{Tls, TlsError, TlsFiles};
+use trunkline_http::serve::{self, Limits};
 
 use crate::admin::{About, AdminState, Readiness};
 use crate::config::deployment_key::{self, DeploymentKeyError};
@@ -29,8 +31,6 @@ use crate::hub::Hub;
 use crate::identity::{Files, Identity, IdentityError};
 use crate::init::{BootstrapError, bootstrap};
 use crate::link::{LinkConfig, Links, StartError};
-use crate::serve::tls::{Tls, TlsError, TlsFiles};
-use crate::serve::{self, Limits};
 use crate::store::redb::{Options as RedbOptions, RedbStore};
 use crate::store::{StoreError, space};
 use crate::{admin, api, metrics};

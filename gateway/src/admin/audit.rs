@@ -5,9 +5,9 @@ use axum::extract::State;
 use serde::{Deserialize, Serialize};
 use trunkline_gateway_proto::audit::{self, Entry};
 use trunkline_gateway_proto::store::Record;
+use trunkline_http::extract::Query;
 
 use super::{AdminState, Answer, fail};
-use crate::api::extract::Query;
 
 /// Entries in one answer, at most.
 const PAGE_MAX: usize = 1000;

@@ -1,20 +1,21 @@
 //! Who asks, and whether they may: bearer tokens with a role, checked per route.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::IpAddr;
 use std::time::Instant;
 
-use axum::extract::{ConnectInfo, Request, State};
+use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::Response;
 use http::header::AUTHORIZATION;
 use trunkline_common::redact;
 use trunkline_gateway_proto::admin::AdminOp;
 use trunkline_gateway_proto::directory::Role;
+use trunkline_http::auth::{bearer, source};
+use trunkline_http::lockout::{Outcome, locked_out};
+use trunkline_http::problem::Problem;
 
 use super::AdminState;
 use super::fail;
-use super::lockout::Outcome;
-use crate::api::problem::Problem;
 
 /// The administrator who asks: handlers find it in the request's extensions.
 #[derive(Clone, Debug)]
@@ -29,12 +30,12 @@ pub(crate) async fn require(
     mut request: Request,
     next: Next,
 ) -> Result<Response, Problem> {
-    let source = source(&request);
+    let source = source(request.extensions());
     if let Some(wait) = state.lockout.remaining(source, Instant::now()) {
-        return Err(fail::locked_out(wait));
+        return Err(locked_out(wait));
     }
     let directory = state.hub.directory();
-    let known = bearer(&request).and_then(|token| directory.admin_by_token(token));
+    let known = bearer(request.headers()).and_then(|token| directory.admin_by_token(token));
     let Some(token) = known else {
         let given = request.headers().contains_key(AUTHORIZATION);
         // A browser or a probe that sends nothing guesses nothing.
@@ -61,17 +62,4 @@ async fn count_failure(state: &AdminState, source: IpAddr) {
             tracing::warn!(%error, "a lock-out could not be noted in the audit log");
         }
     }
-}
-
-fn bearer(request: &Request) -> Option<&str> {
-    let (scheme, token) = request.headers().get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
-}
-
-/// Where the request came from; all that came from nowhere known count as one source.
-fn source(request: &Request) -> IpAddr {
-    request
-        .extensions()
-        .get::<ConnectInfo<SocketAddr>>()
-        .map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |info| info.0.ip())
 }

@@ -5,11 +5,10 @@ use std::time::Duration;
 use http::StatusCode;
 use trunkline_gateway_proto::admin::AdminError;
 use trunkline_gateway_proto::directory::Role;
-
-use crate::api::problem::{
-    BAD_REQUEST, CONFLICT, FORBIDDEN, INTERNAL, MALFORMED, NOT_FOUND, Problem, ProblemType,
-    TOO_MANY_REQUESTS, UNAUTHENTICATED,
+use trunkline_http::problem::{
+    CONFLICT, FORBIDDEN, INTERNAL, MALFORMED, NOT_FOUND, Problem, ProblemType, UNAUTHENTICATED,
 };
+
 use crate::hub::{AdminFailure, HubError};
 use crate::identity::IdentityError;
 
@@ -32,19 +31,8 @@ pub(super) fn forbidden(has: Role, needs: Role) -> Problem {
     Problem::new(FORBIDDEN, detail)
 }
 
-pub(super) fn locked_out(wait: Duration) -> Problem {
-    let seconds = wait.as_secs() + 1;
-    let detail =
-        format!("too many failed log-ins from your address: try again in {seconds} s, with a valid token");
-    Problem::new(TOO_MANY_REQUESTS, detail).retry_after(wait)
-}
-
 pub(super) fn not_found(what: &str, name: &str) -> Problem {
     Problem::new(NOT_FOUND, format!("there is no {what} `{name}`"))
-}
-
-pub(super) fn bad_path(detail: String) -> Problem {
-    Problem::new(BAD_REQUEST, detail)
 }
 
 pub(super) fn invalid(detail: impl Into<String>) -> Problem {

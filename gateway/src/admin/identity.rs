@@ -9,9 +9,9 @@ use trunkline_gateway_proto::admin::{AdminOp, Overview};
 use trunkline_gateway_proto::directory::PeerState;
 use trunkline_gateway_proto::pin::Pin;
 use trunkline_gateway_proto::time::Time;
+use trunkline_http::extract::OptionalJson;
 
 use super::auth::Actor;
-use super::extract::OptionalJson;
 use super::{AdminState, Answer, fail};
 use crate::config::IdentityMode;
 use crate::identity::{IdentityError, KeyPair};

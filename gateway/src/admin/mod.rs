@@ -3,8 +3,8 @@
 //! # Layout
 //! In the order a request meets them:
 //! - [`routes`]: every route with its role, from which the router and the OpenAPI document are both made
-//! - `auth`, [`lockout`]: who asks, and whether they may
-//! - `extract`, `fail`: reading requests, and what is answered when something is wrong with one
+//! - `auth`: who asks, and whether they may
+//! - [`fail`]: what is answered when something is wrong with a request
 //! - `identity`, `peers`, `networks`, `outbox`, `tokens`, `audit`, `events`, `health`: the handlers
 //! - [`openapi`]: the document that describes both APIs
 
@@ -15,9 +15,10 @@ use axum::Router;
 use axum::middleware::from_fn_with_state;
 use trunkline_common::ids::Domain;
 use trunkline_gateway_proto::time::Time;
+use trunkline_http::extract::Json as JsonBody;
+use trunkline_http::lockout::Lockout;
+use trunkline_http::problem::{self, Problem};
 
-use crate::api::extract::Json as JsonBody;
-use crate::api::problem::{self, Problem};
 use crate::config::IdentityMode;
 use crate::hub::Hub;
 use crate::identity::Identity;
@@ -25,11 +26,9 @@ use crate::identity::Identity;
 mod audit;
 pub(crate) mod auth;
 mod events;
-mod extract;
 pub mod fail;
 mod health;
 mod identity;
-pub mod lockout;
 mod networks;
 pub mod openapi;
 mod outbox;
@@ -43,7 +42,6 @@ pub(crate) mod fake_hub;
 mod tests;
 
 pub use health::Readiness;
-use lockout::Lockout;
 pub use networks::NETWORK_TOKEN_PREFIX;
 use routes::{Access, ROUTES};
 pub use tokens::ADMIN_TOKEN_PREFIX;

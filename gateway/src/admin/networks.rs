@@ -9,12 +9,12 @@ use trunkline_common::token::{self, TokenHash};
 use trunkline_gateway_proto::admin::{AdminOp, NetworkSpec, NetworkView, QueueView};
 use trunkline_gateway_proto::directory::Webhook;
 use trunkline_gateway_proto::policy::Policy;
+use trunkline_http::extract::Named;
+use trunkline_http::extract::Query;
 
 use super::auth::Actor;
-use super::extract::Named;
 use super::{AdminState, Answer, fail};
 use super::{Body, JsonBody};
-use crate::api::extract::Query;
 
 /// Text before a network's token, so that a leaked one can be recognised.
 pub const NETWORK_TOKEN_PREFIX: &str = "tln";

@@ -7,9 +7,9 @@ use trunkline_common::ids::Domain;
 use trunkline_gateway_proto::admin::{AdminOp, AdminReply, LinkState, QueueView};
 use trunkline_gateway_proto::store::{LANES, Lane};
 use trunkline_gateway_proto::time::Time;
+use trunkline_http::extract::OptionalJson;
 
 use super::auth::Actor;
-use super::extract::OptionalJson;
 use super::{AdminState, Answer, fail};
 use super::{Body, JsonBody};
 

@@ -16,9 +16,9 @@ use trunkline_gateway_proto::directory::LocalDomain;
 use trunkline_gateway_proto::key::ApiKey;
 use trunkline_gateway_proto::pin::Pin;
 use trunkline_gateway_proto::time::Time;
+use trunkline_http::extract::Named;
 
 use super::auth::Actor;
-use super::extract::Named;
 use super::{AdminState, Answer, Body, JsonBody, fail, now};
 
 /// How long an invitation is good unless asked otherwise: a week covers an operator's absence.

@@ -14,9 +14,9 @@ use hyper::service::Service;
 use hyper_util::service::TowerToHyperService;
 use serde_json::{Value, json};
 use trunkline_gateway_proto::directory::Role;
+use trunkline_http::lockout::FAILURES_MAX;
 
 use super::fake_hub::{FakeHub, peer};
-use super::lockout::FAILURES_MAX;
 use super::*;
 
 struct Fixture {

@@ -8,9 +8,9 @@ use trunkline_common::token::{self, TokenHash};
 use trunkline_gateway_proto::admin::AdminOp;
 use trunkline_gateway_proto::directory::Role;
 use trunkline_gateway_proto::time::Time;
+use trunkline_http::extract::Named;
 
 use super::auth::Actor;
-use super::extract::Named;
 use super::{AdminState, Answer, fail};
 use super::{Body, JsonBody};
 

@@ -10,16 +10,16 @@ use http::{HeaderMap, StatusCode};
 use prost::Message;
 use tokio::sync::OwnedSemaphorePermit;
 use trunkline_gateway_proto::wire;
+use trunkline_http::extract::{announced_length, media_type, parse_json, read_body, unsupported};
+use trunkline_http::problem::{INTERNAL, MALFORMED, OVERLOADED, Problem, ProblemType, TOO_LARGE};
 
 use super::Api;
 use super::auth::Tenant;
-use super::extract::{announced_length, media_type, parse_json, read_body, unsupported};
 use super::json::{EnvelopeIn, ResultOut, envelope_id, rejected};
 use super::limits::{
     BATCH_BYTES_MAX, BATCH_ENVELOPES_MAX, BODIES_UNIT_BYTES, BODIES_WAIT, ENVELOPE_OVERHEAD_BYTES,
     INLINE_PARSE_BYTES_MAX,
 };
-use super::problem::{INTERNAL, MALFORMED, OVERLOADED, Problem, ProblemType, TOO_LARGE};
 use super::protobuf;
 
 /// What the core may answer for an envelope of which nothing was accepted.

@@ -6,8 +6,8 @@ use http::HeaderMap;
 use http::header::ACCEPT;
 use serde::Serialize;
 use trunkline_gateway_proto::store::{NetworkKey, Record};
+use trunkline_http::problem::{INTERNAL, NOT_ACCEPTABLE, Problem};
 
-use super::problem::{INTERNAL, NOT_ACCEPTABLE, Problem};
 use super::{inbox, protobuf, receipts};
 use crate::hub::Queue;
 

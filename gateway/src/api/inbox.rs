@@ -8,12 +8,12 @@ use serde::{Serialize, Serializer};
 use trunkline_common::ids::EnvelopeId;
 use trunkline_gateway_proto::store::Record;
 use trunkline_gateway_proto::wire;
+use trunkline_http::problem::Problem;
+use trunkline_http::rfc3339::Utc;
 
 use super::feed::{unreadable, write};
 use super::json::{envelope_id, kind_name};
-use super::problem::Problem;
 use super::protobuf::{length_delimited_len, put_length, put_uint64, uint64_len};
-use super::rfc3339::Utc;
 
 /// `InboxItem.seq`, `.received_at_ms`, `.envelope`.
 const SEQ: u64 = 1;
@@ -50,7 +50,7 @@ pub(super) fn write_json(out: &mut Vec<u8>, seq: u64, record: &Record) -> Result
         conversation: &envelope.conversation,
         network: &envelope.network,
         guest: envelope.guest,
-        received_at: Utc(record.head.at),
+        received_at: Utc(record.head.at.unix_ms()),
         payload: &envelope.payload,
     };
     write(out, &shown)

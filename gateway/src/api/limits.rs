@@ -64,9 +64,3 @@ pub const STREAM_WRITE_MAX: Duration = Duration::from_secs(30);
 
 /// Largest message that a stream's client may send: it only acknowledges.
 pub const STREAM_MESSAGE_BYTES_MAX: usize = 4096;
-
-/// Failed log-ins from one address in a row, and per minute after that.
-pub const FAILED_LOGINS_PER_MINUTE: u32 = 10;
-
-/// Addresses whose failed log-ins are remembered before those without recent ones are forgotten.
-pub const FAILED_LOGIN_SOURCES: usize = 10_000;

@@ -1,14 +1,12 @@
 //! The local API: how a deployment's own messaging servers hand envelopes in and take them out.
 //!
 //! # Layout
-//! - [`problem`]: the one shape of every error
-//! - [`extract`]: bodies and queries, bounded, refused with problem documents
-//! - [`auth`]: bearer tokens, and budgets for those who guess
+//! - [`auth`]: which network is calling
 //! - [`limits`]: every bound there is
 //! - `envelopes`: submission, with its JSON in `json` and its protobuf in `protobuf`
 //! - `feed`: inbox and receipts in both formats (`inbox`, `receipts`), by request (`poll`) or WebSocket (`stream`)
 //! - [`webhook`]: pushing the inbox to a messaging server
-//! - [`rfc3339`]: times as text
+//! - [`problem`]: the problems that only a gateway has
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -20,15 +18,16 @@ use axum::response::Response;
 use axum::routing::{get, post};
 use tokio::sync::Semaphore;
 use trunkline_common::limits::PAYLOAD_BYTES_MAX;
+use trunkline_common::token::TokenHash;
+use trunkline_http::auth::{Budget, FailedLogins};
+use trunkline_http::problem::{method_not_allowed, not_found};
+use trunkline_http::serve::Stopping;
 
 use crate::hub::Hub;
-use crate::serve::Stopping;
 
 pub mod auth;
-pub mod extract;
 pub mod limits;
 pub mod problem;
-pub mod rfc3339;
 pub mod webhook;
 
 mod envelopes;
@@ -42,7 +41,6 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
-use auth::{FailedLogins, TokenBudget};
 use feed::Feed;
 
 /// What an operator can set.
@@ -66,12 +64,12 @@ struct Api {
     config: Config,
     stopping: Stopping,
     failed_logins: FailedLogins,
-    token_budget: Option<TokenBudget>,
+    token_budget: Option<Budget<TokenHash>>,
     body_room: Arc<Semaphore>,
     streams: Arc<Semaphore>,
 }
 
-/// The local API, to be served with [`crate::serve::serve`]. Polls and streams end early once told to stop.
+/// The local API, to be served with [`trunkline_http::serve::serve`]. Polls and streams end early once told to stop.
 pub fn router(hub: Hub, config: Config, stopping: Stopping) -> Router {
     let api = Arc::new(api(hub, config, stopping));
     let mut router = Router::new().route("/v1/envelopes", post(envelopes::submit));
@@ -89,8 +87,8 @@ pub fn router(hub: Hub, config: Config, stopping: Stopping) -> Router {
     }
     router
         .route_layer(middleware::from_fn(count))
-        .fallback(problem::not_found)
-        .method_not_allowed_fallback(problem::method_not_allowed)
+        .fallback(not_found)
+        .method_not_allowed_fallback(method_not_allowed)
         .with_state(api)
 }
 
@@ -100,7 +98,9 @@ fn api(hub: Hub, config: Config, stopping: Stopping) -> Api {
         config,
         stopping,
         failed_logins: FailedLogins::default(),
-        token_budget: config.requests_per_s_max.map(TokenBudget::new),
+        token_budget: config
+            .requests_per_s_max
+            .map(|per_second| Budget::new(per_second, "requests with this token")),
         body_room: Arc::new(Semaphore::new(limits::BODIES_BYTES_MAX / limits::BODIES_UNIT_BYTES)),
         streams: Arc::new(Semaphore::new(limits::STREAMS_MAX)),
     }

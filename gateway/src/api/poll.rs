@@ -10,14 +10,14 @@ use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderMap, StatusCode};
 use serde::Deserialize;
 use trunkline_gateway_proto::store::Record;
+use trunkline_http::extract::{Json, Query};
+use trunkline_http::problem::{BAD_REQUEST, Problem};
+use trunkline_http::serve::stopped;
 
 use super::Api;
 use super::auth::Tenant;
-use super::extract::{Json, Query};
 use super::feed::{Feed, Format};
 use super::limits::{READ_BYTES_MAX, READ_DEFAULT, READ_MAX, WAIT_MAX};
-use super::problem::{BAD_REQUEST, Problem};
-use crate::serve::stopped;
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -5,9 +5,9 @@ use bytes::{Buf, BufMut, Bytes};
 use prost::Message;
 use trunkline_common::limits::RECIPIENTS_MAX;
 use trunkline_gateway_proto::wire;
+use trunkline_http::problem::{MALFORMED, Problem, ProblemType, TOO_LARGE};
 
 use super::limits::BATCH_ENVELOPES_MAX;
-use super::problem::{MALFORMED, Problem, ProblemType, TOO_LARGE};
 
 /// The body is not protobuf.
 pub(super) const INVALID_PROTOBUF: ProblemType =

@@ -6,12 +6,12 @@ use serde::Serialize;
 use trunkline_common::ids::EnvelopeId;
 use trunkline_gateway_proto::store::Record;
 use trunkline_gateway_proto::wire;
+use trunkline_http::problem::Problem;
+use trunkline_http::rfc3339::Utc;
 
 use super::feed::{unreadable, write};
 use super::json::envelope_id;
-use super::problem::Problem;
 use super::protobuf::{put_uint64, uint64_len};
-use super::rfc3339::Utc;
 
 /// `Receipt.seq`, `.at_ms`.
 const SEQ: u64 = 1;
@@ -36,7 +36,7 @@ pub(super) fn write_json(out: &mut Vec<u8>, seq: u64, record: &Record) -> Result
         to: &receipt.to,
         state: state_name(receipt.state()),
         reason: &receipt.reason,
-        at: Utc(record.head.at),
+        at: Utc(record.head.at.unix_ms()),
     };
     write(out, &shown)
 }

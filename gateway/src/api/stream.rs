@@ -16,19 +16,19 @@ use serde::Deserialize;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, MissedTickBehavior};
 use trunkline_gateway_proto::store::Record;
+use trunkline_http::extract::Query;
+use trunkline_http::problem::{BAD_REQUEST, OVERLOADED, Problem};
+use trunkline_http::serve::{Stopping, stopped};
 
 use super::Api;
 use super::auth::Tenant;
-use super::extract::Query;
 use super::feed::{Feed, Format};
 use super::limits::{
     EMPTY_PAUSE, STREAM_FRAME_BYTES, STREAM_MESSAGE_BYTES_MAX, STREAM_PING, STREAM_READ_MAX,
     STREAM_SILENCE_MAX, STREAM_UNACKED_MAX, STREAM_WRITE_MAX, WAIT_MAX,
 };
 use super::poll::bound;
-use super::problem::{BAD_REQUEST, OVERLOADED, Problem};
 use crate::hub::HubError;
-use crate::serve::{Stopping, stopped};
 
 /// How long to wait for the client's own close frame.
 const CLOSE_WAIT: Duration = Duration::from_secs(1);

@@ -20,13 +20,13 @@ use trunkline_common::ids::NetworkId;
 use trunkline_common::token::random;
 use trunkline_gateway_proto::directory::{Directory, Webhook};
 use trunkline_gateway_proto::store::{NetworkKey, Record};
+use trunkline_http::problem::Problem;
+use trunkline_http::serve::{Stopping, stopped};
 
 use super::feed::Feed;
 use super::limits::{EMPTY_PAUSE, READ_DEFAULT};
 use super::poll::bound;
-use super::problem::Problem;
 use crate::hub::{Hub, HubError};
-use crate::serve::{Stopping, stopped};
 
 /// The header with the time of a delivery and its signature: `t=<unix seconds>,v1=<hex>`, where `v1` is
 /// HMAC-SHA256 with the webhook's secret over the time as written, a dot, and the body.

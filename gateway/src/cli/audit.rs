@@ -3,8 +3,8 @@
 use clap::Subcommand;
 use serde::Deserialize;
 use trunkline_gateway_proto::audit::Entry;
+use trunkline_http::cli::client::view;
 
-use super::client::view;
 use super::{Api, CliError, Console, console};
 
 #[derive(Debug, Subcommand)]

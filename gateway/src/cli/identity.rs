@@ -6,8 +6,8 @@ use clap::Subcommand;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use trunkline_gateway_proto::time::Time;
+use trunkline_http::cli::client::view;
 
-use super::client::view;
 use super::{Api, CliError, Console, console};
 
 #[derive(Debug, Subcommand)]

@@ -4,21 +4,20 @@
 //!
 //! # Layout
 //! - [`main`]: from arguments to an exit code
-//! - `target`, `client`: where the gateway is, and talking to it
-//! - `console`: what is shown, asked and written
+//! - `target`: where the gateway is
+//! - `console`: what is shown of times
 //! - one file per noun: `init`, `run`, `store`, `status`, `identity`, `peer`, `network`, `outbox`, `token`,
 //!   `audit`, `events`
 
 use std::ffi::OsString;
-use std::io::IsTerminal;
 use std::process::ExitCode;
 
-use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
-use thiserror::Error;
+use trunkline_http::cli::client::Api;
+pub use trunkline_http::cli::console::Console;
+use trunkline_http::cli::{self, CliError};
 
 mod audit;
-mod client;
 mod console;
 mod events;
 mod identity;
@@ -35,8 +34,6 @@ mod token;
 #[cfg(test)]
 mod tests;
 
-use client::Api;
-pub use console::Console;
 use target::Target;
 
 /// The federation gateway: forwards opaque, end-to-end encrypted envelopes between deployments, durably.
@@ -87,74 +84,17 @@ enum Verb {
     Openapi,
 }
 
-/// Why a verb failed. The text says what to do.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub(crate) enum CliError {
-    /// The arguments make no sense.
-    #[error("{0}")]
-    Usage(String),
-    /// It could not be done.
-    #[error("{0}")]
-    Failed(String),
-}
-
-impl CliError {
-    pub(crate) fn failed(text: impl std::fmt::Display) -> Self {
-        Self::Failed(text.to_string())
-    }
-
-    fn code(&self) -> u8 {
-        match self {
-            Self::Usage(_) => 2,
-            Self::Failed(_) => 1,
-        }
-    }
-}
-
 /// Runs the command line of this process.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let stdin = std::io::stdin();
-    let interactive = stdin.is_terminal() && std::io::stderr().is_terminal();
-    let (mut input, mut out, mut err) = (stdin.lock(), std::io::stdout(), std::io::stderr());
-    let mut console = Console { input: &mut input, interactive, out: &mut out, err: &mut err, json: false };
-    ExitCode::from(execute(args, &mut console))
+    cli::main(|console| execute(args, console))
 }
 
 /// Runs a command line against a given console, and answers its exit code.
 pub fn execute(args: impl IntoIterator<Item = OsString>, console: &mut Console<'_>) -> u8 {
-    let cli = match Cli::try_parse_from(args) {
-        Ok(cli) => cli,
-        Err(error) => return parse_failed(&error, console),
-    };
-    console.json = cli.json;
-    match carry_out(cli, console) {
-        Ok(()) => 0,
-        Err(error) => {
-            console.error(&error.to_string());
-            error.code()
-        }
-    }
-}
-
-fn parse_failed(error: &clap::Error, console: &mut Console<'_>) -> u8 {
-    match error.kind() {
-        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
-            console.text(&error.render().to_string());
-            0
-        }
-        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand => {
-            console.error("a verb is missing: see `trunkline-gateway --help`");
-            2
-        }
-        _ => {
-            // The first paragraph says what is wrong; usage and hints follow it.
-            let text = error.render().to_string();
-            let lines = text.lines().take_while(|line| !line.trim().is_empty()).map(str::trim);
-            let line = lines.collect::<Vec<_>>().join(" ");
-            console.error(&format!("{}; see `--help`", line.trim_start_matches("error: ")));
-            2
-        }
-    }
+    cli::execute(args, console, |cli: Cli, console| {
+        console.json = cli.json;
+        carry_out(cli, console)
+    })
 }
 
 fn carry_out(cli: Cli, console: &mut Console<'_>) -> Result<(), CliError> {
@@ -171,7 +111,7 @@ fn carry_out(cli: Cli, console: &mut Console<'_>) -> Result<(), CliError> {
         .enable_all()
         .build()
         .map_err(|error| CliError::failed(format!("cannot start: {error}")))?;
-    let api = Api::connect(&cli.target)?;
+    let api = Api::connect(cli.target.endpoint()?)?;
     runtime.block_on(Box::pin(call(verb, &api, console)))
 }
 

@@ -8,8 +8,8 @@ use serde_json::{Map, Value, json};
 use trunkline_common::ids::{Address, Domain, NetworkId};
 use trunkline_gateway_proto::admin::QueueView;
 use trunkline_gateway_proto::policy::{Federation, Permitted, Policy};
+use trunkline_http::cli::client::view;
 
-use super::client::view;
 use super::{Api, CliError, Console, console};
 
 #[derive(Debug, Subcommand)]

@@ -5,8 +5,8 @@ use serde::Deserialize;
 use serde_json::json;
 use trunkline_common::ids::Domain;
 use trunkline_gateway_proto::time::Time;
+use trunkline_http::cli::client::view;
 
-use super::client::view;
 use super::{Api, CliError, Console, console};
 
 #[derive(Debug, Subcommand)]

@@ -13,8 +13,8 @@ use trunkline_gateway_proto::bundle::BUNDLE_BYTES_MAX;
 use trunkline_gateway_proto::directory::{LocalDomain, PeerState};
 use trunkline_gateway_proto::pin::{Pin, PinState};
 use trunkline_gateway_proto::time::Time;
+use trunkline_http::cli::client::view;
 
-use super::client::view;
 use super::{Api, CliError, Console, console};
 use crate::config::Span;
 

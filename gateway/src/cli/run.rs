@@ -2,11 +2,11 @@
 
 use std::path::PathBuf;
 
-use serde_json::json;
+use trunkline_http::cli::check::show;
 
 use super::target::Target;
-use super::{CliError, Console, console};
-use crate::check::{self, Outcome};
+use super::{CliError, Console};
+use crate::check;
 use crate::config::Config;
 use crate::init::CONFIG_FILE;
 
@@ -24,7 +24,7 @@ pub(super) fn run(target: &Target, args: Args, out: &mut Console<'_>) -> Result<
     let file = configuration(target, args.config)?;
     let config = Config::load(&file).map_err(CliError::failed)?;
     if args.check {
-        return check(&config, out);
+        return show(&check::all(&config), out);
     }
     crate::run::run(config).map_err(CliError::failed)
 }
@@ -38,27 +38,4 @@ pub(super) fn configuration(target: &Target, named: Option<PathBuf>) -> Result<P
                 .into(),
         )
     })
-}
-
-fn check(config: &Config, out: &mut Console<'_>) -> Result<(), CliError> {
-    let checks = check::all(config);
-    let failed: Vec<_> = checks.iter().filter_map(|check| check.failure()).collect();
-    let value = json!({ "ok": failed.is_empty(), "checks": checks });
-    out.show(&value, || {
-        let row = |check: &check::Check| {
-            let (outcome, said) = match &check.outcome {
-                Outcome::Fine => ("ok", String::new()),
-                Outcome::Warning(said) => ("warning", said.clone()),
-                Outcome::Failed(said) => ("FAILED", said.clone()),
-            };
-            [check.what.to_owned(), outcome.to_owned(), said]
-        };
-        console::table(["CHECK", "RESULT", "WHY"], &checks.iter().map(row).collect::<Vec<_>>())
-    });
-    match failed.first() {
-        None => Ok(()),
-        Some(first) => {
-            Err(CliError::Failed(format!("{} of {} checks failed: {first}", failed.len(), checks.len())))
-        }
-    }
 }

@@ -4,8 +4,8 @@ use serde::Deserialize;
 use std::time::Duration;
 use trunkline_gateway_proto::admin::Totals;
 use trunkline_gateway_proto::time::Time;
+use trunkline_http::cli::client::view;
 
-use super::client::view;
 use super::{Api, CliError, Console, console};
 
 #[derive(Deserialize)]

@@ -2,9 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
+use trunkline_http::cli::CliError;
+use trunkline_http::cli::client::{Endpoint, reachable};
 use zeroize::Zeroizing;
 
-use super::CliError;
 use crate::config::{ApiConfig, Config};
 use crate::init::{ADMIN_TOKEN_FILE, CONFIG_FILE};
 use crate::run::Listening;
@@ -21,19 +22,6 @@ pub(crate) struct Target {
     /// The admin API's URL; its token is read from TRUNKLINE_ADMIN_TOKEN
     #[arg(long, global = true, value_name = "URL", env = URL_VARIABLE)]
     pub(crate) admin_url: Option<String>,
-}
-
-/// How to reach an admin API.
-#[derive(Debug)]
-pub(crate) struct Endpoint {
-    /// Without a slash at its end.
-    pub(crate) url: String,
-    /// Opens it.
-    pub(crate) token: Zeroizing<String>,
-    /// PEM to trust beside the system's authorities: the API's own certificate.
-    pub(crate) certificate: Option<Vec<u8>>,
-    /// What starts this gateway, for an error text.
-    pub(crate) start_with: String,
 }
 
 impl Target {
@@ -63,6 +51,8 @@ fn from_environment(url: &str) -> Result<Endpoint, CliError> {
         CliError::Usage(format!("set {TOKEN_VARIABLE} to an admin token, as `token add` answers it"))
     })?;
     Ok(Endpoint {
+        api: "the admin API",
+        program: "gateway",
         url: url.trim_end_matches('/').to_owned(),
         token: Zeroizing::new(token.trim().to_owned()),
         certificate: None,
@@ -97,20 +87,11 @@ fn from_directory(dir: &Path) -> Result<Endpoint, CliError> {
     };
     let scheme = if certificate.is_some() { "https" } else { "http" };
     Ok(Endpoint {
+        api: "the admin API",
+        program: "gateway",
         url: format!("{scheme}://{}", reachable(listen)),
         token: Zeroizing::new(token.trim().to_owned()),
         certificate,
         start_with: format!("trunkline-gateway run --config {}", file.display()),
     })
-}
-
-/// Where to dial what listens on every address.
-fn reachable(listen: std::net::SocketAddr) -> std::net::SocketAddr {
-    let mut address = listen;
-    if listen.ip().is_unspecified() {
-        let loopback =
-            if listen.is_ipv4() { [127, 0, 0, 1].into() } else { std::net::Ipv6Addr::LOCALHOST.into() };
-        address.set_ip(loopback);
-    }
-    address
 }

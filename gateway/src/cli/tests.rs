@@ -10,13 +10,13 @@ use tokio::sync::watch;
 use trunkline_common::token::TokenHash;
 use trunkline_gateway_proto::directory::{AdminToken, Directory, Role};
 use trunkline_gateway_proto::time::Time;
+use trunkline_http::serve::{Limits, serve};
 
 use super::*;
 use crate::admin::fake_hub::{FakeHub, peer};
 use crate::admin::{About, AdminState, Readiness, router};
 use crate::config::IdentityMode;
 use crate::identity::Identity;
-use crate::serve::{Limits, serve};
 
 /// What a run of the command line came to.
 struct Outcome {

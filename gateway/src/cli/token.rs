@@ -6,8 +6,8 @@ use clap::{Subcommand, ValueEnum};
 use serde::Deserialize;
 use serde_json::json;
 use trunkline_gateway_proto::time::Time;
+use trunkline_http::cli::client::{segment, view};
 
-use super::client::{segment, view};
 use super::target::Target;
 use super::{Api, CliError, Console, console};
 use crate::config::Config;

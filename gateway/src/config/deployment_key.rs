@@ -5,6 +5,7 @@ use std::process::{Command, Stdio};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use thiserror::Error;
+use trunkline_common::secret::{self, SecretError};
 use trunkline_common::token;
 use zeroize::Zeroizing;
 
@@ -69,16 +70,13 @@ pub fn read(config: &Config) -> Result<Zeroizing<[u8; 32]>, DeploymentKeyError> 
 }
 
 fn from_file(file: &std::path::Path) -> Result<Zeroizing<String>, DeploymentKeyError> {
-    use std::os::unix::fs::PermissionsExt;
-
     let name = file.display().to_string();
-    let fails =
-        |error: std::io::Error| DeploymentKeyError::File { file: name.clone(), reason: error.to_string() };
-    let mode = std::fs::metadata(file).map_err(fails)?.permissions().mode();
-    if mode & 0o077 != 0 {
-        return Err(DeploymentKeyError::Mode { file: name });
-    }
-    std::fs::read_to_string(file).map(Zeroizing::new).map_err(fails)
+    secret::read(file).map_err(|error| match error {
+        SecretError::Read { source, .. } => {
+            DeploymentKeyError::File { file: name, reason: source.to_string() }
+        }
+        SecretError::Mode { .. } => DeploymentKeyError::Mode { file: name },
+    })
 }
 
 fn from_command(command: &[String]) -> Result<Zeroizing<String>, DeploymentKeyError> {

@@ -13,12 +13,12 @@ use trunkline_common::token::TokenHash;
 use trunkline_gateway::api;
 use trunkline_gateway::driver::{Dialer, Driver, Options};
 use trunkline_gateway::hub::Hub;
-use trunkline_gateway::serve::{Limits, serve};
 use trunkline_gateway::store::redb::{Options as StoreOptions, RedbStore};
 use trunkline_gateway_proto::admin::{AdminOp, NetworkSpec};
 use trunkline_gateway_proto::core::Config;
 use trunkline_gateway_proto::policy::Policy;
 use trunkline_gateway_proto::store::PeerKey;
+use trunkline_http::serve::{Limits, serve};
 use zeroize::Zeroizing;
 
 /// Longer than anything here takes.

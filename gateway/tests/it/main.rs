@@ -12,5 +12,4 @@ mod config;
 mod federation;
 mod link;
 mod process;
-mod serve;
 mod store;

@@ -16,10 +16,10 @@ use trunkline_gateway_proto::directory::{Directory, NetworkRecord, Webhook};
 use trunkline_gateway_proto::store::{Head, NetworkKey, Record};
 use trunkline_gateway_proto::time::Time;
 use trunkline_gateway_proto::wire;
+use trunkline_http::serve::{self, Limits};
 
 use super::Config;
 use crate::hub::{Command, Hub, HubError, Queue};
-use crate::serve::{self, Limits};
 
 mod queues;
 mod streams;

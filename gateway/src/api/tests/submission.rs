@@ -3,9 +3,9 @@
 use std::num::NonZeroU32;
 
 use serde_json::json;
+use trunkline_http::auth::FAILED_LOGINS_PER_MINUTE;
 
 use super::*;
-use crate::api::limits::FAILED_LOGINS_PER_MINUTE;
 use crate::store::StoreError;
 
 const ID: &str = "8c0d5c3e-7d4b-4f4e-9a39-0d5d7bfb4b11";
@@ -265,8 +265,10 @@ async fn a_failed_store_is_a_503_with_a_time_to_retry() {
 
 #[test]
 fn every_problem_type_is_documented_with_its_status() {
+    use trunkline_http::problem as p;
+
     use crate::api::envelopes::SUBMIT_PROBLEMS;
-    use crate::api::{problem as p, protobuf};
+    use crate::api::protobuf;
     let shared = [
         p::BAD_REQUEST,
         p::INVALID_JSON,
@@ -281,7 +283,7 @@ fn every_problem_type_is_documented_with_its_status() {
         p::MALFORMED,
         p::TOO_MANY_REQUESTS,
         p::INTERNAL,
-        p::STORAGE,
+        crate::api::problem::STORAGE,
         p::STOPPING,
         p::OVERLOADED,
     ];

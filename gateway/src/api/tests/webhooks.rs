@@ -8,10 +8,10 @@ use axum::extract::State as Shared;
 use axum::response::{IntoResponse, Redirect};
 use http::{HeaderMap, StatusCode};
 use tokio::task::JoinHandle;
+use trunkline_http::serve::tls::{Tls, TlsFiles};
 
 use super::*;
 use crate::api::webhook;
-use crate::serve::tls::{Tls, TlsFiles};
 
 const SECRET: &str = "shared secret";
 

@@ -3,22 +3,22 @@
 use std::fmt;
 
 use serde::{Serialize, Serializer};
-use trunkline_gateway_proto::time::Time;
 
 const DAY_MS: u64 = 24 * 60 * 60 * 1000;
 
-/// A time that prints as `2026-11-21T22:03:45.000Z`.
+/// Milliseconds since the Unix epoch, printed as `2026-11-21T22:03:45.000Z`; with `{:.0}` as `2026-11-21T22:03:45Z`.
 #[derive(Clone, Copy, Debug)]
-pub struct Utc(pub Time);
+pub struct Utc(pub u64);
 
 impl fmt::Display for Utc {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let ms = self.0.unix_ms();
+        let ms = self.0;
         let (year, month, day) = civil(ms / DAY_MS);
         let ms_of_day = ms % DAY_MS;
         let (hour, minute) = (ms_of_day / 3_600_000, ms_of_day / 60_000 % 60);
         let (second, milli) = (ms_of_day / 1000 % 60, ms_of_day % 1000);
-        write!(f, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{milli:03}Z")
+        write!(f, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}")?;
+        if f.precision() == Some(0) { f.write_str("Z") } else { write!(f, ".{milli:03}Z") }
     }
 }
 
@@ -55,7 +55,8 @@ mod tests {
             (1_795_298_625_042, "2026-11-21T22:03:45.042Z"),
             (4_107_542_400_000, "2100-03-01T00:00:00.000Z"),
         ] {
-            assert_eq!(Utc(Time::from_unix_ms(ms)).to_string(), text);
+            assert_eq!(Utc(ms).to_string(), text);
+            assert_eq!(format!("{:.0}", Utc(ms)), format!("{}Z", &text[..19]));
         }
     }
 }

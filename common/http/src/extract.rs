@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::{FromRequest, FromRequestParts, Request};
+use axum::extract::{FromRequest, FromRequestParts, Path, Request};
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
@@ -12,7 +12,7 @@ use http_body_util::BodyExt;
 use serde::de::DeserializeOwned;
 use serde_json::error::Category;
 
-use super::problem::{
+use crate::problem::{
     BAD_REQUEST, INVALID_JSON, MALFORMED, Problem, TIMEOUT, TOO_LARGE, UNSUPPORTED_MEDIA_TYPE,
 };
 
@@ -32,6 +32,14 @@ const AXUM_PREFIX: &str = "into the target type: ";
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Json<T, const BYTES_MAX: usize = JSON_BYTES_MAX>(pub T);
 
+/// The same, which may be left out as all of its fields may; its `Content-Type` does not matter.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct OptionalJson<T, const BYTES_MAX: usize = JSON_BYTES_MAX>(pub T);
+
+/// The one path parameter, parsed.
+#[derive(Clone, Copy, Debug)]
+pub struct Named<T>(pub T);
+
 /// The query string.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Query<T>(pub T);
@@ -49,6 +57,35 @@ where
         }
         let body = read_body(request, BYTES_MAX).await?;
         parse_json(&body).map(Self)
+    }
+}
+
+impl<S, T, const BYTES_MAX: usize> FromRequest<S> for OptionalJson<T, BYTES_MAX>
+where
+    S: Send + Sync,
+    T: DeserializeOwned + Default,
+{
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, _state: &S) -> Result<Self, Problem> {
+        let body = read_body(request, BYTES_MAX).await?;
+        if body.is_empty() {
+            return Ok(Self(T::default()));
+        }
+        serde_json::from_slice(&body).map(Self).map_err(|error| json_problem(&error))
+    }
+}
+
+impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for Named<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        match Path::from_request_parts(parts, state).await {
+            Ok(Path(value)) => Ok(Self(value)),
+            Err(rejection) => {
+                Err(Problem::new(BAD_REQUEST, format!("in the path: {}", rejection.body_text())))
+            }
+        }
     }
 }
 

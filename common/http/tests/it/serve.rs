@@ -1,4 +1,4 @@
-//! The HTTP server that both APIs use: its bounds, its TLS, its end.
+//! The HTTP server that all APIs use: its bounds, its TLS, its end.
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
@@ -15,8 +15,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
-use trunkline_gateway::serve::tls::{Tls, TlsError, TlsFiles};
-use trunkline_gateway::serve::{Limits, serve};
+use trunkline_http::serve::tls::{Tls, TlsError, TlsFiles};
+use trunkline_http::serve::{Limits, serve};
 
 /// Longer than anything here takes.
 const PATIENCE: Duration = Duration::from_secs(20);

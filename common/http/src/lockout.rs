@@ -2,9 +2,12 @@
 //! logs, and an operator hears of it.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
+
+use crate::auth::bucket;
+use crate::problem::{Problem, TOO_MANY_REQUESTS};
 
 /// Failed log-ins of one source before it is locked out. Fewer locks out an operator with a stale token sooner.
 pub const FAILURES_MAX: u32 = 10;
@@ -71,12 +74,13 @@ impl Lockout {
     }
 }
 
-/// One machine usually has a whole IPv6 /64, so its addresses count as one source.
-fn bucket(source: IpAddr) -> IpAddr {
-    match source.to_canonical() {
-        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() >> 64 << 64)),
-        v4 @ IpAddr::V4(_) => v4,
-    }
+/// The refusal of a source that is locked out.
+#[must_use]
+pub fn locked_out(wait: Duration) -> Problem {
+    let seconds = wait.as_secs() + 1;
+    let detail =
+        format!("too many failed log-ins from your address: try again in {seconds} s, with a valid token");
+    Problem::new(TOO_MANY_REQUESTS, detail).retry_after(wait)
 }
 
 #[cfg(test)]

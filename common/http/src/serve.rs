@@ -1,4 +1,4 @@
-//! Serving a router over TCP or TLS, HTTP/1.1 and HTTP/2: what the local API and the admin API share.
+//! Serving a router over TCP or TLS, HTTP/1.1 and HTTP/2.
 //!
 //! Every connection is bounded: how many there are, how long the TLS handshake and the first request may take,
 //! how long a later request's head may take, and how long a connection may stand still. Handlers find the

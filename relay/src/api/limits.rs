@@ -1,0 +1,39 @@
+//! The bounds of the API. Each says which way to tune it, and what that costs.
+
+use std::time::Duration;
+
+/// Bytes of a fragment. A candidate has about 150.
+pub const FRAGMENT_BYTES_MAX: usize = 64 * 1024;
+
+/// Bytes of a JSON body: all of them are a few fields.
+pub const JSON_BYTES_MAX: usize = 64 * 1024;
+
+/// Characters of `meeting_id`: it is in every record of the call.
+pub const MEETING_ID_CHARS_MAX: usize = 128;
+
+/// Longest drain that can be asked for.
+pub const DRAIN_MAX: Duration = Duration::from_secs(7 * 86_400);
+
+/// How often an events connection is pinged. Also keeps proxies from cutting it off.
+pub const EVENTS_PING: Duration = Duration::from_secs(20);
+
+/// How long an events connection may say nothing, not even a pong.
+pub const EVENTS_SILENCE_MAX: Duration = Duration::from_secs(60);
+
+/// How long one write to an events connection may take: a reader slower than that is cut off, and may connect again.
+pub const EVENTS_WRITE_MAX: Duration = Duration::from_secs(10);
+
+/// Bytes of a client's message: pins and mutes take about 150.
+pub const EVENTS_MESSAGE_BYTES_MAX: usize = 4096;
+
+/// Requests of one events connection per second; more are answered with an error. Pinning is done by people.
+pub const EVENTS_REQUESTS_PER_S: u32 = 20;
+
+/// Records of a page unless the caller asks for another number.
+pub const RECORDS_DEFAULT: usize = 256;
+
+/// When to come back to a node that drains. It may never be back: another node is better.
+pub const DRAINING_RETRY: Duration = Duration::from_secs(30);
+
+/// When to come back to a node that is full of calls.
+pub const FULL_RETRY: Duration = Duration::from_secs(10);
