@@ -320,6 +320,13 @@ impl Peer {
         self.remote.as_ref().map(|remote| remote.address)
     }
 
+    /// Where datagrams go from now on: a shaper before the relay, for one.
+    pub fn set_remote_address(&mut self, address: SocketAddr) {
+        if let Some(remote) = &mut self.remote {
+            remote.address = address;
+        }
+    }
+
     /// Seals one packet of a source into `out`: the datagram's length. 0 when there are no keys, no such source, or
     /// no room.
     pub fn send_media(
