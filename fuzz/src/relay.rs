@@ -3,6 +3,9 @@
 //! ordinary test.
 
 use trunkline_relay_proto::rtcp::{self, Packet};
+use trunkline_relay_proto::rtp::descriptor::{self, Descriptor};
+use trunkline_relay_proto::rtp::{self, Header, extension};
+use trunkline_relay_proto::srtp::{MasterKey, OpenError, Opener, Profile};
 use trunkline_relay_proto::stun::{ANSWER_BYTES_MAX, Request, Response};
 use trunkline_relay_proto::ufrag::Key;
 
@@ -10,7 +13,14 @@ use trunkline_relay_proto::ufrag::Key;
 pub type Parser = fn(&[u8]);
 
 /// Every target by the name of its folder of seeds.
-pub const TARGETS: &[(&str, Parser)] = &[("stun", stun), ("rtcp", rtcp), ("ufrag", ufrag)];
+pub const TARGETS: &[(&str, Parser)] = &[
+    ("stun", stun),
+    ("rtcp", rtcp),
+    ("ufrag", ufrag),
+    ("rtp", rtp),
+    ("descriptor", descriptor),
+    ("srtp", srtp),
+];
 
 /// The password and the key that seeds are made with.
 pub const PWD: &str = "the password of the seeds";
@@ -52,5 +62,58 @@ pub fn ufrag(data: &[u8]) {
     let key = Key::new(KEY);
     if let Ok(route) = key.read(data, 0) {
         assert_eq!(key.write(&route).as_bytes(), data, "there is one way to write a route");
+    }
+}
+
+/// A packet that was opened: header, extension, payload. The elements that were read can be written and read again.
+pub fn rtp(data: &[u8]) {
+    let Ok(header) = Header::parse(data) else { return };
+    let payload = rtp::payload(data, &header);
+    assert!(payload.is_ok_and(|payload| payload.len() + header.len <= data.len()) || header.padding);
+    let elements = header.elements(data);
+    let mut out = vec![0; data.len() * 2 + 8];
+    let len = extension::write(&mut out, elements.clone()).expect("what can be read can be written");
+    if len == 0 {
+        assert_eq!(elements.count(), 0, "what is written is not nothing");
+        return;
+    }
+    let profile = u16::from_be_bytes([out[0], out[1]]);
+    assert!(extension::elements(profile, &out[4..len]).eq(elements), "elements survive being passed on");
+}
+
+/// A dependency descriptor. All but the frame number stays when that is rewritten.
+pub fn descriptor(data: &[u8]) {
+    let Some(read) = Descriptor::parse(data) else { return };
+    let mut copy = data.to_vec();
+    descriptor::write_frame_number(&mut copy, !read.frame_number);
+    let expected = Descriptor { frame_number: !read.frame_number, ..read };
+    assert_eq!(Descriptor::parse(&copy), Some(expected), "only the number changes");
+}
+
+/// The key of one direction that seeds are sealed with.
+pub fn srtp_key(profile: Profile) -> MasterKey {
+    MasterKey::new(profile, &vec![0x5e; profile.key_len()], &vec![0xed; profile.salt_len()])
+        .expect("its lengths")
+}
+
+/// A protected packet after a byte that chooses the profile and says whether it is RTP or RTCP. What was opened once is
+/// not opened again.
+pub fn srtp(data: &[u8]) {
+    let Some((choice, packet)) = data.split_first() else { return };
+    let profiles = [Profile::AeadAes128Gcm, Profile::AeadAes256Gcm, Profile::Aes128CmHmacSha1_80];
+    let profile = profiles[usize::from(choice >> 1) % profiles.len()];
+    let mut opener = Opener::new(profile, &srtp_key(profile));
+    let mut open = || {
+        let mut packet = packet.to_vec();
+        if choice & 1 == 1 {
+            return opener.open_rtcp(&mut packet).map(|len| assert!(len < packet.len()));
+        }
+        let Ok(header) = Header::parse(&packet) else { return Err(OpenError::Short) };
+        opener.open_rtp(&mut packet, &header).map(|opened| {
+            assert!(header.len <= opened.len && opened.len < packet.len());
+        })
+    };
+    if open().is_ok() {
+        assert_eq!(open(), Err(OpenError::Replay), "a packet is opened once");
     }
 }

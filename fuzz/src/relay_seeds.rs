@@ -1,7 +1,9 @@
 //! The committed seeds of the relay's parsers.
 
-use trunkline_fuzz::relay::{KEY, PWD};
+use trunkline_fuzz::relay::{KEY, PWD, srtp_key};
 use trunkline_relay_proto::rtcp::{Block, Writer};
+use trunkline_relay_proto::rtp::extension;
+use trunkline_relay_proto::srtp::{Profile, Sealer};
 use trunkline_relay_proto::stun::{ANSWER_BYTES_MAX, Request, write_request};
 use trunkline_relay_proto::ufrag::{Key, Route};
 
@@ -76,6 +78,70 @@ pub fn ufrag() -> Seeds {
         ("cut", good[..31].to_owned().into_bytes()),
         ("of_somebody_else", b"Zm9v".to_vec()),
     ]
+}
+
+/// A packet of payload type 96 with these elements.
+fn rtp_packet(first: u8, elements: &[(u8, &[u8])], payload: &[u8]) -> Vec<u8> {
+    let mut out = [0; 1500];
+    let len = extension::write(&mut out, elements.iter().copied()).expect("room");
+    let extended = if len > 0 { 0x10 } else { 0 };
+    let fixed = [first | extended, 0xe0, 0xff, 0xfe, 0, 0, 0, 9, 0xca, 0xfe, 0xba, 0xbe];
+    let csrcs = vec![0xcc; usize::from(first & 0x0f) * 4];
+    [&fixed[..], &csrcs, &out[..len], payload].concat()
+}
+
+pub fn rtp() -> Seeds {
+    let short: [(u8, &[u8]); 3] = [(1, b"12"), (10, &[0x9e]), (14, &[0x80, 0, 1])];
+    let long: [(u8, &[u8]); 3] = [(1, b"12"), (15, &[]), (200, &[0xc0; 23])];
+    let one_byte = rtp_packet(0x80, &short, b"payload");
+    let cut = one_byte[..20].to_vec();
+    let mut reserved = one_byte.clone();
+    reserved[16] = 0xf1;
+    vec![
+        ("plain", rtp_packet(0x80, &[], b"payload")),
+        ("one_byte", one_byte),
+        ("two_byte", rtp_packet(0x82, &long, b"payload")),
+        ("padding", rtp_packet(0xa0, &short, &[7, 8, 0, 0, 3])),
+        ("padding_only", rtp_packet(0xa0, &[], &[0, 0, 3])),
+        ("padding_too_long", rtp_packet(0xa0, &[], &[0, 0, 4])),
+        ("all_sources", rtp_packet(0x8f, &short, b"")),
+        ("reserved_identifier", reserved),
+        ("cut", cut),
+    ]
+}
+
+pub fn descriptor() -> Seeds {
+    vec![
+        ("mandatory", vec![0xc5, 0x12, 0x34]),
+        // A key frame of a stream with one template, and what follows it.
+        ("structure", vec![0x80, 0, 1, 0x80, 0, 0x05, 0x40]),
+        ("active_decode_targets", vec![0x40, 0, 2, 0x40, 0x80]),
+        ("short", vec![0xc5, 0x12]),
+    ]
+}
+
+pub fn srtp() -> Seeds {
+    let mut seeds = Seeds::new();
+    let names = [("gcm_128", "gcm_128_rtcp"), ("gcm_256", "gcm_256_rtcp"), ("cm", "cm_rtcp")];
+    let profiles = [Profile::AeadAes128Gcm, Profile::AeadAes256Gcm, Profile::Aes128CmHmacSha1_80];
+    for (choice, ((rtp, rtcp), profile)) in (0..).step_by(2).zip(names.into_iter().zip(profiles)) {
+        let mut sealer = Sealer::new(profile, &srtp_key(profile));
+        let plain = rtp_packet(0x80, &[(1, b"12")], b"payload");
+        let header_len = plain.len() - b"payload".len();
+        let mut packet = [plain.as_slice(), &[0; Sealer::TAG_LEN_MAX]].concat();
+        let len = sealer.seal_rtp(&mut packet, header_len, plain.len(), 0xfffe);
+        seeds.push((rtp, [&[choice], &packet[..len]].concat()));
+        let plain = [0x80, 201, 0, 1, 0, 0, 0, 1];
+        let mut packet = [plain.as_slice(), &[0; Sealer::RTCP_OVERHEAD_MAX]].concat();
+        let len = sealer.seal_rtcp(&mut packet, plain.len());
+        seeds.push((rtcp, [&[choice | 1], &packet[..len]].concat()));
+    }
+    let (_, whole) = seeds[0].clone();
+    let mut forged = whole.clone();
+    *forged.last_mut().expect("bytes") ^= 1;
+    seeds.push(("forged", forged));
+    seeds.push(("cut", whole[..20].to_vec()));
+    seeds
 }
 
 fn ufrag_text() -> String {

@@ -16,6 +16,7 @@ use trunkline_gateway_proto::store::Lane;
 use trunkline_gateway_proto::time::Time;
 use trunkline_gateway_proto::wire::{self, frame::Body, item};
 
+mod node_seeds;
 mod relay_seeds;
 
 type Seeds = Vec<(&'static str, Vec<u8>)>;
@@ -23,7 +24,7 @@ type Seeds = Vec<(&'static str, Vec<u8>)>;
 fn main() -> Result<(), Box<dyn Error>> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("seeds");
     let certificate = self_signed("alpha.test")?;
-    let targets: [(&str, Seeds); 7] = [
+    let targets: [(&str, Seeds); 11] = [
         ("frame", frames()),
         ("bundle", bundles()?),
         ("certificate", certificates(&certificate)?),
@@ -31,6 +32,10 @@ fn main() -> Result<(), Box<dyn Error>> {
         ("relay/stun", relay_seeds::stun()),
         ("relay/rtcp", relay_seeds::rtcp()),
         ("relay/ufrag", relay_seeds::ufrag()),
+        ("relay/rtp", relay_seeds::rtp()),
+        ("relay/descriptor", relay_seeds::descriptor()),
+        ("relay/srtp", relay_seeds::srtp()),
+        ("node/sdp", node_seeds::sdp()),
     ];
     for (target, seeds) in targets {
         let folder = root.join(target);

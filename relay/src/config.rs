@@ -30,7 +30,7 @@ pub const PARTICIPANTS_CEILING: usize = 500;
 const CALLS_CEILING: usize = 65_535;
 
 /// Most workers: the ufrag has one byte for them.
-const WORKERS_CEILING: usize = 255;
+pub const WORKERS_CEILING: usize = 255;
 
 /// Entries of any list in the configuration.
 const LIST_MAX: usize = 32;
@@ -110,6 +110,8 @@ pub struct MediaConfig {
     pub listen: Vec<IpAddr>,
     /// Addresses that clients are told, instead of those listened on: behind NAT.
     pub advertise: Vec<IpAddr>,
+    /// TCP port that clients are told.
+    pub tcp_port: u16,
     /// Worker threads; one per core when 0.
     pub workers: usize,
     /// Offer DTLS 1.3.
@@ -204,16 +206,6 @@ impl Config {
         Self::checked(config::parse(Path::new(file), text.to_owned())?)
     }
 
-    /// How many participants a call takes unless it is created for fewer.
-    #[must_use]
-    pub fn participants_max(&self, broadcast: bool) -> usize {
-        if broadcast {
-            self.limits.broadcast_participants_max
-        } else {
-            self.limits.conference_participants_max
-        }
-    }
-
     fn checked((mut config, source): (Self, Source)) -> Result<Self, ConfigError> {
         config.check().map_err(|(field, problem)| source.error(field, problem))?;
         if config.tokens.eddsa_public_keys.is_empty() {
@@ -280,6 +272,9 @@ impl TokensConfig {
 
 impl MediaConfig {
     fn check(&self) -> Result<(), Fault> {
+        if self.listen.len() > 1 {
+            return Err(("media.listen", "expected one address, or none for all of this machine".into()));
+        }
         for (addresses, field) in [(&self.listen, "media.listen"), (&self.advertise, "media.advertise")] {
             short(field, addresses.len())?;
             if addresses.iter().any(|address| address.is_unspecified() || address.is_multicast()) {
@@ -362,6 +357,7 @@ impl Default for MediaConfig {
             udp_ports: PortRange::default(),
             listen: Vec::new(),
             advertise: Vec::new(),
+            tcp_port: 443,
             workers: 0,
             dtls_13: false,
             codecs: CodecName::DEFAULT.to_vec(),

@@ -1,11 +1,36 @@
-//! The calling relay.
+//! The calling relay: a WebRTC media relay that never sees media in clear.
+//!
+//! # Layout
+//! The journey of one packet:
+//! - [`udp`]: a call's socket, batches in and trains out
+//! - `worker`: one thread, its calls and their sockets; the rules are in `trunkline-relay-proto`
+//!
+//! Joining a call:
+//! - [`api`]: the HTTP API; [`token`]: who may join which call
+//! - [`sdp`]: an offer comes in, what was agreed on and an answer come out
+//! - [`node`]: the workers, the calls on them, and who is in them
+//! - [`ports`], [`interfaces`]: where calls are reached
+//! - [`web`]: the example client
+//!
+//! Running a node:
+//! - [`config`], [`key`], [`init`], [`check`], [`run`]: from a configuration file to a running node
+//! - [`records`], [`metrics`]: what is kept of calls, and what is measured
+//! - [`cli`]: the command line
 
 pub mod api;
 pub mod check;
+pub mod cli;
 pub mod config;
 pub mod init;
+pub mod interfaces;
 pub mod key;
 pub mod metrics;
+pub mod node;
+pub mod ports;
 pub mod records;
+pub mod run;
 pub mod sdp;
 pub mod token;
+pub mod udp;
+pub mod web;
+mod worker;

@@ -10,6 +10,9 @@ use metrics::{Histogram, Unit, counter, gauge, histogram};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use trunkline_relay_proto::counters::Counters;
 
+use crate::node::WorkerLoad;
+use crate::udp::SocketCounters;
+
 /// How often histograms move their samples into buckets. Rarer holds more samples in memory between scrapes.
 pub const UPKEEP_EVERY: Duration = Duration::from_secs(5);
 
@@ -64,12 +67,10 @@ static PROCESS: LazyLock<Process> = LazyLock::new(Process::new);
 pub struct View {
     /// Counts of all calls since the process started.
     pub counters: Counters,
-    /// Calls now.
-    pub calls: usize,
-    /// Participants now.
-    pub participants: usize,
-    /// Share of its time that each worker was busy lately, 0 to 1.
-    pub busy: Vec<f64>,
+    /// Counts of all sockets since the process started.
+    pub sockets: SocketCounters,
+    /// What each worker is at.
+    pub load: Vec<WorkerLoad>,
     /// Whether it drains.
     pub draining: bool,
 }
@@ -161,18 +162,21 @@ fn observe(view: &View) {
     metrics::describe_gauge!("trunkline_relay_info", "Always 1; the version is a label");
     gauge!("trunkline_relay_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
     metrics::describe_gauge!("trunkline_relay_calls", "Calls now");
-    gauge!("trunkline_relay_calls").set(view.calls as f64);
+    let calls: usize = view.load.iter().map(|worker| worker.calls).sum();
+    gauge!("trunkline_relay_calls").set(calls as f64);
     metrics::describe_gauge!("trunkline_relay_participants", "Participants of all calls now");
-    gauge!("trunkline_relay_participants").set(view.participants as f64);
+    let participants: usize = view.load.iter().map(|worker| worker.participants).sum();
+    gauge!("trunkline_relay_participants").set(participants as f64);
     metrics::describe_gauge!("trunkline_relay_draining", "1 while the node drains, else 0");
     gauge!("trunkline_relay_draining").set(if view.draining { 1.0 } else { 0.0 });
     metrics::describe_gauge!(
         "trunkline_relay_worker_busy_ratio",
         "Share of its time that a worker was busy lately, 0 to 1"
     );
-    for (worker, busy) in view.busy.iter().enumerate() {
-        gauge!("trunkline_relay_worker_busy_ratio", "worker" => worker.to_string()).set(*busy);
+    for (worker, load) in view.load.iter().enumerate() {
+        gauge!("trunkline_relay_worker_busy_ratio", "worker" => worker.to_string()).set(load.busy);
     }
+    observe_sockets(&view.sockets);
     for (_, metric, text) in COUNTS {
         metrics::describe_counter!(metric, text);
     }
@@ -186,6 +190,33 @@ fn observe(view: &View) {
     }
 }
 
+fn observe_sockets(sockets: &SocketCounters) {
+    for (metric, text, count) in [
+        ("trunkline_relay_sent_datagrams_total", "UDP datagrams sent", sockets.datagrams),
+        (
+            "trunkline_relay_sent_in_trains_datagrams_total",
+            "UDP datagrams sent in trains of two or more (UDP_SEGMENT)",
+            sockets.datagrams_in_trains,
+        ),
+        ("trunkline_relay_send_messages_total", "Messages handed to the kernel", sockets.messages),
+        (
+            "trunkline_relay_send_offload_refused_total",
+            "Times that segmentation offload was refused, and switched off for a socket",
+            sockets.offload_refused,
+        ),
+    ] {
+        metrics::describe_counter!(metric, text);
+        counter!(metric).absolute(count);
+    }
+    metrics::describe_counter!(
+        "trunkline_relay_send_dropped_datagrams_total",
+        "Datagrams not sent, by reason"
+    );
+    for (reason, count) in [("full", sockets.dropped_full), ("unreachable", sockets.dropped_unreachable)] {
+        counter!("trunkline_relay_send_dropped_datagrams_total", "reason" => reason).absolute(count);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
@@ -194,7 +225,9 @@ mod tests {
 
     fn view() -> View {
         let counters = Counters { media_out: 42, dropped_replay: 3, ..Counters::default() };
-        View { counters, calls: 2, participants: 5, busy: vec![0.25, 0.5], draining: true }
+        let sockets = SocketCounters { dropped_full: 7, ..SocketCounters::default() };
+        let load = |busy| WorkerLoad { busy, calls: 1, participants: 3 };
+        View { counters, sockets, load: vec![load(0.25), load(0.5)], draining: true }
     }
 
     #[test]
@@ -207,7 +240,8 @@ mod tests {
             "trunkline_relay_forwarded_media_packets_total 42",
             "trunkline_relay_dropped_datagrams_total{reason=\"replay\"} 3",
             "trunkline_relay_calls 2",
-            "trunkline_relay_participants 5",
+            "trunkline_relay_participants 6",
+            "trunkline_relay_send_dropped_datagrams_total{reason=\"full\"} 7",
             "trunkline_relay_worker_busy_ratio{worker=\"1\"} 0.5",
             "trunkline_relay_draining 1",
             "trunkline_relay_join_seconds_count 1",

@@ -2,7 +2,7 @@
 //! there are no addresses of people and no media in them.
 //!
 //! A call has two records, as JSON lines: one when it begins (`status` 0), and one when it ends, with the same
-//! `startmsgid`. They are written by a thread of their own, in the order of `msg_ts`, which never repeats: it is where
+//! `startmsgid`, which is made from the call's id. They are written by a thread of their own, in the order of `msg_ts`, which never repeats: it is where
 //! [`Reader::since`] goes on. A file is begun at every start of the process and before one would grow beyond its
 //! maximum; its name carries the `msg_ts` of its first record. Files are never changed afterwards nor removed.
 //!
@@ -16,7 +16,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aws_lc_rs::digest::{SHA256, digest};
 use serde::{Deserialize, Serialize};
@@ -24,19 +24,21 @@ use thiserror::Error;
 use trunkline_common::token;
 use trunkline_http::rfc3339::Utc;
 
+mod book;
 mod files;
 mod reader;
 #[cfg(test)]
 mod tests;
 
+pub use book::Book;
 use files::Files;
 pub use reader::{PAGE_BYTES_MAX, PAGE_MAX, Page, Reader};
 
 /// Records that wait to be written. A disk slower than that many calls loses records, and says so.
 const QUEUE_MAX: usize = 4096;
 
-/// Names of one record. A call that more people joined is recorded with as many; more makes lines longer.
-const NAMES_MAX: usize = 10_000;
+/// Bytes of the ids in records.
+const ID_BYTES: usize = 16;
 
 /// One record, as it is written.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,7 +55,7 @@ pub struct Record {
     pub participants: Vec<String>,
     /// What became of it.
     pub status: Status,
-    /// Whole seconds from the first join to the end.
+    /// Whole seconds from the beginning to the end.
     pub duration: u64,
     /// The same in both records of a call, and in no others.
     pub startmsgid: String,
@@ -77,14 +79,6 @@ pub enum Status {
     Missed,
     /// It was ended before anybody joined.
     Cancelled,
-}
-
-/// A call whose end is to be recorded.
-#[derive(Clone, Debug)]
-pub struct Open {
-    startmsgid: String,
-    names: BTreeSet<String>,
-    first_join_us: Option<u64>,
 }
 
 /// Which call a record is about.
@@ -180,38 +174,24 @@ impl Recorder {
     }
 
     /// A call begins.
-    #[must_use]
-    pub fn begin(&self, about: &About) -> Open {
-        let open = Open { startmsgid: random_id(), names: BTreeSet::new(), first_join_us: None };
-        self.hand_over(record(about, &open, Status::Starting, 0));
-        open
+    pub fn begin(&self, about: &About) {
+        self.hand_over(record(about, &[], Status::Starting, Duration::ZERO));
     }
 
-    /// It ended; `deleted` when it was ended on request.
-    pub fn end(&self, about: &About, open: &Open, deleted: bool) {
-        let status = match open.names.len() {
-            0 if deleted => Status::Cancelled,
-            0 | 1 => Status::Missed,
+    /// It ended after `duration`; `names` are those who ever joined. `deleted` when it was ended on request.
+    pub fn end(&self, about: &About, names: &[Arc<str>], duration: Duration, deleted: bool) {
+        let status = match names {
+            [] if deleted => Status::Cancelled,
+            [] | [_] => Status::Missed,
             _ => Status::Completed,
         };
-        let duration_us = open.first_join_us.map_or(0, |first| now_us().saturating_sub(first));
-        self.hand_over(record(about, open, status, duration_us / 1_000_000));
+        self.hand_over(record(about, names, status, duration));
     }
 
     fn hand_over(&self, record: Record) {
         let Some(queue) = &self.queue else { return };
         if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) = queue.try_send(record) {
             lost(1);
-        }
-    }
-}
-
-impl Open {
-    /// Somebody joined.
-    pub fn joined(&mut self, name: &Arc<str>) {
-        self.first_join_us.get_or_insert_with(now_us);
-        if self.names.len() < NAMES_MAX {
-            self.names.insert(hex(digest(&SHA256, name.as_bytes()).as_ref()));
         }
     }
 }
@@ -224,19 +204,21 @@ impl Writer {
     }
 }
 
-fn record(about: &About, open: &Open, status: Status, duration: u64) -> Record {
+fn record(about: &About, names: &[Arc<str>], status: Status, duration: Duration) -> Record {
+    let hash = |text: &str| digest(&SHA256, text.as_bytes());
+    let participants: BTreeSet<_> = names.iter().map(|name| hex(hash(name).as_ref())).collect();
     Record {
         call_id: about.call_id.clone(),
         calluri: about.calluri.clone(),
         calluriipv6: about.calluriipv6.clone().unwrap_or_default(),
         meetingid: about.meetingid.clone().unwrap_or_default(),
-        participants: open.names.iter().cloned().collect(),
+        participants: participants.into_iter().collect(),
         status,
-        duration,
-        startmsgid: open.startmsgid.clone(),
-        invitemsgid: random_id(),
-        // The writer makes it larger than the one before.
-        msg_ts: now_us(),
+        duration: duration.as_secs(),
+        startmsgid: hex(hash(&about.call_id).as_ref().get(..ID_BYTES).unwrap_or_default()),
+        invitemsgid: hex(&token::random::<ID_BYTES>()),
+        // The writer says when.
+        msg_ts: 0,
         time_iso: String::new(),
     }
 }
@@ -251,10 +233,6 @@ impl Record {
 
 fn lost(records: u64) {
     metrics::counter!("trunkline_relay_records_lost_total").increment(records);
-}
-
-fn random_id() -> String {
-    hex(&token::random::<16>())
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -223,7 +223,10 @@ impl Call {
                 .sections
                 .iter()
                 .zip(&description.sections)
-                .position(|(was, is)| was.mid != is.mid || was.kind != is.kind);
+                // A section that was rejected or stopped may become another (RFC 8829, section 5.2.2).
+                .position(|(was, is)| {
+                    (was.mid != is.mid || was.kind != is.kind) && !was.payload_types.is_empty()
+                });
             changed.map_or(Ok(()), |section| Err(JoinError::Section(section)))
         } else {
             Err(JoinError::Fingerprint)
@@ -284,6 +287,19 @@ impl Call {
             self.speakers.clear();
         }
         self.rearrange(now);
+    }
+
+    /// Ends the call for everybody, who are told so, by DTLS too.
+    pub fn end(&mut self, now: Instant, reason: EndReason, egress: &mut Egress) {
+        let everybody: Vec<(usize, ParticipantId)> =
+            self.everybody().map(|(index, p)| (index, p.id)).collect();
+        for (index, id) in everybody {
+            if let Some(participant) = self.participant_mut(index) {
+                participant.dtls.close();
+            }
+            self.send_handshake(index, egress);
+            self.leave(now, id, reason);
+        }
     }
 
     /// What a participant asks for.

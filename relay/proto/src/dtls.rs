@@ -117,6 +117,14 @@ impl Settings {
         Ok(Self { certificate, fingerprint, version_13, config: Arc::new(config) })
     }
 
+    /// The same from DER, for those who have nothing else to do with DTLS.
+    ///
+    /// # Errors
+    /// When the certificate or its key cannot be used.
+    pub fn from_der(certificate: Vec<u8>, private_key: Vec<u8>, version_13: bool) -> Result<Self, DtlsError> {
+        Self::new(DtlsCertificate { certificate, private_key }, version_13)
+    }
+
     /// SHA-256 of the certificate, for `a=fingerprint` of answers.
     #[must_use]
     pub fn fingerprint(&self) -> [u8; 32] {

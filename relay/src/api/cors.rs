@@ -73,7 +73,6 @@ impl<'de> Deserialize<'de> for Origin {
 }
 
 /// Answers preflights, and lets pages of listed origins read answers.
-#[allow(dead_code)]
 pub(super) async fn layer(State(origins): State<Origins>, request: Request, next: Next) -> Response {
     let allowed = request.headers().get(ORIGIN).and_then(|origin| allowed(&origins, origin));
     let preflight =

@@ -2,9 +2,6 @@
 
 use std::time::Duration;
 
-/// Bytes of a fragment. A candidate has about 150.
-pub const FRAGMENT_BYTES_MAX: usize = 64 * 1024;
-
 /// Bytes of a JSON body: all of them are a few fields.
 pub const JSON_BYTES_MAX: usize = 64 * 1024;
 

@@ -124,7 +124,7 @@ const EVENTS: &str = "/v1/calls/{call}/participants/{session}/events";
 pub static ROUTES: &[Route] = &[
     route(Method::Post, CALLS, Access::Admin, "Create a call.", || post(calls::create))
         .takes(&[(JSON, "CallCreate")])
-        .gives(201, JSON, "CallCreated"),
+        .gives(201, JSON, "CallInfo"),
     route(Method::Get, CALLS, Access::Admin, "All calls, and how busy the node is.", || get(calls::list))
         .gives(200, JSON, "Calls"),
     route(Method::Get, CALL, Access::Admin, "One call: who is on it, and its counters.", || get(calls::show))

@@ -15,7 +15,7 @@ pub const PAGE_MAX: usize = 1000;
 /// Bytes of one page, unless a single record is larger. More makes answers larger.
 pub const PAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
 
-/// Longest line that is looked at: the longest record has [`super::NAMES_MAX`] hashes of 67 bytes. What is longer was
+/// Longest line that is looked at: a record of 10,000 names has 67 bytes for each. What is longer was
 /// not written here.
 const LINE_BYTES_MAX: u64 = 1024 * 1024;
 

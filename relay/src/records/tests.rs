@@ -33,11 +33,9 @@ fn record_calls(settings: Settings, calls: &[&[&str]]) {
     let (recorder, writer) = Recorder::start(settings).unwrap();
     for (index, names) in calls.iter().enumerate() {
         let about = about(&format!("call-{index}"));
-        let mut open = recorder.begin(&about);
-        for name in *names {
-            open.joined(&Arc::from(*name));
-        }
-        recorder.end(&about, &open, index == 0);
+        recorder.begin(&about);
+        let names: Vec<Arc<str>> = names.iter().map(|name| Arc::from(*name)).collect();
+        recorder.end(&about, &names, Duration::from_millis(2500), index == 0);
     }
     drop(recorder);
     writer.finish();
@@ -46,14 +44,14 @@ fn record_calls(settings: Settings, calls: &[&[&str]]) {
 #[test]
 fn a_call_has_a_record_when_it_begins_and_one_when_it_ends() {
     let dir = tempfile::tempdir().unwrap();
-    record_calls(settings(dir.path()), &[&["Ann", "Bob", "Ann"]]);
+    record_calls(settings(dir.path()), &[&["Ann", "Bob"]]);
     let page = reader(dir.path()).since(0, PAGE_MAX).unwrap();
     let [start, end] = values(&page).try_into().unwrap();
     assert_eq!((&start["status"], &end["status"]), (&0.into(), &1.into()));
     assert_eq!(start["startmsgid"], end["startmsgid"]);
     assert_ne!(start["invitemsgid"], end["invitemsgid"]);
     assert_eq!(start["participants"], serde_json::json!([]));
-    assert_eq!(end["participants"].as_array().unwrap().len(), 2);
+    assert_eq!((end["participants"].as_array().unwrap().len(), &end["duration"]), (2, &2.into()));
     assert!(end["msg_ts"].as_u64() > start["msg_ts"].as_u64());
     let fields: Vec<&str> = end.as_object().unwrap().keys().map(String::as_str).collect();
     let mut expected = [
@@ -180,5 +178,6 @@ fn a_directory_that_cannot_be_written_is_said_at_the_start() {
 fn nothing_is_recorded_unless_it_is_configured() {
     let recorder = Recorder::off();
     let about = about("c");
-    recorder.end(&about, &recorder.begin(&about), true);
+    recorder.begin(&about);
+    recorder.end(&about, &[], Duration::ZERO, true);
 }

@@ -31,11 +31,11 @@ impl<'a> Line<'a> {
 pub(super) fn lines(text: &str) -> impl Iterator<Item = Result<Line<'_>, OfferError>> {
     text.split('\n')
         .zip(1..)
-        .map(|(line, number)| (line.trim_end(), number))
+        .map(|(line, number)| (line.trim_ascii_end(), number))
         .filter(|(line, _)| !line.is_empty())
         .map(|(line, number)| {
             let error = |reason| OfferError { line: number, reason };
-            if line.bytes().any(|byte| byte.is_ascii_control()) {
+            if has_control(line) {
                 return Err(error(Reason::ControlCharacter));
             }
             match line.split_at_checked(2) {
@@ -49,6 +49,11 @@ pub(super) fn lines(text: &str) -> impl Iterator<Item = Result<Line<'_>, OfferEr
                 None => Err(error(Reason::NotALine)),
             }
         })
+}
+
+/// Looks at every byte, found or not: the compiler then takes many at a time, and lines are short.
+fn has_control(line: &str) -> bool {
+    line.bytes().fold(false, |found, byte| found | byte.is_ascii_control())
 }
 
 /// A name of a media section: a token, because it is written into the answer.

@@ -41,6 +41,12 @@ struct Session<'a> {
 }
 
 impl<'a> Offer<'a> {
+    /// The client's ICE credentials.
+    #[must_use]
+    pub fn ice(&self) -> &IceCredentials {
+        &self.ice
+    }
+
     /// Reads an offer, of [`OFFER_BYTES_MAX`] bytes and [`SECTIONS_MAX`] media sections at most.
     ///
     /// # Errors

@@ -91,6 +91,12 @@ pub struct Sealer {
 }
 
 impl Sealer {
+    /// Bytes that an RTP packet grows by at most, whatever the profile.
+    pub const TAG_LEN_MAX: usize = Profile::AeadAes128Gcm.tag_len();
+
+    /// The same of an RTCP packet.
+    pub const RTCP_OVERHEAD_MAX: usize = Self::TAG_LEN_MAX + RTCP_INDEX_LEN;
+
     /// Expands the keys.
     ///
     /// # Panics

@@ -58,12 +58,6 @@ impl Profile {
             Self::Aes128CmHmacSha1_80 => 10,
         }
     }
-
-    /// Bytes of the keying material that DTLS exports for it: keys and salts of both sides.
-    #[must_use]
-    pub const fn material_len(self) -> usize {
-        2 * (self.key_len() + self.salt_len())
-    }
 }
 
 impl fmt::Display for Profile {
@@ -134,11 +128,11 @@ impl MasterKey {
         self.profile
     }
 
-    pub(crate) fn key(&self) -> &[u8] {
+    pub(super) fn key(&self) -> &[u8] {
         self.key.get(..self.profile.key_len()).unwrap_or_default()
     }
 
-    pub(crate) fn salt(&self) -> &[u8; SALT_LEN_MAX] {
+    pub(super) fn salt(&self) -> &[u8; SALT_LEN_MAX] {
         &self.salt
     }
 }
@@ -181,7 +175,6 @@ mod tests {
         for profile in PROFILES {
             let (key, salt) = (profile.key_len(), profile.salt_len());
             let material = [vec![1; key], vec![2; key], vec![3; salt], vec![4; salt]].concat();
-            assert_eq!(material.len(), profile.material_len());
             let (client, server) = MasterKey::pair(profile, &material).unwrap();
             assert_eq!((client.key()[0], client.salt()[0]), (1, 3));
             assert_eq!((server.key()[0], server.salt()[0]), (2, 4));

@@ -180,6 +180,7 @@ fn rtcp_is_opened_once_and_only_unchanged() {
 #[test]
 fn nothing_is_sealed_without_room_or_beyond_the_last_index() {
     for profile in PROFILES {
+        assert!(profile.tag_len() <= Sealer::TAG_LEN_MAX);
         let (mut sealer, mut opener) = both(profile);
         let plain = rtp(SSRC, 1, b"payload");
         for room in 0..profile.tag_len() {

@@ -1,0 +1,107 @@
+//! For those who run the node: records, drain, health, metrics and the API's own description.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json as JsonAnswer;
+use axum::extract::State;
+use http::header::{CONTENT_TYPE, HeaderName};
+use serde::{Deserialize, Serialize};
+use trunkline_http::extract::{OptionalJson, Query};
+use trunkline_http::problem::{INTERNAL, Problem};
+
+use super::limits::{DRAIN_MAX, DRAINING_RETRY, JSON_BYTES_MAX, RECORDS_DEFAULT};
+use super::{Answer, Api, fail};
+use crate::metrics as relay_metrics;
+use crate::records::{PAGE_MAX, Page};
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RecordsQuery {
+    #[serde(default)]
+    since: u64,
+    max: Option<usize>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct DrainStart {
+    deadline_s: Option<u64>,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct Drain {
+    draining: bool,
+    calls: usize,
+}
+
+pub(super) async fn records(
+    State(api): State<Arc<Api>>,
+    Query(RecordsQuery { since, max }): Query<RecordsQuery>,
+) -> Answer<JsonAnswer<Page>> {
+    let Some(reader) = api.records.clone() else {
+        let detail = "call records are off: the operator switches them on with records.directory";
+        return Err(Problem::new(fail::NOT_CONFIGURED, detail));
+    };
+    let max = max.unwrap_or(RECORDS_DEFAULT);
+    if !(1..=PAGE_MAX).contains(&max) {
+        return Err(fail::malformed(format!("max: expected 1 to {PAGE_MAX}, found {max}")));
+    }
+    let read = tokio::task::spawn_blocking(move || reader.since(since, max)).await;
+    match read {
+        Ok(Ok(page)) => Ok(JsonAnswer(page)),
+        Ok(Err(error)) => {
+            tracing::error!(%error, "call records cannot be read: look at records.directory and its disk");
+            Err(Problem::new(INTERNAL, "call records cannot be read: the operator sees why in the log"))
+        }
+        Err(_) => Err(Problem::new(INTERNAL, "reading call records was broken off")),
+    }
+}
+
+pub(super) async fn drain(
+    State(api): State<Arc<Api>>,
+    OptionalJson(DrainStart { deadline_s }): OptionalJson<DrainStart, JSON_BYTES_MAX>,
+) -> Answer<JsonAnswer<Drain>> {
+    let deadline = deadline_s.map(Duration::from_secs);
+    if deadline.is_some_and(|deadline| deadline > DRAIN_MAX) {
+        return Err(fail::malformed(format!("deadline_s: expected 0 to {}", DRAIN_MAX.as_secs())));
+    }
+    api.node.drain(deadline);
+    tracing::info!(deadline_s, "draining: no new calls nor participants");
+    Ok(JsonAnswer(state(&api)))
+}
+
+pub(super) async fn undrain(State(api): State<Arc<Api>>) -> JsonAnswer<Drain> {
+    api.node.undrain();
+    tracing::info!("the drain was undone: taking calls");
+    JsonAnswer(state(&api))
+}
+
+fn state(api: &Api) -> Drain {
+    Drain { draining: api.is_draining(), calls: api.node.list().len() }
+}
+
+pub(super) async fn metrics(State(api): State<Arc<Api>>) -> ([(HeaderName, &'static str); 1], String) {
+    let text = relay_metrics::render(&api.view());
+    ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text)
+}
+
+pub(super) async fn healthz() -> &'static str {
+    "alive\n"
+}
+
+pub(super) async fn readyz(State(api): State<Arc<Api>>) -> Answer<&'static str> {
+    if *api.stopping.borrow() {
+        let detail = "the node is stopping: use another";
+        return Err(Problem::new(fail::NOT_READY, detail).retry_after(DRAINING_RETRY));
+    }
+    if api.is_draining() {
+        let detail = "the node is draining: `DELETE /v1/drain` undoes it";
+        return Err(Problem::new(fail::NOT_READY, detail).retry_after(DRAINING_RETRY));
+    }
+    Ok("ready\n")
+}
+
+pub(super) async fn openapi() -> JsonAnswer<serde_json::Value> {
+    JsonAnswer(super::openapi::document())
+}

@@ -1,0 +1,238 @@
+//! A running node: what starts in which order, and what stops in which.
+//!
+//! Up: keys, records, workers, API, ready. Down, on the first signal: not ready, everybody on a call is told that it
+//! ended (`drained`), the API finishes what it has, records are synced. A second signal ends it at once. To let calls
+//! end by themselves, drain first.
+
+use std::io;
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::time::Duration;
+
+use thiserror::Error;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tracing::{info, warn};
+use trunkline_common::secret::{self, SecretError};
+use trunkline_common::shutdown::{self, Reload, Shutdown};
+use trunkline_common::telemetry;
+use trunkline_common::token::TokenHash;
+use trunkline_http::serve::tls::{Tls, TlsError};
+use trunkline_http::serve::{self, Limits};
+
+use crate::api::{self, Api, Parts};
+use crate::check::tls_files;
+use crate::config::{Config, WORKERS_CEILING};
+use crate::key::{self, KeyError as UfragKeyError};
+use crate::metrics;
+use crate::node::{CallEvent, Node, NodeConfig, StartError};
+use crate::records::{Book, Recorder, RecordsError, Settings as RecordsSettings, Writer};
+use crate::token::{KeyError, Tokens};
+
+/// How long stopping may take before what is not finished is cut off.
+const STOP_MAX: Duration = Duration::from_secs(10);
+
+/// How long the node may take to say which calls ended, once its workers stopped. Longer only delays the end.
+const LAST_WORDS: Duration = Duration::from_millis(200);
+
+/// How long requests that are under way, and events connections that are being told, may take of it.
+const API_DRAIN_MAX: Duration = Duration::from_secs(3);
+
+/// Why a node does not start. The text names the setting to change.
+#[derive(Debug, Error)]
+pub enum RunError {
+    /// The admin token.
+    #[error("api.admin_token_file: {0}")]
+    AdminToken(#[from] SecretError),
+    /// Keys of join tokens.
+    #[error(transparent)]
+    Tokens(#[from] KeyError),
+    /// Where records go.
+    #[error(transparent)]
+    Records(#[from] RecordsError),
+    /// The key that nodes and ingresses share.
+    #[error("media.ufrag_key_file: {0}")]
+    UfragKey(#[from] UfragKeyError),
+    /// The workers.
+    #[error(transparent)]
+    Node(#[from] StartError),
+    /// The API's port.
+    #[error("api.listen: cannot listen on {address}: {source}; is the relay running already?")]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// The API's certificate.
+    #[error("api: {0}")]
+    Tls(#[from] TlsError),
+    /// Logs.
+    #[error(transparent)]
+    Telemetry(#[from] telemetry::TelemetryError),
+    /// The operating system.
+    #[error("{what}: {source}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+fn system(what: &'static str) -> impl FnOnce(io::Error) -> RunError {
+    move |source| RunError::System { what, source }
+}
+
+/// Runs a node until a signal tells it to stop.
+///
+/// # Errors
+/// When it cannot start.
+pub fn run(config: &Config) -> Result<(), RunError> {
+    telemetry::init(&config.log)?;
+    metrics::install();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.map_err(system("starting the runtime"))?;
+    let result = runtime.block_on(async {
+        let (_trigger, shutdown, reload) =
+            shutdown::on_signals(STOP_MAX).map_err(system("handling signals"))?;
+        Box::pin(serve(config, shutdown, Some(reload))).await
+    });
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    result
+}
+
+/// Serves calls until `shutdown` begins.
+///
+/// # Errors
+/// When it cannot start.
+pub async fn serve(config: &Config, shutdown: Shutdown, reload: Option<Reload>) -> Result<(), RunError> {
+    let admin = secret::read(&config.api.admin_token_file)?;
+    let tokens = Tokens::load(&config.tokens)?;
+    let (recorder, writer) = records(config)?;
+    let book = Arc::new(Book::new(recorder));
+    let tls = tls_files(&config.api).map(Tls::load).transpose()?;
+    let address = config.api.listen;
+    let listener = TcpListener::bind(address).await;
+    let listener = listener.map_err(|source| RunError::Listen { address, source })?;
+    let address = listener.local_addr().map_err(system("reading a listener's address"))?;
+    let (node, events) = Node::start(node_config(config)?)?;
+
+    let (stop_api, stopping) = watch::channel(false);
+    let mut tasks = JoinSet::new();
+    let (stop_recording, recording_stops) = watch::channel(false);
+    let recording = tokio::spawn(record(Arc::clone(&book), events, recording_stops));
+    tasks.spawn(upkeep(stopping.clone()));
+    if let Some(tls) = &tls {
+        tasks.spawn(Arc::clone(tls).watch(stopping.clone()));
+    }
+    if let (Some(reload), Some(tls)) = (reload, &tls) {
+        tasks.spawn(reload_on_signal(reload, Arc::clone(tls), stopping.clone()));
+    }
+    let parts =
+        Parts { node: node.clone(), tokens, admin: TokenHash::of(admin.trim()), book: Arc::clone(&book) };
+    let router = api::router(Api::new(parts, config, stopping.clone()));
+    let limits =
+        Limits { connections_max: config.limits.connections_max, drain: API_DRAIN_MAX, ..Limits::default() };
+    tasks.spawn(serve::serve(listener, tls, router, limits, stopping));
+    info!(node = config.node, api = %address, "ready");
+
+    shutdown.draining().await;
+    info!("stopping: telling everybody who is on a call");
+    let stopped = shutdown.finish(async {
+        let workers = node.clone();
+        // A panic in a worker was reported when it happened.
+        tokio::task::spawn_blocking(move || workers.shutdown()).await.ok();
+        stop_api.send_replace(true);
+        while tasks.join_next().await.is_some() {}
+    });
+    if let Err(cut_short) = stopped.await {
+        warn!(%cut_short);
+        tasks.shutdown().await;
+    }
+    stop_recording.send_replace(true);
+    recording.await.ok();
+    // With the last recorder the writer ends.
+    drop(book);
+    if let Some(writer) = writer {
+        // The disk may be slow, and nothing else is left to do.
+        let _ = tokio::task::spawn_blocking(move || writer.finish()).await;
+    }
+    info!("stopped");
+    Ok(())
+}
+
+fn records(config: &Config) -> Result<(Recorder, Option<Writer>), RecordsError> {
+    let Some(directory) = config.records.directory.clone() else { return Ok((Recorder::off(), None)) };
+    let settings = RecordsSettings {
+        directory,
+        prefix: config.records.prefix.clone(),
+        size_max: config.records.size_max.0,
+    };
+    let (recorder, writer) = Recorder::start(settings)?;
+    Ok((recorder, Some(writer)))
+}
+
+/// Until told to stop; then what the node still says of calls that ended.
+async fn record(book: Arc<Book>, mut events: mpsc::Receiver<CallEvent>, mut stop: watch::Receiver<bool>) {
+    loop {
+        tokio::select! {
+            event = events.recv() => match event {
+                Some(event) => book.note(event),
+                None => return,
+            },
+            _ = stop.wait_for(|stop| *stop) => break,
+        }
+    }
+    while let Ok(Some(event)) = tokio::time::timeout(LAST_WORDS, events.recv()).await {
+        book.note(event);
+    }
+}
+
+fn node_config(config: &Config) -> Result<NodeConfig, RunError> {
+    let media = &config.media;
+    let workers = match media.workers {
+        0 => std::thread::available_parallelism().map_or(1, NonZeroUsize::get),
+        workers => workers,
+    };
+    Ok(NodeConfig {
+        node: config.node,
+        workers: workers.min(WORKERS_CEILING),
+        listen: media.listen.clone(),
+        advertise: media.advertise.clone(),
+        udp_ports: media.udp_ports.ports(),
+        tcp_port: media.tcp_port,
+        dtls_13: media.dtls_13,
+        codecs: media.codecs.clone(),
+        ufrag_key: *key::read(&media.ufrag_key_file)?,
+        calls_max: config.limits.calls_max,
+        never_joined_timeout: config.calls.unjoined_timeout.0,
+        all_left_timeout: config.calls.empty_timeout.0,
+        ..NodeConfig::default()
+    })
+}
+
+async fn reload_on_signal(mut reload: Reload, tls: Arc<Tls>, mut stop: watch::Receiver<bool>) {
+    loop {
+        tokio::select! {
+            () = reload.requested() => {}
+            _ = stop.wait_for(|stop| *stop) => return,
+        }
+        match tls.reload() {
+            Ok(_) => info!("the API's certificate was read again"),
+            Err(error) => warn!(%error, "the API's old certificate stays in use"),
+        }
+    }
+}
+
+async fn upkeep(mut stop: watch::Receiver<bool>) {
+    let mut ticks = tokio::time::interval(metrics::UPKEEP_EVERY);
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => metrics::upkeep(),
+            _ = stop.wait_for(|stop| *stop) => return,
+        }
+    }
+}

@@ -1,0 +1,455 @@
+//! A worker: one thread, its calls and their sockets. Nothing on the packet path is shared with another thread.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
+use tokio::sync::{mpsc as channel, oneshot};
+use trunkline_relay_proto::call::{Call, Join, JoinError, RequestError, Settings};
+use trunkline_relay_proto::counters::Counters;
+use trunkline_relay_proto::egress::Egress;
+use trunkline_relay_proto::event::{Audience, EndReason, Event, Notice, ParticipantId, Request};
+use trunkline_relay_proto::media::{Description, IceCredentials};
+use trunkline_relay_proto::snapshot::Snapshot;
+
+use crate::udp::{Batch, Socket, SocketCounters};
+
+/// Commands taken before sockets are looked at again.
+const COMMANDS_PER_TURN: usize = 64;
+
+/// Batches received from one call before the others have their turn.
+const BATCHES_PER_TURN: usize = 4;
+
+/// Events waiting for one client. One that falls behind is cut off, and gets everything anew when it is back.
+pub(crate) const EVENTS_MAX: usize = 256;
+
+/// How often load and counts are published.
+const PUBLISH: Duration = Duration::from_secs(1);
+
+/// The token of the command queue among the sockets' (a call's key never is).
+const COMMANDS: u64 = u64::MAX;
+
+/// What a worker is told to do. An unknown call is like one that just ended: nobody answers.
+pub(crate) enum Command {
+    Create {
+        key: u32,
+        call: Box<Hosted>,
+    },
+    Join {
+        key: u32,
+        join: Box<Join>,
+        reply: oneshot::Sender<Result<(), JoinError>>,
+    },
+    Update {
+        key: u32,
+        id: ParticipantId,
+        description: Box<Description>,
+        ice: Option<IceCredentials>,
+        reply: oneshot::Sender<Result<(), JoinError>>,
+    },
+    RestartIce {
+        key: u32,
+        id: ParticipantId,
+        remote: IceCredentials,
+        local: IceCredentials,
+        reply: oneshot::Sender<Result<(), JoinError>>,
+    },
+    Leave {
+        key: u32,
+        id: ParticipantId,
+    },
+    Events {
+        key: u32,
+        id: ParticipantId,
+        to: channel::Sender<Arc<str>>,
+    },
+    Request {
+        key: u32,
+        id: ParticipantId,
+        request: Request,
+        reply: oneshot::Sender<Result<(), RequestError>>,
+    },
+    Snapshot {
+        key: u32,
+        reply: oneshot::Sender<(Snapshot, Counters)>,
+    },
+    End {
+        key: u32,
+        reason: EndReason,
+    },
+    Stop,
+}
+
+/// What a worker tells the node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Report {
+    /// A participant is no longer in the call.
+    Left { key: u32, id: ParticipantId },
+    /// A call ended; its port is free.
+    Ended { key: u32, reason: EndReason },
+}
+
+/// A call and its socket, on their worker.
+pub(crate) struct Hosted {
+    socket: Socket,
+    call: Call,
+    empty: Empty,
+    events: HashMap<ParticipantId, channel::Sender<Arc<str>>>,
+    wake_at: Option<Instant>,
+}
+
+/// When a call that nobody is in ends.
+#[derive(Clone, Copy, Debug)]
+struct Empty {
+    since: Option<Instant>,
+    never_joined: Duration,
+    all_left: Duration,
+    joined: bool,
+}
+
+impl Hosted {
+    pub(crate) fn new(
+        now: Instant,
+        socket: Socket,
+        settings: Settings,
+        never_joined: Duration,
+        all_left: Duration,
+    ) -> Self {
+        Self {
+            socket,
+            call: Call::new(now, settings),
+            empty: Empty { since: Some(now), never_joined, all_left, joined: false },
+            events: HashMap::new(),
+            wake_at: None,
+        }
+    }
+}
+
+/// What a worker shows to the API, about once a second.
+#[derive(Debug, Default)]
+pub(crate) struct Shared {
+    pub(crate) calls: AtomicUsize,
+    pub(crate) participants: AtomicUsize,
+    /// Share of the last second it was busy, in thousandths.
+    pub(crate) busy_permille: AtomicU32,
+    counts: Mutex<(Counters, SocketCounters)>,
+}
+
+impl Shared {
+    pub(crate) fn counts(&self) -> (Counters, SocketCounters) {
+        *self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The API's end of a worker.
+pub(crate) struct Handle {
+    commands: mpsc::Sender<Command>,
+    wake: Arc<OwnedFd>,
+    pub(crate) shared: Arc<Shared>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Handle {
+    /// Starts a worker.
+    pub(crate) fn start(number: usize, reports: channel::UnboundedSender<Report>) -> io::Result<Self> {
+        let (commands, receiver) = mpsc::channel();
+        let wake = Arc::new(eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?);
+        let shared = Arc::new(Shared::default());
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        epoll::add(&epoll, &*wake, epoll::EventData::new_u64(COMMANDS), epoll::EventFlags::IN)?;
+        let worker = Worker {
+            epoll,
+            wake: wake.clone(),
+            commands: receiver,
+            reports,
+            shared: shared.clone(),
+            calls: HashMap::new(),
+            timers: BinaryHeap::new(),
+            egress: Egress::default(),
+            batch: Batch::default(),
+            ended: (Counters::default(), SocketCounters::default()),
+        };
+        let thread =
+            std::thread::Builder::new().name(format!("media-{number}")).spawn(move || worker.run())?;
+        Ok(Self { commands, wake, shared, thread: Mutex::new(Some(thread)) })
+    }
+
+    /// Hands a command over. False when the worker is gone.
+    pub(crate) fn tell(&self, command: Command) -> bool {
+        // A full counter (EAGAIN) wakes it as well.
+        self.commands.send(command).is_ok()
+            && matches!(
+                rustix::io::write(&*self.wake, &1_u64.to_ne_bytes()),
+                Ok(_) | Err(rustix::io::Errno::AGAIN)
+            )
+    }
+
+    /// Ends every call, and waits for the thread.
+    pub(crate) fn stop(&self) {
+        self.tell(Command::Stop);
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread {
+            // A worker that panicked has ended the process already.
+            let _ = thread.join();
+        }
+    }
+}
+
+struct Worker {
+    epoll: OwnedFd,
+    wake: Arc<OwnedFd>,
+    commands: mpsc::Receiver<Command>,
+    reports: channel::UnboundedSender<Report>,
+    shared: Arc<Shared>,
+    calls: HashMap<u32, Hosted>,
+    timers: BinaryHeap<Reverse<(Instant, u32)>>,
+    egress: Egress,
+    batch: Batch,
+    ended: (Counters, SocketCounters),
+}
+
+impl Worker {
+    fn run(mut self) {
+        // Half a node that looks whole is worse than a restart.
+        let guard = AbortOnPanic;
+        let mut ready = Vec::with_capacity(64);
+        let mut publish_at = Instant::now() + PUBLISH;
+        let mut busy = Duration::ZERO;
+        loop {
+            let now = Instant::now();
+            let due = self.timers.peek().map_or(publish_at, |Reverse((at, _))| (*at).min(publish_at));
+            let timeout = Timespec::try_from(due.saturating_duration_since(now)).unwrap_or_default();
+            ready.clear();
+            let woken = epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut ready), Some(&timeout));
+            let began = Instant::now();
+            if woken.is_ok() {
+                for at in 0..ready.len() {
+                    let Some(token) = ready.get(at).map(|event: &epoll::Event| event.data.u64()) else {
+                        break;
+                    };
+                    if token == COMMANDS {
+                        let mut count = [0; 8];
+                        let _ = rustix::io::read(&*self.wake, &mut count);
+                    } else if let Ok(key) = u32::try_from(token) {
+                        self.receive(key);
+                    }
+                }
+            }
+            for _ in 0..COMMANDS_PER_TURN {
+                match self.commands.try_recv() {
+                    Ok(Command::Stop) | Err(mpsc::TryRecvError::Disconnected) => {
+                        let calls: Vec<u32> = self.calls.keys().copied().collect();
+                        calls.into_iter().for_each(|key| self.end(key, EndReason::Drained));
+                        self.publish(Duration::ZERO);
+                        std::mem::forget(guard);
+                        return;
+                    }
+                    Ok(command) => self.carry_out(command),
+                    Err(mpsc::TryRecvError::Empty) => break,
+                }
+            }
+            self.fire_timers();
+            let after = Instant::now();
+            busy += after.saturating_duration_since(began);
+            if after >= publish_at {
+                self.end_empty(after);
+                self.publish(busy);
+                busy = Duration::ZERO;
+                publish_at = after + PUBLISH;
+            }
+        }
+    }
+
+    /// Takes what waits at a call's socket, and sends what follows from it.
+    fn receive(&mut self, key: u32) {
+        for _ in 0..BATCHES_PER_TURN {
+            let Some(hosted) = self.calls.get_mut(&key) else { return };
+            let now = Instant::now();
+            let Hosted { socket, call, .. } = hosted;
+            let egress = &mut self.egress;
+            let received = socket
+                .receive(&mut self.batch, |path, datagram| call.handle_datagram(now, path, datagram, egress));
+            match received {
+                Ok(0) => return,
+                Ok(_) => self.settle(key, now),
+                Err(error) => {
+                    tracing::error!(%error, "a media socket broke; its call ends");
+                    self.end(key, EndReason::CallEnded);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Sends what a call wants sent, tells what it has to tell, and notes when it wants to be woken.
+    fn settle(&mut self, key: u32, now: Instant) {
+        let Some(hosted) = self.calls.get_mut(&key) else { return };
+        loop {
+            let more = hosted.call.poll_egress(now, &mut self.egress);
+            hosted.socket.send(&self.egress);
+            self.egress.clear();
+            if !more {
+                break;
+            }
+        }
+        while let Some(event) = hosted.call.poll_event() {
+            if let Event { to: Audience::One(id), notice: Notice::Ended { .. } } = &event {
+                let _ = self.reports.send(Report::Left { key, id: *id });
+            }
+            deliver(&mut hosted.events, event);
+        }
+        let empty = hosted.call.participants() == 0;
+        hosted.empty.joined |= !empty;
+        if !empty {
+            hosted.empty.since = None;
+        } else if hosted.empty.since.is_none() {
+            hosted.empty.since = Some(now);
+        }
+        if let Some(at) = hosted.call.poll_timeout()
+            && hosted.wake_at.is_none_or(|before| at < before)
+        {
+            hosted.wake_at = Some(at);
+            self.timers.push(Reverse((at, key)));
+        }
+    }
+
+    fn fire_timers(&mut self) {
+        let now = Instant::now();
+        while self.timers.peek().is_some_and(|Reverse((at, _))| *at <= now) {
+            let Some(Reverse((at, key))) = self.timers.pop() else { return };
+            let Some(hosted) = self.calls.get_mut(&key) else { continue };
+            // An earlier wake-up was asked for since.
+            if hosted.wake_at != Some(at) {
+                continue;
+            }
+            hosted.wake_at = None;
+            hosted.call.handle_timeout(now, &mut self.egress);
+            self.settle(key, now);
+        }
+    }
+
+    fn carry_out(&mut self, command: Command) {
+        let now = Instant::now();
+        match command {
+            Command::Create { key, call } => {
+                let data = epoll::EventData::new_u64(u64::from(key));
+                let added = epoll::add(&self.epoll, call.socket.as_fd(), data, epoll::EventFlags::IN);
+                self.calls.insert(key, *call);
+                if let Err(error) = added {
+                    tracing::error!(%error, "a media socket cannot be waited for; its call ends");
+                    self.end(key, EndReason::CallEnded);
+                }
+            }
+            Command::Join { key, join, reply } => self.with(key, now, |call| {
+                let _ = reply.send(call.join(now, *join));
+            }),
+            Command::Update { key, id, description, ice, reply } => self.with(key, now, |call| {
+                let _ = reply.send(call.update(now, id, *description, ice));
+            }),
+            Command::RestartIce { key, id, remote, local, reply } => self.with(key, now, |call| {
+                let _ = reply.send(call.restart_ice(now, id, remote, local));
+            }),
+            Command::Leave { key, id } => self.with(key, now, |call| call.leave(now, id, EndReason::Left)),
+            Command::Events { key, id, to } => {
+                if let Some(hosted) = self.calls.get_mut(&key) {
+                    hosted.events.insert(id, to);
+                }
+                self.with(key, now, |call| call.resend_state(id));
+            }
+            Command::Request { key, id, request, reply } => self.with(key, now, |call| {
+                let _ = reply.send(call.request(now, id, request));
+            }),
+            Command::Snapshot { key, reply } => self.with(key, now, |call| {
+                let _ = reply.send((call.snapshot(now), call.counters()));
+            }),
+            Command::End { key, reason } => self.end(key, reason),
+            Command::Stop => {}
+        }
+    }
+
+    fn with(&mut self, key: u32, now: Instant, act: impl FnOnce(&mut Call)) {
+        if let Some(hosted) = self.calls.get_mut(&key) {
+            act(&mut hosted.call);
+            self.settle(key, now);
+        }
+    }
+
+    /// Ends a call: everybody is told, the port is closed.
+    fn end(&mut self, key: u32, reason: EndReason) {
+        let now = Instant::now();
+        if let Some(hosted) = self.calls.get_mut(&key) {
+            hosted.call.end(now, reason, &mut self.egress);
+        }
+        self.settle(key, now);
+        let Some(hosted) = self.calls.remove(&key) else { return };
+        self.ended.0.add(&hosted.call.counters());
+        self.ended.1.add(&hosted.socket.counters);
+        // The node frees the port when it hears of it: the socket has to be closed by then.
+        drop(hosted);
+        let _ = self.reports.send(Report::Ended { key, reason });
+    }
+
+    fn end_empty(&mut self, now: Instant) {
+        let over: Vec<u32> = self
+            .calls
+            .iter()
+            .filter(|(_, hosted)| {
+                let limit =
+                    if hosted.empty.joined { hosted.empty.all_left } else { hosted.empty.never_joined };
+                hosted.empty.since.is_some_and(|since| now.saturating_duration_since(since) >= limit)
+            })
+            .map(|(key, _)| *key)
+            .collect();
+        over.into_iter().for_each(|key| self.end(key, EndReason::CallEnded));
+    }
+
+    fn publish(&mut self, busy: Duration) {
+        let (mut counters, mut socket_counters) = self.ended;
+        let mut participants = 0;
+        for hosted in self.calls.values() {
+            counters.add(&hosted.call.counters());
+            socket_counters.add(&hosted.socket.counters);
+            participants += hosted.call.participants();
+        }
+        self.shared.calls.store(self.calls.len(), Ordering::Relaxed);
+        self.shared.participants.store(participants, Ordering::Relaxed);
+        let permille = u32::try_from(busy.as_millis() * 1000 / PUBLISH.as_millis()).unwrap_or(1000);
+        self.shared.busy_permille.store(permille.min(1000), Ordering::Relaxed);
+        *self.shared.counts.lock().unwrap_or_else(PoisonError::into_inner) = (counters, socket_counters);
+    }
+}
+
+/// Writes an event once, and hands it to those it is for. Who cannot keep up is cut off.
+fn deliver(events: &mut HashMap<ParticipantId, channel::Sender<Arc<str>>>, event: Event) {
+    let Event { to, notice } = event;
+    let wanted = |id: &ParticipantId| match to {
+        Audience::Everyone => true,
+        Audience::AllBut(other) => *id != other,
+        Audience::One(one) => *id == one,
+    };
+    if !events.keys().any(wanted) {
+        return;
+    }
+    let Ok(text) = serde_json::to_string(&notice) else { return };
+    let text: Arc<str> = text.into();
+    let last = matches!(notice, Notice::Ended { .. });
+    events.retain(|id, to| !wanted(id) || (to.try_send(text.clone()).is_ok() && !last));
+}
+
+/// Ends the process when its thread panics.
+struct AbortOnPanic;
+
+impl Drop for AbortOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            tracing::error!("a media worker failed; the process ends so that a new one can begin");
+            std::process::abort();
+        }
+    }
+}

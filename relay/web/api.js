@@ -1,0 +1,94 @@
+/**
+ * Requests to a relay's HTTP API. Used by `trunkline-client.js`.
+ *
+ * @module api
+ */
+
+/** How long one request may take. */
+const REQUEST_TIMEOUT_MS = 10_000;
+
+/** Back-off between attempts doubles from the first to the last. Half of it is random: not all come back at once. */
+const BACKOFF_FIRST_MS = 250;
+const BACKOFF_LAST_MS = 15_000;
+
+/** A request the relay did not grant. */
+export class TrunklineError extends Error {
+  /**
+   * @param {number} status of HTTP; 0 when there was no answer
+   * @param {string} message what the relay said
+   */
+  constructor(status, message) {
+    super(message);
+    this.name = 'TrunklineError';
+    /** Status of HTTP; 0 when there was no answer. */
+    this.status = status;
+  }
+}
+
+/**
+ * Sends an offer.
+ *
+ * @param {'POST' | 'PATCH'} method
+ * @param {URL} url
+ * @param {{offer: string, token?: string, etag?: ?string}} what `token`: to join with; a session's own address needs
+ *   none, and outlives the token. `etag`: that of the session, when there is one
+ * @returns {Promise<{response: Response, answer: string}>}
+ * @throws {TrunklineError}
+ */
+export async function sendOffer(method, url, { offer, token, etag }) {
+  const headers = { 'content-type': 'application/sdp' };
+  if (token) headers.authorization = `Bearer ${token}`;
+  if (etag) headers['if-match'] = etag;
+  let response;
+  let answer;
+  try {
+    response = await fetch(url, { method, headers, body: offer, signal: AbortSignal.timeout(REQUEST_TIMEOUT_MS) });
+    answer = await response.text();
+  } catch {
+    throw new TrunklineError(0, 'the relay cannot be reached');
+  }
+  if (!response.ok) throw new TrunklineError(response.status, problem(answer) ?? response.statusText);
+  return { response, answer };
+}
+
+/**
+ * Ends a session. Works also while the page is being closed, and tells nobody when it fails: the relay notices.
+ *
+ * @param {URL} url
+ */
+export function endSession(url) {
+  fetch(url, { method: 'DELETE', keepalive: true }).catch(() => {});
+}
+
+/**
+ * How long to wait before an attempt.
+ *
+ * @param {number} attempt 1 after the first failure
+ * @returns {number}
+ */
+export function backoffMs(attempt) {
+  const full = Math.min(BACKOFF_FIRST_MS * 2 ** (attempt - 1), BACKOFF_LAST_MS);
+  return full / 2 + (Math.random() * full) / 2;
+}
+
+/**
+ * Waits.
+ *
+ * @param {number} ms
+ * @returns {Promise<void>}
+ */
+export function pause(ms) {
+  return new Promise((resolve) => {
+    setTimeout(resolve, ms);
+  });
+}
+
+/** The text of a problem document (RFC 9457), if it is one. */
+function problem(text) {
+  try {
+    const { detail, title } = JSON.parse(text);
+    return detail ?? title;
+  } catch {
+    return undefined;
+  }
+}
