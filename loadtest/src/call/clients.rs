@@ -207,7 +207,8 @@ impl Crowd {
             let wait = next.map_or(WAIT_MAX, |at| at.saturating_duration_since(Instant::now()).min(WAIT_MAX));
             let wait = Timespec::try_from(wait).ok();
             events.clear();
-            if epoll::wait(&self.poller, rustix::buffer::spare_capacity(&mut events), wait.as_ref()).is_err() {
+            if epoll::wait(&self.poller, rustix::buffer::spare_capacity(&mut events), wait.as_ref()).is_err()
+            {
                 continue;
             }
             for event in &events {

@@ -119,7 +119,9 @@ impl CallArgs {
     fn check(&self) -> Result<(), LoadError> {
         let usage = |what: &str| Err(LoadError::Usage(what.to_owned()));
         let traffic = self.traffic();
-        if !(2..=PARTICIPANTS_MAX).contains(&self.participants) || !(1..=self.participants).contains(&self.publishers) {
+        if !(2..=PARTICIPANTS_MAX).contains(&self.participants)
+            || !(1..=self.participants).contains(&self.publishers)
+        {
             return usage("--participants: expected 2 to 500, of whom one or more are --publishers");
         }
         if traffic.sources().is_empty() || self.fps == 0 || traffic.video_burst > 1000 {
@@ -291,8 +293,7 @@ async fn join_all(
             let through = through_shaper(args, &mut shaper, peer.remote_address())?;
             peer.set_remote_address(through);
         }
-        let socket =
-            UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).map_err(LoadError::io("binding a socket"))?;
+        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).map_err(LoadError::io("binding a socket"))?;
         let publisher = publishes.then(|| Publisher::new(traffic, number, args.publishers));
         clients.join(Joining { peer, socket, started, publisher });
     }
@@ -370,10 +371,14 @@ async fn measure(args: &CallArgs, relay: &mut Relay, clients: &Clients) -> Resul
     let count = u32::try_from(args.duration_s * 1000 / turn.as_millis().max(1) as u64).unwrap_or(TURNS);
     let each = forwarded(&warm)?.saturating_sub(before).div_ceil(snapshot.sent.max(1));
     let each = usize::try_from(each).unwrap_or(usize::MAX).clamp(1, RECEIVERS_MAX);
-    let mut limit =
-        if args.is_shaped() { None } else { Some(Limit::new(args.traffic(), each, &snapshot)?) };
-    let mut turns =
-        Turns { relay: Vec::new(), limit: Vec::new(), allocations: Some(0), gso_fraction: None, forwarded_in_all: 0 };
+    let mut limit = if args.is_shaped() { None } else { Some(Limit::new(args.traffic(), each, &snapshot)?) };
+    let mut turns = Turns {
+        relay: Vec::new(),
+        limit: Vec::new(),
+        allocations: Some(0),
+        gso_fraction: None,
+        forwarded_in_all: 0,
+    };
     for _ in 0..count.max(1) {
         let before = forwarded(&relay.metrics().await?)?;
         let (cpu, allocations) = (relay.cpu()?, relay.allocations().await?);
@@ -389,7 +394,8 @@ async fn measure(args: &CallArgs, relay: &mut Relay, clients: &Clients) -> Resul
     }
     let last = relay.metrics().await?;
     let since = |name: &str| Some(last.value(name)? - warm.value(name)?);
-    turns.gso_fraction = since(SENT_IN_TRAINS).zip(since(SENT)).filter(|(_, all)| *all > 0.0).map(|(gso, all)| gso / all);
+    turns.gso_fraction =
+        since(SENT_IN_TRAINS).zip(since(SENT)).filter(|(_, all)| *all > 0.0).map(|(gso, all)| gso / all);
     turns.forwarded_in_all = forwarded(&last)?;
     Ok(turns)
 }
@@ -407,7 +413,9 @@ async fn send(clients: &Clients, time: Duration) -> Result<(), LoadError> {
 fn forwarded(metrics: &Metrics) -> Result<u64, LoadError> {
     let why = || format!("no {FORWARDED}");
     let value = metrics.value(FORWARDED);
-    value.map(|value| value as u64).ok_or_else(|| LoadError::Answer { request: "GET /metrics".into(), why: why() })
+    value
+        .map(|value| value as u64)
+        .ok_or_else(|| LoadError::Answer { request: "GET /metrics".into(), why: why() })
 }
 
 /// The bare job with the sizes and bursts of the relay's: to be run in turn with it.

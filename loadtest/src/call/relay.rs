@@ -90,8 +90,7 @@ impl Relay {
         }
         let mut child = command.spawn().map_err(LoadError::io("starting the relay"))?;
         let allocations = child.stdin.take().zip(child.stdout.take());
-        let allocations =
-            allocations.map(|(stdin, stdout)| (stdin, BufReader::new(stdout).lines()));
+        let allocations = allocations.map(|(stdin, stdout)| (stdin, BufReader::new(stdout).lines()));
         let mut relay = Self { log, api, token, child, allocations };
         relay.ready().await?;
         Ok(relay)
@@ -252,9 +251,12 @@ fn configure(dir: &Path, api: SocketAddr, udp_ports: &str) -> Result<String, Loa
          [limits]\njoins_per_s = 100000\n",
         api.ip()
     );
-    for (name, content) in
-        [("admin.token", token.clone()), ("tokens.secret", random()), ("ufrag.key", random()), ("relay.toml", config)]
-    {
+    for (name, content) in [
+        ("admin.token", token.clone()),
+        ("tokens.secret", random()),
+        ("ufrag.key", random()),
+        ("relay.toml", config),
+    ] {
         let path = dir.join(name);
         let file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
         file.and_then(|mut file| writeln!(file, "{content}"))

@@ -94,7 +94,10 @@ fn call(args: &[&str]) -> Value {
     let report = run(&[&few, args].concat());
     for field in CALL_FIELDS {
         let found = field.split('.').fold(&report, |value, name| &value[name]);
-        assert!(found.is_number() || field.starts_with("limit") || field.starts_with("ratio"), "{field}: {report}");
+        assert!(
+            found.is_number() || field.starts_with("limit") || field.starts_with("ratio"),
+            "{field}: {report}"
+        );
     }
     assert!(report["forwarded_packets"].as_u64() > Some(100), "{report}");
     report
