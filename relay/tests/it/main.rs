@@ -1,4 +1,4 @@
-//! Integration tests of the relay, in one binary.
+//! Integration tests of the relay, one module per subject.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
