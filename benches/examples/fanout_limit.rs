@@ -23,7 +23,10 @@ fn main() -> std::io::Result<()> {
         let (sent, arrived) =
             limit.samples.iter().fold((0, 0), |(s, a), sample| (s + sample.sent, a + sample.arrived));
         let least = limit.samples.iter().map(|sample| sample.ns_per_packet).fold(f64::MAX, f64::min);
-        println!("{name:<50} {:>6.0} ns (least {least:.0}), {arrived} of {sent} arrived", limit.ns_per_packet);
+        println!(
+            "{name:<50} {:>6.0} ns (least {least:.0}), {arrived} of {sent} arrived",
+            limit.ns_per_packet
+        );
     }
     Ok(())
 }

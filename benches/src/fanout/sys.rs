@@ -164,8 +164,7 @@ impl Outbox {
         address.sin_family = libc::AF_INET as u16;
         address.sin_port = to.port().to_be();
         address.sin_addr.s_addr = u32::from_ne_bytes(to.ip().octets());
-        self.vectors[at] =
-            libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+        self.vectors[at] = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
         let header = &mut self.headers[at].msg_hdr;
         header.msg_name = (&raw mut self.addresses[at]).cast();
         header.msg_namelen = size_of::<libc::sockaddr_in>() as u32;

@@ -1,5 +1,6 @@
 //! A browser's processes, and its pages.
 
+use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -10,7 +11,6 @@ use std::time::Duration;
 use http::Method;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
-use tempfile::TempDir;
 use tokio::sync::{Mutex, oneshot};
 use tokio::time::timeout;
 
@@ -27,6 +27,10 @@ const SCRIPT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Console entries kept. More shows more of a noisy page's past.
 const CONSOLE_ENTRIES_MAX: usize = 1000;
+
+/// Attempts at removing a profile, and the time between them. More waits longer for helpers that do not end.
+const REMOVALS_MAX: u32 = 100;
+const REMOVAL_PAUSE: Duration = Duration::from_millis(20);
 
 const CHROMIUM: &[&str] = &["/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome"];
 const CHROMEDRIVER: &[&str] =
@@ -49,8 +53,12 @@ pub(crate) struct Session {
     console: Mutex<Vec<ConsoleEntry>>,
     // Dropped in this order: the processes end before their profile goes.
     _processes: Processes,
-    _profile: TempDir,
+    _profile: Profile,
 }
+
+/// The directory of a profile.
+#[derive(Debug)]
+struct Profile(PathBuf);
 
 #[derive(Debug)]
 struct Processes {
@@ -68,6 +76,30 @@ impl Drop for Processes {
     }
 }
 
+impl Profile {
+    fn new() -> Result<Self, Error> {
+        let made = tempfile::Builder::new().prefix("trunkline-browser").tempdir();
+        made.map(|folder| Self(folder.keep()))
+            .map_err(|source| Error::Io { what: "a folder for the profile", source })
+    }
+}
+
+impl Drop for Profile {
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "a drop cannot await, and nothing tells when the last helper ended"
+    )]
+    fn drop(&mut self) {
+        // Chromium's helpers notice a moment later that it is gone, and write until then.
+        for _ in 0..REMOVALS_MAX {
+            if fs::remove_dir_all(&self.0).is_ok() {
+                return;
+            }
+            thread::sleep(REMOVAL_PAUSE);
+        }
+    }
+}
+
 impl Browser {
     /// Starts chromedriver and through it Chromium.
     ///
@@ -76,12 +108,11 @@ impl Browser {
     pub async fn start(options: &Options) -> Result<Self, Error> {
         let chromium = find(CHROMIUM, "chromium")?;
         let chromedriver = find(CHROMEDRIVER, "chromedriver")?;
-        let profile = tempfile::tempdir()
-            .map_err(|source| Error::Io { what: "a directory for the profile", source })?;
-        let (mut processes, driver) = start_driver(&chromedriver, profile.path()).await?;
+        let profile = Profile::new()?;
+        let (mut processes, driver) = start_driver(&chromedriver, &profile.0).await?;
 
         let mut arguments = options.arguments();
-        arguments.push(format!("--user-data-dir={}", profile.path().join("profile").display()));
+        arguments.push(format!("--user-data-dir={}", profile.0.join("profile").display()));
         let answer = driver.call(Method::POST, "/session", Some(&capabilities(&chromium, arguments))).await?;
         let id = text(&answer, "/sessionId", "POST /session")?;
         processes.chromium = answer
@@ -224,5 +255,60 @@ fn text(value: &Value, pointer: &str, command: &str) -> Result<String, Error> {
     match value.pointer(pointer).and_then(Value::as_str) {
         Some(text) => Ok(text.to_owned()),
         None => Err(Error::Answer { command: command.to_owned(), value: value.clone() }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::{Instant, sleep};
+
+    use super::*;
+
+    #[test]
+    fn the_port_is_read_from_what_chromedriver_says() {
+        assert_eq!(port_in("ChromeDriver was started successfully on port 44761."), Some(44761));
+        assert_eq!(port_in("Starting ChromeDriver 148.0.7778.167 on port 0"), None);
+    }
+
+    #[tokio::test]
+    async fn a_condition_that_never_holds_tells_its_last_value_and_the_console() {
+        let browser = Browser::start(&Options::default()).await.unwrap();
+        let page = browser.first_page();
+        page.open("data:text/html,<title>x</title><script>console.error('a clue')</script>").await.unwrap();
+        assert_eq!(page.wait_until("document.title", Duration::ZERO).await.unwrap(), "x");
+        let error = page.wait_until("[].length", Duration::from_millis(100)).await.unwrap_err().to_string();
+        assert!(error.contains("last value: 0") && error.contains("a clue"), "{error}");
+        let error = page.wait_until("nothing.at.all", Duration::ZERO).await.unwrap_err().to_string();
+        assert!(error.contains("nothing is not defined"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn pages_of_one_browser_do_not_talk_into_each_others_windows() {
+        let browser = Browser::start(&Options::default()).await.unwrap();
+        let (one, two) = (browser.first_page(), browser.new_page().await.unwrap());
+        let open = async |page: &Page, name: &str| {
+            page.open(&format!("data:text/html,<title>{name}</title>")).await.unwrap();
+            page.wait_until("document.title", Duration::from_secs(5)).await.unwrap()
+        };
+        let (first, second) = tokio::join!(open(&one, "one"), open(&two, "two"));
+        assert_eq!((first, second), (json!("one"), json!("two")));
+    }
+
+    #[tokio::test]
+    async fn nothing_is_left_of_a_browser_that_was_dropped() {
+        let browser = Browser::start(&Options::default()).await.unwrap();
+        let chromium = browser.session._processes.chromium.unwrap();
+        let profile = browser.session._profile.0.clone();
+        // Its state stands after its name; what has ended and was not asked for yet is a zombie.
+        let stat = format!("/proc/{}/stat", chromium.as_raw_nonzero());
+        let runs = || fs::read_to_string(&stat).is_ok_and(|stat| !stat.contains(") Z "));
+        assert!(runs());
+        drop(browser);
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while runs() {
+            assert!(Instant::now() < deadline, "Chromium still runs");
+            sleep(Duration::from_millis(20)).await;
+        }
+        assert!(!profile.exists());
     }
 }

@@ -38,7 +38,7 @@ const RETRANSMISSIONS: usize = 6;
 pub const DATAGRAMS_MAX: u16 = 256;
 
 /// Bytes that are sent to somebody whose certificate was not compared yet. Our largest flight has about 1500, and is
-/// repeated at most [`RETRANSMISSIONS`] times on our own account; the rest answers repetitions.
+/// repeated a few times on our own account; the rest answers repetitions.
 pub const UNVERIFIED_BYTES_MAX: usize = 32 * 1024;
 
 /// Datagrams a second once the handshake is over: repetitions of the last flight, and the end.

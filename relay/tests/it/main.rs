@@ -1,3 +1,9 @@
-//! Integration tests of the relay, in one binary.
+//! Integration tests of the relay, one module per subject.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test's helpers fail the test: clippy excuses only functions marked as tests"
+)]
 
+mod process;
 mod web;

@@ -24,7 +24,13 @@ impl Keys {
             SrtpProfile::AES128_CM_SHA1_80 => Profile::Aes128CmHmacSha1_80,
             _ => return None,
         };
-        let (client, server) = MasterKey::pair(profile, material).ok()?;
+        let (key, salt) = (profile.key_len(), profile.salt_len());
+        let (client_key, rest) = material.split_at_checked(key)?;
+        let (server_key, rest) = rest.split_at_checked(key)?;
+        let (client_salt, rest) = rest.split_at_checked(salt)?;
+        let (server_salt, _) = rest.split_at_checked(salt)?;
+        let client = MasterKey::new(profile, client_key, client_salt).ok()?;
+        let server = MasterKey::new(profile, server_key, server_salt).ok()?;
         let (open, seal) = if is_client { (server, client) } else { (client, server) };
         Some(Self { profile, open, seal })
     }

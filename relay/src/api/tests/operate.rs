@@ -82,7 +82,7 @@ async fn records_of_what_happened_are_read_back_in_pages() {
     })
     .await
     .unwrap();
-    let ended = |call: &str| records.iter().filter(|record| record["call_id"] == call).next_back().unwrap();
+    let ended = |call: &str| records.iter().rfind(|record| record["call_id"] == call).unwrap();
     assert_eq!(ended(&cancelled)["status"], 3);
     assert_eq!(ended(&missed)["status"], 2);
     assert_eq!(ended(&completed)["status"], 1);
