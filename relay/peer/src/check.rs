@@ -100,7 +100,8 @@ impl Checks {
             return false;
         }
         // Repetitions that crossed with an answer are answered, too.
-        let place = self.pending.iter_mut().find(|pending| **pending == transaction && transaction != [0; 12]);
+        let place =
+            self.pending.iter_mut().find(|pending| **pending == transaction && transaction != [0; 12]);
         let Some(place) = place else { return false };
         *place = [0; 12];
         self.answered_at = Some(now);
