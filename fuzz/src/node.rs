@@ -4,6 +4,7 @@
 use trunkline_relay::sdp::{
     Candidate, CodecName, Fragment, Local, Offer, Transport, answer, fragment_answer,
 };
+use trunkline_relay::token::Tokens;
 use trunkline_relay_proto::event::Role;
 use trunkline_relay_proto::media::IceCredentials;
 
@@ -11,7 +12,11 @@ use trunkline_relay_proto::media::IceCredentials;
 pub type Parser = fn(&[u8]);
 
 /// Every target by the name of its folder of seeds.
-pub const TARGETS: &[(&str, Parser)] = &[("sdp", sdp)];
+pub const TARGETS: &[(&str, Parser)] = &[("sdp", sdp), ("token", token)];
+
+/// The secret that seeds are signed with, and when they expire.
+pub const SECRET: [u8; 32] = [0x5e; 32];
+pub const EXPIRES_S: u64 = 4_102_444_800;
 
 /// An offer, or a fragment. What is taken is answered section by section, and taken again with what was agreed on.
 pub fn sdp(data: &[u8]) {
@@ -35,4 +40,21 @@ pub fn sdp(data: &[u8]) {
         assert_eq!(again.map(|again| again.text).as_ref(), Ok(&first.text), "the same is answered alike");
         let _ = fragment_answer(&first.description, &local);
     }
+}
+
+/// A join token. What is taken was signed here, and reads as it was minted.
+pub fn token(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    if let Ok(grant) = tokens().verify(text) {
+        let again = tokens().mint(&grant, EXPIRES_S).expect("there is a secret");
+        assert_eq!(tokens().verify(&again), Ok(grant), "a grant survives being minted");
+    }
+}
+
+/// Keys of both kinds. Nobody has the private half of the public one.
+pub fn tokens() -> Tokens {
+    let mut tokens = Tokens::new(None, None);
+    tokens.trust_secret(&SECRET);
+    tokens.trust_public_key(&[0x5e; 32]);
+    tokens
 }

@@ -87,7 +87,7 @@ pub struct ApiConfig {
 }
 
 /// Join tokens.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TokensConfig {
     /// Holds the secret of HS256 tokens: 32 random bytes in base64.
@@ -342,12 +342,6 @@ impl Default for ApiConfig {
             origins: Vec::new(),
             admin_token_file: "admin.token".into(),
         }
-    }
-}
-
-impl Default for TokensConfig {
-    fn default() -> Self {
-        Self { hs256_secret_file: None, eddsa_public_keys: Vec::new(), issuer: None, audience: None }
     }
 }
 

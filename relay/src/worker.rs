@@ -293,7 +293,7 @@ impl Worker {
         loop {
             let more = hosted.call.poll_egress(now, &mut self.egress);
             hosted.socket.send(&self.egress);
-            self.egress.clear();
+            self.ended.0.dropped_egress += self.egress.clear();
             if !more {
                 break;
             }

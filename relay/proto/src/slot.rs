@@ -72,6 +72,8 @@ pub(crate) struct Slot {
     pub pin: Option<Pin>,
     /// The source it shows (index in the call).
     pub source: Option<usize>,
+    /// What it shows, or whether it is pinned, is not what its owner was told last.
+    pub untold: bool,
     /// How often key frame requests of this receiver are heard.
     pub asker: Asker,
     /// Media packets sent.
@@ -85,6 +87,8 @@ pub(crate) struct Slot {
     /// Packets sent when the last sender report was made.
     pub reported_packets: u64,
     stream: Downstream,
+    /// Two-byte header extensions may come between one-byte ones.
+    mixed: bool,
     ids: ExtensionIds,
     payload_types: Vec<PayloadType>,
     /// The receiver's payload type for each of the source's, by position.
@@ -103,15 +107,16 @@ pub(crate) struct Slot {
 }
 
 impl Slot {
-    /// The slot of a section, if the client receives in it.
+    /// The slot of a section, if the client receives in it. `mixed` says whether `a=extmap-allow-mixed` was agreed on.
     #[must_use]
-    pub(crate) fn new(section: &Section, rng: &mut Rng) -> Option<Self> {
+    pub(crate) fn new(section: &Section, mixed: bool, rng: &mut Rng) -> Option<Self> {
         let stream = section.receive?;
         Some(Self {
             mid: section.mid,
             kind: section.kind,
             pin: None,
             source: None,
+            untold: false,
             asker: Asker::default(),
             packets: 0,
             octets: 0,
@@ -119,6 +124,7 @@ impl Slot {
             fraction_lost: 0.0,
             reported_packets: 0,
             stream,
+            mixed,
             ids: section.extensions,
             payload_types: section.payload_types.clone(),
             mapped: Vec::new(),
@@ -154,6 +160,7 @@ impl Slot {
     /// Shows a source from now on, or nothing. True when a key frame is needed for it.
     pub(crate) fn show(&mut self, shown: Option<(usize, &Source)>) -> bool {
         self.source = shown.map(|(index, _)| index);
+        self.untold = true;
         self.begin = true;
         self.asker.reset();
         self.mapped.clear();
@@ -207,7 +214,9 @@ impl Slot {
             frame_delta: segment.frame_delta,
             original: None,
         };
-        let Some(len) = header.write(room, &self.ids, packet, pad, sealer) else { return false };
+        let Some(len) = header.write(room, (&self.ids, self.mixed), packet, pad, sealer) else {
+            return false;
+        };
         egress.commit(path, len);
         self.mids_left = self.mids_left.saturating_sub(1);
         self.packets += 1;
@@ -272,7 +281,7 @@ impl Slot {
             frame_delta: segment.frame_delta,
             original: Some(sequence),
         };
-        let Some(len) = header.write(room, &self.ids, &packet, 0, sealer) else { return false };
+        let Some(len) = header.write(room, (&self.ids, self.mixed), &packet, 0, sealer) else { return false };
         self.rtx_index += 1;
         self.retransmissions += 1;
         egress.commit(path, len);
@@ -384,7 +393,7 @@ impl OutHeader {
     fn write(
         &self,
         room: &mut [u8],
-        ids: &ExtensionIds,
+        (ids, mixed): (&ExtensionIds, bool),
         packet: &Packet<'_>,
         pad: u8,
         sealer: &Sealer,
@@ -412,7 +421,8 @@ impl OutHeader {
         let passed = packet
             .elements
             .iter()
-            .filter_map(|(kind, at, len)| Some((ids.id(kind)?, values.get(at..at + len)?)));
+            .filter_map(|(kind, at, len)| Some((ids.id(kind)?, values.get(at..at + len)?)))
+            .filter(|(id, value)| mixed || (*id < 15 && (1..=16).contains(&value.len())));
         let extension_len = extension::write(room.get_mut(HEADER_LEN..)?, mid.into_iter().chain(passed))?;
         // Version 2, one CSRC.
         let first = 0x81 | u8::from(pad > 0) << 5 | u8::from(extension_len > 0) << 4;

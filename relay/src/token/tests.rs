@@ -228,3 +228,12 @@ fn keys_are_read_from_files_and_said_to_be_wrong_by_setting_and_file() {
         assert!(error.starts_with(expected), "{error}");
     }
 }
+
+#[test]
+fn the_fuzzers_seeds_are_tokens_as_they_are_minted() {
+    let mut tokens = Tokens::new(None, None);
+    tokens.trust_secret(&[0x5e; 32]);
+    let seed = include_str!("../../../fuzz/seeds/node/token/whole");
+    let grant = tokens.verify(seed).unwrap();
+    assert_eq!(tokens.mint(&grant, 4_102_444_800).unwrap(), seed);
+}

@@ -40,6 +40,34 @@ async fn start_browser() -> Browser {
     Browser::start(&Options { flags: vec![CAMERA.to_owned()], ..Options::default() }).await.unwrap()
 }
 
+/// Creates a call, and gives its id.
+fn create(relay: &Relay) -> String {
+    relay.json(&["call", "create"])["call_id"].as_str().unwrap().to_owned()
+}
+
+/// A join token.
+fn token(relay: &Relay, call: &str, participant: &str, more: &[&str]) -> String {
+    let made = relay.json(&[&["call", "token", call, "--participant", participant], more].concat());
+    made["token"].as_str().unwrap().to_owned()
+}
+
+/// The address with which one participant joins a call.
+fn invitation(relay: &Relay, call: &str, participant: &str, key: &str) -> String {
+    let token = token(relay, call, participant, &[]);
+    format!("http://{}/call?call={call}&token={token}#key={key}", relay.address)
+}
+
+/// Everybody in a call, as `GET /v1/calls/{id}` shows them.
+fn participants(relay: &Relay, call: &str) -> Vec<Value> {
+    relay.json(&["call", "show", call])["participants"].as_array().unwrap().clone()
+}
+
+fn metric(relay: &Relay, name: &str) -> u64 {
+    let metrics = relay.get("/metrics");
+    let value = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    value.unwrap_or_else(|| panic!("{name} is not in {metrics}")).parse().unwrap()
+}
+
 /// Goes to an invitation, and sees connections from then on.
 async fn visit(page: &Page, invitation: &str) {
     let source = json!({ "source": include_str!("calls.js") });
@@ -95,13 +123,13 @@ fn is_gcm(profile: &Value) -> bool {
 
 #[tokio::test]
 async fn who_has_the_key_sees_and_hears_and_who_has_another_does_not() {
-    let relay = Relay::start();
-    let call = relay.create();
+    let relay = Relay::running();
+    let call = create(&relay);
     let browser = start_browser().await;
     let (ann, bob) = (browser.first_page(), browser.new_page().await.unwrap());
     let eve = browser.new_page().await.unwrap();
     for (page, name, key) in [(&ann, "ann", KEY), (&bob, "bob", KEY), (&eve, "eve", OTHER_KEY)] {
-        join(page, &relay.invitation(&call, name, key)).await;
+        join(page, &invitation(&relay, &call, name, key)).await;
     }
     for source in ["camera", "microphone"] {
         decodes(&ann, "bob", source).await;
@@ -122,13 +150,12 @@ async fn who_has_the_key_sees_and_hears_and_who_has_another_does_not() {
         tile_shows(&eve, name, ".querySelector('.warning').hidden === false").await;
     }
     tile_shows(&ann, "eve", ".querySelector('.warning').hidden === false").await;
-    let requested = async || relay.metric("trunkline_relay_key_frame_requests_sent_total").await;
-    let before = requested().await;
+    let requested = || metric(&relay, "trunkline_relay_key_frame_requests_sent_total");
+    let before = requested();
     sleep(WATCH_REQUESTS).await;
-    let after = requested().await;
-    let received = relay.metric("trunkline_relay_key_frame_requests_received_total").await;
+    let after = requested();
+    let received = metric(&relay, "trunkline_relay_key_frame_requests_received_total");
     println!("key frame requests: {before} sent, then {after}; {received} received");
-    println!("{:#}", eve.value("test.slot('ann', 'camera')").await.unwrap());
     assert!(after - before <= REQUESTS_MAX, "{before}, then {after} key frame requests");
     let stats = eve.value("window.trunklineCall.stats()").await.unwrap();
     assert_eq!(stats["frames"]["opened"], 0, "{stats:#}");
@@ -141,7 +168,7 @@ async fn who_has_the_key_sees_and_hears_and_who_has_another_does_not() {
         assert_eq!(slot["framesDecoded"], 0, "{slot}");
     }
 
-    let people = relay.participants(&call);
+    let people = participants(&relay, &call);
     assert_eq!(people.len(), 3);
     for person in &people {
         assert_eq!(person["state"], "connected");
@@ -154,13 +181,13 @@ async fn who_has_the_key_sees_and_hears_and_who_has_another_does_not() {
 
 #[tokio::test]
 async fn what_one_does_the_others_see() {
-    let relay = Relay::start();
-    let call = relay.create();
+    let relay = Relay::running();
+    let call = create(&relay);
     let browser = start_browser().await;
     let (ann, bob) = (browser.first_page(), browser.new_page().await.unwrap());
     let carl = browser.new_page().await.unwrap();
     for (page, name) in [(&ann, "ann"), (&bob, "bob"), (&carl, "carl")] {
-        join(page, &relay.invitation(&call, name, KEY)).await;
+        join(page, &invitation(&relay, &call, name, KEY)).await;
     }
     decodes(&ann, "bob", "camera").await;
     decodes(&ann, "carl", "camera").await;
@@ -173,14 +200,14 @@ async fn what_one_does_the_others_see() {
     pins(&ann, &relay, &call).await;
     shares(&ann, &bob, &relay, &call).await;
     comes_back(&ann, &bob).await;
-    is_replaced(&ann, &bob, &carl, &relay.invitation(&call, "bob", KEY)).await;
+    is_replaced(&ann, &bob, &carl, &invitation(&relay, &call, "bob", KEY)).await;
 
     carl.click("#leave").await.unwrap();
     ann.wait_until("!window.trunklineCall.roster.has('bob')", PATIENCE).await.unwrap();
     ann.wait_until("document.querySelector('.tile[data-participant=bob]') === null", PATIENCE).await.unwrap();
     ann.wait_until("!document.querySelector('#alone').hidden", PATIENCE).await.unwrap();
     assert_eq!(carl.text("#farewell-title").await.unwrap(), "You left the call");
-    assert_eq!(relay.participants(&call).len(), 1);
+    assert_eq!(participants(&relay, &call).len(), 1);
     shoot(&ann, "alone").await;
     assert_eq!(errors(&browser).await, Vec::<String>::new());
 }
@@ -205,10 +232,7 @@ async fn mutes(ann: &Page, bob: &Page) {
 
 /// Ann pins carl, then bob to a slot of her choice, then nobody: slots and tiles follow.
 async fn pins(ann: &Page, relay: &Relay, call: &str) {
-    println!("B {}", ann.value("[test.notices.at(-1), test.notices.at(-2)]").await.unwrap());
     ann.click(".tile[data-participant=carl] .pin").await.unwrap();
-    sleep(Duration::from_secs(2)).await;
-    println!("A {}", ann.value("[test.notices.slice(-4), window.trunklineCall.slots, test.notices.filter((e) => e.event=='error')]").await.unwrap());
     ann.wait_until("document.querySelector('.tile.featured').dataset.participant === 'carl'", PATIENCE)
         .await
         .unwrap();
@@ -222,11 +246,12 @@ async fn pins(ann: &Page, relay: &Relay, call: &str) {
     let last = ann.value("window.trunklineCall.slots.at(-1).mid").await.unwrap();
     let pin = "window.trunklineCall.pin({ slot: arguments[0], participant: 'bob', source: 'camera' })";
     ann.run(pin, std::slice::from_ref(&last)).await.unwrap();
-    let shown = "(({ participant, source, pinned }) => participant === 'bob' && source === 'camera' && pinned)";
+    let shown =
+        "(({ participant, source, pinned }) => participant === 'bob' && source === 'camera' && pinned)";
     ann.wait_until(&format!("{shown}(window.trunklineCall.slots.at(-1))"), PATIENCE).await.unwrap();
     let sees = "(await window.trunklineCall.stats()).slots.at(-1).framesDecoded > 5";
     ann.wait_until(sees, PATIENCE).await.unwrap();
-    let people = relay.participants(call);
+    let people = participants(relay, call);
     let slots = people.iter().find(|person| person["participant"] == "ann").unwrap()["slots"].as_array();
     let slot = slots.unwrap().iter().find(|slot| slot["slot"] == last).unwrap();
     assert_eq!((&slot["participant"], &slot["source"]), (&json!("bob"), &json!("camera")));
@@ -237,8 +262,9 @@ async fn pins(ann: &Page, relay: &Relay, call: &str) {
 /// Bob shares his screen and stops: ann's slots follow, a viewer with one slot sees the screen rather than a camera,
 /// and all other pictures go on meanwhile.
 async fn shares(ann: &Page, bob: &Page, relay: &Relay, call: &str) {
-    let token = relay.token(call, "dora", &["--viewer"]);
-    let options = json!({ "callId": call, "token": token, "slots": { "audio": 1, "video": 1 }, "sends": false });
+    let token = token(relay, call, "dora", &["--viewer"]);
+    let options =
+        json!({ "callId": call, "token": token, "slots": { "audio": 1, "video": 1 }, "sends": false });
     let viewer = "const { TrunklineCall } = await import('/call/trunkline-client.js'); \
         window.dora = new TrunklineCall(); \
         await window.dora.join({ ...options, key: Uint8Array.from({ length: 16 }, (_, index) => index) });";
@@ -308,12 +334,12 @@ async fn is_replaced(ann: &Page, bob: &Page, carl: &Page, invitation: &str) {
 
 #[tokio::test]
 async fn joining_is_a_matter_of_a_moment() {
-    let relay = Relay::start();
-    let call = relay.create();
+    let relay = Relay::running();
+    let call = create(&relay);
     let browser = start_browser().await;
     let page = browser.first_page();
-    let token = relay.token(&call, "ann", &[]);
-    visit(&page, &format!("{}/call", relay.url)).await;
+    let token = token(&relay, &call, "ann", &[]);
+    visit(&page, &format!("http://{}/call", relay.address)).await;
     let begun = Instant::now();
     let joins = "return test.joins({ callId: arguments[0], token: arguments[1] }, arguments[2])";
     let durations = page.run(joins, &[json!(call), json!(token), json!(JOINS)]).await.unwrap();
@@ -324,5 +350,4 @@ async fn joining_is_a_matter_of_a_moment() {
     let median = durations[JOINS / 2];
     println!("ms from the request to connected: median {median} of {durations:?}, in {:?}", begun.elapsed());
     assert!(median < JOIN_MEDIAN_MAX_MS, "{durations:?}");
-    assert_eq!(errors(&browser).await, Vec::<String>::new());
 }

@@ -1,119 +1,279 @@
-//! A real relay process on loopback, made and asked with its own command line.
+//! Real relay processes, driven by their own command line and by the commands of the manual.
 
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStderr, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-/// Longer than a relay takes to start on a busy machine.
+/// Longer than anything here takes.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Between two looks at its log.
+/// Between two looks at something that is waited for.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
-/// A running relay. Dropping it ends the process.
+/// A node's directory, and its process while there is one.
 pub(crate) struct Relay {
     dir: tempfile::TempDir,
-    child: Child,
-    /// Where its API is.
-    pub(crate) url: String,
+    child: Option<(Child, BufReader<ChildStderr>)>,
+    /// Of its API.
+    pub(crate) address: String,
+}
+
+fn command() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_trunkline-relay"));
+    command.env_remove("TRUNKLINE_RELAY_URL").env_remove("TRUNKLINE_RELAY_TOKEN").env_remove("TRUNKLINE_LOG");
+    command
 }
 
 impl Relay {
-    /// Starts a relay, its API on a port that the system chooses.
-    pub(crate) fn start() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let node = dir.path().join("node");
-        let init = ["init", "--listen", "127.0.0.1:0", "--media-listen", "127.0.0.1"];
-        let made = command(&node).args(init).output().unwrap();
+    /// Makes a node on loopback whose API is on a port that the system chooses.
+    fn init() -> Self {
+        let relay = Self { dir: tempfile::tempdir().unwrap(), child: None, address: String::new() };
+        let made = command()
+            .args(["init", "--node", "9", "--listen", "127.0.0.1:0", "--udp-ports", "48000-48999"])
+            .args(["--media-listen", "127.0.0.1", "--dir"])
+            .arg(relay.path("relay"))
+            .output()
+            .unwrap();
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-        let log = std::fs::File::create(dir.path().join("log")).unwrap();
-        let mut command = command(&node);
-        command.arg("node").stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-        let mut relay = Self { dir, child: command.spawn().unwrap(), url: String::new() };
-        relay.url = format!("http://{}", relay.address());
+        relay.set("format = \"text\"", "format = \"json\"");
+        relay.set("# directory = \"records\"", "directory = \"records\"");
+        std::fs::create_dir(relay.path("relay/records")).unwrap();
         relay
     }
 
-    /// Creates a call, and gives its id.
-    pub(crate) fn create(&self) -> String {
-        text(&self.json(&["call", "create"]), "call_id")
+    /// Makes a node and starts it.
+    pub(crate) fn running() -> Self {
+        let mut relay = Self::init();
+        relay.start();
+        relay
     }
 
-    /// The address with which one participant joins a call: with no key there is no end-to-end encryption.
-    pub(crate) fn invitation(&self, call: &str, participant: &str, key: &str) -> String {
-        let token = self.token(call, participant, &[]);
-        let fragment = if key.is_empty() { String::new() } else { format!("#key={key}") };
-        format!("{}/call?call={call}&token={token}{fragment}", self.url)
+    fn set(&self, old: &str, new: &str) {
+        let file = self.path("relay/relay.toml");
+        let text = std::fs::read_to_string(&file).unwrap();
+        assert!(text.contains(old), "{old}");
+        std::fs::write(&file, text.replacen(old, new, 1)).unwrap();
     }
 
-    /// A join token.
-    pub(crate) fn token(&self, call: &str, participant: &str, more: &[&str]) -> String {
-        let args = [&["call", "token", call, "--participant", participant], more].concat();
-        text(&self.json(&args), "token")
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
     }
 
-    /// Everybody in a call, as `GET /v1/calls/{id}` shows them.
-    pub(crate) fn participants(&self, call: &str) -> Vec<Value> {
-        self.json(&["call", "show", call])["participants"].as_array().unwrap().clone()
+    fn start(&mut self) {
+        let mut child = command()
+            .arg("--dir")
+            .arg(self.path("relay"))
+            .arg("node")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut log = BufReader::new(child.stderr.take().unwrap());
+        let mut line = String::new();
+        while !line.contains("\"ready\"") {
+            line.clear();
+            assert_ne!(log.read_line(&mut line).unwrap(), 0, "it said nothing of being ready");
+        }
+        let said: Value = serde_json::from_str(&line).unwrap();
+        self.address = said["api"].as_str().unwrap().to_owned();
+        self.child = Some((child, log));
     }
 
-    /// The value of one metric.
-    pub(crate) async fn metric(&self, name: &str) -> u64 {
-        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-        let response = reqwest::get(format!("{}/metrics", self.url)).await.unwrap();
-        let text = response.text().await.unwrap();
-        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-        value.unwrap_or_else(|| panic!("{name} is not in {text}")).parse().unwrap()
+    fn cli(&self, args: &[&str]) -> Output {
+        command()
+            .arg("--dir")
+            .arg(self.path("relay"))
+            .args(["--url", &format!("http://{}", self.address)])
+            .args(args)
+            .output()
+            .unwrap()
     }
 
-    /// Runs a verb that must succeed, and gives what it prints.
-    fn json(&self, args: &[&str]) -> Value {
-        let mut command = command(&self.dir.path().join("node"));
-        let output = command.args(["--json", "--url", &self.url]).args(args).output().unwrap();
-        let error = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(output.status.success(), "{args:?}: {error}{}", self.log());
+    pub(crate) fn json(&self, args: &[&str]) -> Value {
+        let output = self.cli(&[&["--json"], args].concat());
+        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
         serde_json::from_slice(&output.stdout).unwrap()
     }
 
-    /// Waits until it says where its API is.
-    #[allow(clippy::disallowed_methods, reason = "polls a condition of another process, with a deadline")]
-    fn address(&mut self) -> String {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            let log = self.log();
-            let ready = log.lines().find(|line| line.contains(" ready "));
-            if let Some(address) = ready.and_then(|line| line.split("api=").nth(1)?.split(' ').next()) {
-                return address.to_owned();
-            }
-            assert!(self.child.try_wait().unwrap().is_none(), "it ended: {log}");
-            assert!(Instant::now() < deadline, "it does not start: {log}");
-            std::thread::sleep(LOOK_AGAIN);
-        }
+    /// One request without a token, answered as text with its head.
+    pub(crate) fn get(&self, path: &str) -> String {
+        let mut stream = TcpStream::connect(&self.address).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
     }
 
-    fn log(&self) -> String {
-        std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
+    fn admin_token(&self) -> String {
+        std::fs::read_to_string(self.path("relay/admin.token")).unwrap().trim().to_owned()
+    }
+
+    fn signal(&self, signal: &str) {
+        let (child, _) = self.child.as_ref().unwrap();
+        let sent = Command::new("kill").args(["-s", signal, &child.id().to_string()]).status().unwrap();
+        assert!(sent.success());
+    }
+
+    /// Waits for the process's end: its exit code, and what it still logged.
+    fn ended(&mut self) -> (Option<i32>, String) {
+        let (mut child, mut log) = self.child.take().unwrap();
+        let mut rest = String::new();
+        log.read_to_string(&mut rest).unwrap();
+        (child.wait().unwrap().code(), rest)
     }
 }
 
 impl Drop for Relay {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        if let Some((child, _)) = &mut self.child {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
     }
 }
 
-fn command(node: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_trunkline-relay"));
-    command.arg("--dir").arg(node).stdin(Stdio::null());
-    for variable in ["TRUNKLINE_RELAY_URL", "TRUNKLINE_RELAY_TOKEN", "TRUNKLINE_LOG"] {
-        command.env_remove(variable);
+#[test]
+fn a_fresh_node_passes_its_check_starts_and_stops_when_told() {
+    let mut relay = Relay::init();
+    let checked =
+        command().args(["node", "--check", "--config"]).arg(relay.path("relay/relay.toml")).output();
+    let checked = checked.unwrap();
+    assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stdout));
+    relay.start();
+    for path in ["/healthz", "/readyz", "/metrics", "/openapi.json", "/call"] {
+        assert!(relay.get(path).starts_with("HTTP/1.1 200"), "{path}: {}", relay.get(path));
     }
-    command
+    assert!(relay.get("/v1/calls").starts_with("HTTP/1.1 401"));
+    let status = relay.json(&["status"]);
+    assert_eq!((&status["calls"], &status["draining"]), (&0.into(), &false.into()));
+    let began = Instant::now();
+    relay.signal("TERM");
+    let (code, log) = relay.ended();
+    assert_eq!(code, Some(0), "{log}");
+    assert!(log.contains("\"stopped\"") && began.elapsed() < Duration::from_secs(5), "{log}");
 }
 
-fn text(value: &Value, field: &str) -> String {
-    value[field].as_str().unwrap_or_else(|| panic!("no {field} in {value}")).to_owned()
+#[test]
+fn a_day_with_the_command_line_is_recorded() {
+    let mut relay = Relay::running();
+    let call = relay.json(&["call", "create", "--meeting-id", "weekly", "--max-participants", "3"]);
+    let id = call["call_id"].as_str().unwrap();
+    assert!(id.starts_with("0009-"), "{call}");
+    let listed = relay.json(&["call", "list"]);
+    assert_eq!(
+        (&listed["calls"][0]["call_id"], &listed["calls"][0]["max_participants"]),
+        (&call["call_id"], &3.into())
+    );
+    let token_file = relay.path("ann.token");
+    relay.json(&[
+        "call",
+        "token",
+        id,
+        "--participant",
+        "Ann",
+        "--viewer",
+        "--out",
+        token_file.to_str().unwrap(),
+    ]);
+    assert_eq!(std::fs::read_to_string(&token_file).unwrap().matches('.').count(), 2);
+    assert_eq!(std::fs::metadata(&token_file).unwrap().permissions().mode() & 0o077, 0);
+    assert_eq!(relay.json(&["call", "show", id])["participants"], serde_json::json!([]));
+    relay.json(&["call", "end", id]);
+    let gone = relay.cli(&["call", "show", "0009-AAAAAAAAAAAAAAAAAAAAAA"]);
+    assert_eq!(gone.status.code(), Some(1));
+
+    assert_eq!(relay.json(&["drain", "--deadline-s", "60"])["draining"], true);
+    assert!(relay.get("/readyz").starts_with("HTTP/1.1 503"));
+    let refused = relay.cli(&["call", "create"]);
+    let error = String::from_utf8(refused.stderr).unwrap();
+    assert!(error.lines().count() == 1 && error.contains("takes no new calls"), "{error}");
+    assert_eq!(relay.json(&["drain", "--undo"])["draining"], false);
+    // One that goes on until the process ends.
+    relay.json(&["call", "create"]);
+    relay.signal("TERM");
+    assert_eq!(relay.ended().0, Some(0));
+    let records = records(&relay.path("relay/records"));
+    let statuses: Vec<_> = records.iter().map(|record| record["status"].as_u64().unwrap()).collect();
+    assert_eq!(statuses, [0, 3, 0, 2], "{records:?}");
+    assert_eq!(records[0]["startmsgid"], records[1]["startmsgid"]);
+    assert_eq!(records[1]["meetingid"], "weekly");
+}
+
+/// Every record in a directory.
+fn records(directory: &Path) -> Vec<Value> {
+    let mut files: Vec<_> = std::fs::read_dir(directory).unwrap().map(|file| file.unwrap().path()).collect();
+    files.sort();
+    let text: String = files.iter().map(|file| std::fs::read_to_string(file).unwrap()).collect();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[test]
+fn the_documented_commands_run_as_they_stand() {
+    let relay = Relay::running();
+    let manual = include_str!("../../../docs/API.md").split("\n# The relay's API").nth(1).unwrap();
+    let commands: Vec<_> =
+        manual.split("```bash\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
+    assert!(commands.len() >= 6, "docs/API.md shows each part of the API");
+    let offer = include_bytes!("../data/offers/chromium_plain.sdp");
+    std::fs::write(relay.path("offer.sdp"), offer).unwrap();
+    for text in commands {
+        let output = Command::new("bash")
+            .args(["-euo", "pipefail", "-c", text])
+            .current_dir(relay.dir.path())
+            .env("RELAY", format!("http://{}", relay.address))
+            .env("ADMIN_TOKEN", relay.admin_token())
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
+    }
+    let answer = std::fs::read_to_string(relay.path("answer.sdp")).unwrap();
+    assert!(answer.contains("a=candidate:"), "{answer}");
+}
+
+#[test]
+fn what_a_node_logs_of_a_call_names_nobody() {
+    let mut relay = Relay::running();
+    relay.set("filter = \"info\"", "filter = \"debug\"");
+    relay.signal("TERM");
+    relay.ended();
+    relay.start();
+    let call = relay.json(&["call", "create", "--meeting-id", "secret-meeting"]);
+    let id = call["call_id"].as_str().unwrap();
+    relay.json(&["call", "token", id, "--participant", "Annabel"]);
+    relay.json(&["call", "end", id]);
+    relay.signal("TERM");
+    let (_, log) = relay.ended();
+    for secret in ["Annabel", "secret-meeting", relay.admin_token().as_str()] {
+        assert!(!log.contains(secret), "{log}");
+    }
+    assert!(!log.contains(id), "call ids are for log.detail = \"messaging\": {log}");
+}
+
+#[test]
+fn the_commands_trust_the_certificate_that_the_configuration_gives_the_api() {
+    let mut relay = Relay::init();
+    let certified = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+    std::fs::write(relay.path("relay/api.crt"), certified.cert.pem()).unwrap();
+    std::fs::write(relay.path("relay/api.key"), certified.signing_key.serialize_pem()).unwrap();
+    relay.set("# tls_certificate = \"tls/api.crt\"", "tls_certificate = \"api.crt\"");
+    relay.set("# tls_key = \"tls/api.key\"", "tls_key = \"api.key\"");
+    relay.start();
+    let url = format!("https://{}", relay.address);
+    let began = Instant::now();
+    loop {
+        let status =
+            command().arg("--dir").arg(relay.path("relay")).args(["--url", &url, "status"]).output().unwrap();
+        if status.status.success() {
+            break;
+        }
+        assert!(began.elapsed() < PATIENCE, "{}", String::from_utf8_lossy(&status.stderr));
+        #[allow(clippy::disallowed_methods, reason = "a process that is waited for has no clock of ours")]
+        std::thread::sleep(LOOK_AGAIN);
+    }
 }
