@@ -525,7 +525,7 @@ impl Call {
             let slot =
                 self.participant_mut(subscriber.receiver).and_then(|p| p.slots.get_mut(subscriber.slot));
             if let Some(slot) = slot {
-                slot.source = None;
+                slot.empty();
             }
         }
         self.pending.retain(|pending| *pending != at);

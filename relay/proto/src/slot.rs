@@ -72,6 +72,8 @@ pub(crate) struct Slot {
     pub pin: Option<Pin>,
     /// The source it shows (index in the call).
     pub source: Option<usize>,
+    /// It became empty by itself, and its receiver does not know that yet.
+    pub untold: bool,
     /// How often key frame requests of this receiver are heard.
     pub asker: Asker,
     /// Media packets sent.
@@ -114,6 +116,7 @@ impl Slot {
             kind: section.kind,
             pin: None,
             source: None,
+            untold: false,
             asker: Asker::default(),
             packets: 0,
             octets: 0,
@@ -144,7 +147,7 @@ impl Slot {
         self.ids = section.extensions;
         if self.payload_types != section.payload_types {
             self.payload_types.clone_from(&section.payload_types);
-            self.source = None;
+            self.empty();
         }
     }
 
@@ -154,9 +157,15 @@ impl Slot {
         self.stream.ssrc
     }
 
+    /// What it shows is gone, or not understood any more.
+    pub(crate) fn empty(&mut self) {
+        self.untold |= self.source.take().is_some();
+    }
+
     /// Shows a source from now on, or nothing. True when a key frame is needed for it.
     pub(crate) fn show(&mut self, shown: Option<(usize, &Source)>) -> bool {
         self.source = shown.map(|(index, _)| index);
+        self.untold = false;
         self.begin = true;
         self.asker.reset();
         self.mapped.clear();

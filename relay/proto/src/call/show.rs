@@ -113,6 +113,7 @@ impl Call {
                         pin: slot.pin.as_ref().map(|pin| self.pinned(index, slot, pin)),
                     })
                     .collect();
+                let untold: Vec<bool> = participant.slots_of(kind).map(|(_, slot)| slot.untold).collect();
                 let fits = |at: &usize| {
                     self.source(*at).is_some_and(|source| {
                         source.owner != index
@@ -132,9 +133,9 @@ impl Call {
                 changes.extend(
                     slots
                         .into_iter()
-                        .zip(&places)
+                        .zip(places.iter().zip(untold))
                         .zip(chosen)
-                        .filter(|((_, place), to)| place.shows != *to)
+                        .filter(|((_, (place, untold)), to)| *untold || place.shows != *to)
                         .map(|((slot, _), to)| (slot, to)),
                 );
             }
