@@ -28,6 +28,16 @@ pub(crate) enum LoadError {
         /// The last lines of it.
         tail: String,
     },
+    /// The relay process ended, or never became ready.
+    #[error("the relay {what}; the end of {log}:\n{tail}", log = log.display())]
+    Relay {
+        /// For example `did not become ready within 30 s`.
+        what: String,
+        /// Where it wrote why.
+        log: PathBuf,
+        /// The last lines of it.
+        tail: String,
+    },
     /// The connection to an API was cut, refused, or spoke no HTTP. Asking again may help.
     #[error("no answer from {address}: {why}")]
     Cut {

@@ -1,5 +1,6 @@
 //! Deployments that know each other: directories, ports, processes and peerings of a scenario.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -75,6 +76,22 @@ impl Fleet {
         let federation = self.ports.next()?;
         let (api, admin) = (self.ports.next()?, self.ports.next()?);
         Ok(Addresses { federation, advertised: federation, api, admin })
+    }
+
+    /// A port that nobody else uses.
+    ///
+    /// # Errors
+    /// When there are no ports left.
+    pub(crate) fn port(&mut self) -> Result<SocketAddr, LoadError> {
+        self.ports.next()
+    }
+
+    /// So many ports in a row, as `first-last`.
+    ///
+    /// # Errors
+    /// When there are not as many left.
+    pub(crate) fn port_range(&mut self, count: u16) -> Result<String, LoadError> {
+        self.ports.range(count)
     }
 
     /// Makes, starts and waits for a deployment.

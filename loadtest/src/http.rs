@@ -18,6 +18,8 @@ pub(crate) enum Media {
     Json,
     /// `application/x-protobuf`
     Protobuf,
+    /// `application/sdp`
+    Sdp,
 }
 
 /// One connection to one API, with its token.
@@ -33,6 +35,7 @@ impl Media {
         HeaderValue::from_static(match self {
             Self::Json => "application/json",
             Self::Protobuf => "application/x-protobuf",
+            Self::Sdp => "application/sdp",
         })
     }
 }

@@ -1,12 +1,13 @@
-//! Real gateway processes, real sockets, real fsync: what the gateway is measured and broken with.
+//! Real processes, real sockets, real fsync: what the gateway and the relay are measured and broken with.
 //!
 //! # Layout
-//! - the scenarios: [`demo`], [`envelopes`], [`outage`], [`dead_peers`], [`crash`]
+//! - the gateway's scenarios: [`demo`], [`envelopes`], [`outage`], [`dead_peers`], [`crash`]
+//! - the relay's: [`call`]
 //! - [`fleet`], [`gateway`], [`ports`]: deployments, their processes, where they listen
 //! - [`shaped`]: the network between them
 //! - [`messaging`]: the messaging server of a deployment, made of [`submit`] and [`reader`]
 //! - [`flow`], [`ledger`]: envelopes that say which one they are, and the book of those that arrived
-//! - [`http`], [`procfs`], [`progress`], [`report`], [`error`]: tools
+//! - [`http`], [`procfs`], [`progress`], [`report`], [`error`], [`allocations`]: tools
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -22,6 +23,8 @@ use error::LoadError;
 use fleet::Fleet;
 use gateway::Launcher;
 
+mod allocations;
+mod call;
 mod crash;
 mod dead_peers;
 mod demo;
@@ -87,6 +90,15 @@ enum Scenario {
     DeadPeers(dead_peers::DeadPeersArgs),
     /// kill -9 of either gateway at random moments under load.
     Crash(crash::CrashArgs),
+    /// A call of many people on one relay: cost per forwarded packet and per join, held against the bare job.
+    Call(call::CallArgs),
+    /// Be a relay that says how often it allocates: what `call` starts.
+    #[command(hide = true, disable_help_flag = true)]
+    Relay {
+        /// Handed through.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
     /// Be a gateway: what the scenarios start.
     #[command(hide = true, disable_help_flag = true)]
     Gateway {
@@ -95,6 +107,10 @@ enum Scenario {
         args: Vec<OsString>,
     },
 }
+
+/// Counts allocations in the relay processes that are this very program, and does nothing else anywhere.
+#[global_allocator]
+static ALLOCATOR: allocations::CountingAllocator = allocations::CountingAllocator;
 
 /// A result that can be good or bad.
 pub(crate) trait Judged: Serialize {
@@ -118,6 +134,14 @@ fn main() -> ExitCode {
         // However this program's parent ends, no gateway stays behind.
         let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
         return trunkline_gateway::cli::main([OsString::from("trunkline-gateway")].into_iter().chain(args));
+    }
+    if let Scenario::Relay { args } = scenario {
+        let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
+        if let Err(error) = call::relay::answer_with_allocations() {
+            let _ = writeln!(std::io::stderr(), "trunkline-loadtest: {error}");
+            return ExitCode::from(2);
+        }
+        return trunkline_relay::cli::main([OsString::from("trunkline-relay")].into_iter().chain(args));
     }
     // One thread for the whole driver: it shares the processors with the gateways it measures, and the parent
     // whose death ends them must be a thread that lives as long as the process.
@@ -162,7 +186,8 @@ async fn run(common: &Common, scenario: Scenario) -> Result<bool, LoadError> {
         Scenario::Outage(args) => present(common, &outage::run(common, &args).await?),
         Scenario::DeadPeers(args) => present(common, &dead_peers::run(common, &args).await?),
         Scenario::Crash(args) => present(common, &crash::run(common, &args).await?),
-        Scenario::Gateway { .. } => Ok(true),
+        Scenario::Call(args) => present(common, &call::run(common, &args).await?),
+        Scenario::Gateway { .. } | Scenario::Relay { .. } => Ok(true),
     }
 }
 

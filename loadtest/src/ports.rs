@@ -58,6 +58,19 @@ impl PortBlock {
         }
         Err(LoadError::Usage(format!("the {BLOCK} ports of a scenario are used up")))
     }
+
+    /// The next `count` ports of the block, as `first-last`: whoever gets them skips those in use elsewhere.
+    ///
+    /// # Errors
+    /// When the block is used up.
+    pub(crate) fn range(&mut self, count: u16) -> Result<String, LoadError> {
+        let (first, last) = (self.next, self.next.saturating_add(count.saturating_sub(1)));
+        if last >= self.end {
+            return Err(LoadError::Usage(format!("the {BLOCK} ports of a scenario are used up")));
+        }
+        self.next = last + 1;
+        Ok(format!("{first}-{last}"))
+    }
 }
 
 #[cfg(test)]

@@ -26,9 +26,38 @@ pub(crate) fn usage(pid: u32) -> Result<Usage, LoadError> {
     Ok(Usage { cpu: cpu_time(&read("stat")?), rss_peak_bytes: peak_memory(&read("status")?) })
 }
 
+/// Processor time of all threads of process `pid` that run now, to the nanosecond.
+///
+/// # Errors
+/// When it is gone.
+pub(crate) fn scheduled(pid: u32) -> Result<Duration, LoadError> {
+    let path = format!("/proc/{pid}/task");
+    let threads = fs::read_dir(&path).map_err(LoadError::io(format!("reading {path}")))?;
+    let times = threads.flatten().filter_map(|thread| {
+        // A thread may have ended by now.
+        let line = fs::read_to_string(thread.path().join("schedstat")).ok()?;
+        line.split_whitespace().next()?.parse::<u64>().ok()
+    });
+    Ok(Duration::from_nanos(times.sum()))
+}
+
+/// Memory that process `pid` has now, in bytes.
+///
+/// # Errors
+/// When it is gone.
+pub(crate) fn rss_bytes(pid: u32) -> Result<u64, LoadError> {
+    let path = format!("/proc/{pid}/status");
+    let status = fs::read_to_string(&path).map_err(LoadError::io(format!("reading {path}")))?;
+    Ok(memory(&status, "VmRSS:"))
+}
+
 /// `VmHWM` of `/proc/PID/status`, in bytes; the kernel prints it in KiB.
 fn peak_memory(status: &str) -> u64 {
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    memory(status, "VmHWM:")
+}
+
+fn memory(status: &str, name: &str) -> u64 {
+    let line = status.lines().find_map(|line| line.strip_prefix(name));
     let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
     kib.unwrap_or(0) * 1024
 }
@@ -58,10 +87,13 @@ mod tests {
     fn memory_is_read_in_bytes() {
         let status = "Name:\tx\nVmHWM:\t    2048 kB\nVmRSS:\t    1024 kB\n";
         assert_eq!(peak_memory(status), 2048 * 1024);
+        assert_eq!(memory(status, "VmRSS:"), 1024 * 1024);
     }
 
     #[test]
     fn this_very_process_has_memory() {
         assert!(usage(std::process::id()).unwrap().rss_peak_bytes > 0);
+        assert!(rss_bytes(std::process::id()).unwrap() > 0);
+        assert!(!scheduled(std::process::id()).unwrap().is_zero());
     }
 }

@@ -72,6 +72,57 @@ fn killed_gateways_lose_nothing_repeat_nothing_and_keep_the_order() {
     assert_eq!(report["receipts_delivered"], report["envelopes"]);
 }
 
+/// The fields that other programs read of a call's report.
+const CALL_FIELDS: [&str; 13] = [
+    "forwarded_packets",
+    "cpu_ns_per_packet",
+    "limit_ns_per_packet",
+    "ratio_to_limit",
+    "loss",
+    "latency_ms.p50",
+    "latency_ms.p99",
+    "join_ms.p50",
+    "join_ms.p99",
+    "cpu_ms_per_join",
+    "rss_bytes_per_participant",
+    "gso_fraction",
+    "allocations_per_packet",
+];
+
+fn call(args: &[&str]) -> Value {
+    let few = ["call", "--participants", "3", "--duration-s", "2"];
+    let report = run(&[&few, args].concat());
+    for field in CALL_FIELDS {
+        let found = field.split('.').fold(&report, |value, name| &value[name]);
+        assert!(
+            found.is_number() || field.starts_with("limit") || field.starts_with("ratio"),
+            "{field}: {report}"
+        );
+    }
+    assert!(report["forwarded_packets"].as_u64() > Some(100), "{report}");
+    report
+}
+
+#[test]
+fn everybody_on_a_call_receives_all_that_is_published() {
+    let report = call(&[]);
+    assert_eq!(report["loss"], 0.0, "{report}");
+    assert!(report["ratio_to_limit"].is_number(), "{report}");
+}
+
+#[test]
+fn everybody_hears_and_sees_everybody() {
+    let report = call(&["--publishers", "3", "--audio", "--video-burst", "4"]);
+    assert_eq!(report["loss"], 0.0, "{report}");
+}
+
+#[test]
+fn what_a_network_loses_of_a_call_is_repaired() {
+    let report = call(&["--loss", "0.05", "--reorder", "0.02", "--duplicate", "0.02"]);
+    assert!(report["loss"].as_f64() <= Some(0.001), "{report}");
+    assert!(report["limit_ns_per_packet"].is_null(), "{report}");
+}
+
 #[test]
 fn a_directory_that_holds_something_is_left_alone() {
     let dir = tempfile::tempdir().expect("a temporary directory");

@@ -235,6 +235,7 @@ impl Call {
             if let Some(ice) = ice {
                 self.by_ufrag.insert(ice.ufrag.clone(), index);
                 participant.ice.restart(now, ice, description.ice.clone());
+                forget_ufrags(&mut self.by_ufrag, index, &participant.ice);
             }
             self.agree(index, &mut participant, description);
         }
@@ -258,9 +259,11 @@ impl Call {
         local: IceCredentials,
     ) -> Result<(), JoinError> {
         let index = *self.by_id.get(&id).ok_or(JoinError::Gone)?;
+        let participant =
+            self.participants.get_mut(index).and_then(Option::as_deref_mut).ok_or(JoinError::Gone)?;
         self.by_ufrag.insert(local.ufrag.clone(), index);
-        let participant = self.participant_mut(index).ok_or(JoinError::Gone)?;
         participant.ice.restart(now, local, remote);
+        forget_ufrags(&mut self.by_ufrag, index, &participant.ice);
         Ok(())
     }
 
@@ -351,6 +354,12 @@ impl Call {
         self.by_id.len()
     }
 
+    /// Whether a participant is in the call.
+    #[must_use]
+    pub fn has(&self, id: ParticipantId) -> bool {
+        self.by_id.contains_key(&id)
+    }
+
     /// Counts since the call began.
     #[must_use]
     pub fn counters(&self) -> Counters {
@@ -432,7 +441,7 @@ impl Call {
                     slot.renegotiate(section);
                     Some(slot)
                 }
-                _ => Slot::new(section, &mut self.rng),
+                _ => Slot::new(section, description.extmap_allow_mixed, &mut self.rng),
             };
             slots.extend(slot);
         }
@@ -523,4 +532,9 @@ impl Call {
         self.cursor = send::Cursor::default();
         self.loudest.remove(at);
     }
+}
+
+/// After an ICE restart: user names that the agent no longer answers to.
+fn forget_ufrags(by_ufrag: &mut HashMap<String, usize>, index: usize, agent: &Agent) {
+    by_ufrag.retain(|ufrag, at| *at != index || agent.local_ufrags().any(|known| known == ufrag));
 }

@@ -85,6 +85,8 @@ pub(crate) struct Slot {
     /// Packets sent when the last sender report was made.
     pub reported_packets: u64,
     stream: Downstream,
+    /// Two-byte header extensions may come between one-byte ones.
+    mixed: bool,
     ids: ExtensionIds,
     payload_types: Vec<PayloadType>,
     /// The receiver's payload type for each of the source's, by position.
@@ -103,9 +105,9 @@ pub(crate) struct Slot {
 }
 
 impl Slot {
-    /// The slot of a section, if the client receives in it.
+    /// The slot of a section, if the client receives in it. `mixed` says whether `a=extmap-allow-mixed` was agreed on.
     #[must_use]
-    pub(crate) fn new(section: &Section, rng: &mut Rng) -> Option<Self> {
+    pub(crate) fn new(section: &Section, mixed: bool, rng: &mut Rng) -> Option<Self> {
         let stream = section.receive?;
         Some(Self {
             mid: section.mid,
@@ -119,6 +121,7 @@ impl Slot {
             fraction_lost: 0.0,
             reported_packets: 0,
             stream,
+            mixed,
             ids: section.extensions,
             payload_types: section.payload_types.clone(),
             mapped: Vec::new(),
@@ -207,7 +210,9 @@ impl Slot {
             frame_delta: segment.frame_delta,
             original: None,
         };
-        let Some(len) = header.write(room, &self.ids, packet, pad, sealer) else { return false };
+        let Some(len) = header.write(room, (&self.ids, self.mixed), packet, pad, sealer) else {
+            return false;
+        };
         egress.commit(path, len);
         self.mids_left = self.mids_left.saturating_sub(1);
         self.packets += 1;
@@ -272,7 +277,7 @@ impl Slot {
             frame_delta: segment.frame_delta,
             original: Some(sequence),
         };
-        let Some(len) = header.write(room, &self.ids, &packet, 0, sealer) else { return false };
+        let Some(len) = header.write(room, (&self.ids, self.mixed), &packet, 0, sealer) else { return false };
         self.rtx_index += 1;
         self.retransmissions += 1;
         egress.commit(path, len);
@@ -384,7 +389,7 @@ impl OutHeader {
     fn write(
         &self,
         room: &mut [u8],
-        ids: &ExtensionIds,
+        (ids, mixed): (&ExtensionIds, bool),
         packet: &Packet<'_>,
         pad: u8,
         sealer: &Sealer,
@@ -412,7 +417,8 @@ impl OutHeader {
         let passed = packet
             .elements
             .iter()
-            .filter_map(|(kind, at, len)| Some((ids.id(kind)?, values.get(at..at + len)?)));
+            .filter_map(|(kind, at, len)| Some((ids.id(kind)?, values.get(at..at + len)?)))
+            .filter(|(id, value)| mixed || (*id < 15 && (1..=16).contains(&value.len())));
         let extension_len = extension::write(room.get_mut(HEADER_LEN..)?, mid.into_iter().chain(passed))?;
         // Version 2, one CSRC.
         let first = 0x81 | u8::from(pad > 0) << 5 | u8::from(extension_len > 0) << 4;

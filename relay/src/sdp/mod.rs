@@ -6,7 +6,7 @@
 //! # Layout
 //! - [`Offer`] (`offer.rs`): the session, and what must hold for all sections; `section.rs`: one media section
 //! - `codec.rs`, `extension.rs`: what of a section the relay takes
-//! - [`answer`] (`answer.rs`): what is agreed on, `write.rs`: as text
+//! - [`fn@answer`] (`answer.rs`): what is agreed on, `write.rs`: as text
 //! - [`Fragment`] (`fragment.rs`): trickled candidates and ICE restarts (RFC 8840, RFC 9725)
 //! - [`OfferError`] (`error.rs`), `lines.rs`: lines with their numbers
 

@@ -1,0 +1,476 @@
+//! `call`: a call of many people on one relay process: what a forwarded packet costs, held against the bare job done in
+//! turn with it, and what joining costs.
+//!
+//! # Layout
+//! - [`relay`]: the relay process and its HTTP API
+//! - [`clients`]: everybody else, on one thread; `publish` what they send
+//! - `wire`: datagrams in few system calls
+
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use clap::Args;
+use http::Method;
+use serde::Serialize;
+use tokio::time::sleep;
+use trunkline_benches::fanout::{self as limit, BURST_MAX, Fanout};
+use trunkline_relay_peer::{Peer, Plan, Settings};
+use trunkline_testkit::shaper::{Profile, Shaper, Which};
+
+use crate::error::LoadError;
+use crate::http::Media;
+use crate::report::round;
+use crate::{Common, Judged};
+use clients::{Clients, Joining, Snapshot};
+use publish::{AUDIO_BYTES, Publisher, Traffic, VIDEO_BYTES};
+use relay::{Launcher, Metrics, Relay};
+
+mod clients;
+mod publish;
+pub(crate) mod relay;
+mod wire;
+
+/// Turns of relay and limit, of which the median counts. Longer than the relay remembers a silent source would be none.
+const TURNS: u32 = 5;
+const TURN_MAX: Duration = Duration::from_secs(3);
+
+/// How long publishers send before anything is measured: key frames were asked for, slots are filled.
+const WARM_UP: Duration = Duration::from_millis(1500);
+
+/// How long they send in each turn before it is measured: who begins to speak is told to everybody, which is no part of
+/// what a packet costs.
+const LEAD: Duration = Duration::from_millis(400);
+
+/// How long what is under way may take to arrive.
+const SETTLE: Duration = Duration::from_millis(250);
+
+/// How long the last to join may take.
+const JOINED_WITHIN: Duration = Duration::from_secs(20);
+
+/// Share of packets that may be missing after repair when packets are lost on purpose.
+const LOSS_AFTER_REPAIR_MAX: f64 = 0.001;
+
+/// How long packets take each way where some are lost.
+const SHAPED_DELAY: Duration = Duration::from_millis(5);
+
+/// People on a call, as the relay limits them, and so receivers of a packet.
+const PARTICIPANTS_MAX: u32 = 500;
+const RECEIVERS_MAX: usize = 500;
+
+/// UDP ports of a relay: one call.
+const UDP_PORTS: u16 = 8;
+
+/// What the relay counts, and how old its counts are at most.
+const METRICS_AFTER: Duration = Duration::from_millis(1100);
+const SENT: &str = "trunkline_relay_sent_datagrams_total";
+const SENT_IN_TRAINS: &str = "trunkline_relay_sent_in_trains_datagrams_total";
+
+/// Who is on the call, and what they send.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct CallArgs {
+    /// People on the call.
+    #[arg(long, default_value_t = 100)]
+    participants: u32,
+    /// How many of them send.
+    #[arg(long, default_value_t = 1)]
+    publishers: u32,
+    /// Packets of one picture [default: 8, or none with --audio]
+    #[arg(long)]
+    video_burst: Option<u32>,
+    /// Pictures a second.
+    #[arg(long, default_value_t = 30)]
+    fps: u32,
+    /// Publishers send sound: 50 packets a second. With --video-burst, pictures too.
+    #[arg(long)]
+    audio: bool,
+    /// Audio sections that everybody receives in.
+    #[arg(long, default_value_t = 3)]
+    slots_audio: usize,
+    /// Video sections that everybody receives in.
+    #[arg(long, default_value_t = 9)]
+    slots_video: usize,
+    /// How long the relay is measured, all turns together.
+    #[arg(long, default_value_t = 10)]
+    duration_s: u64,
+    /// Joins per second.
+    #[arg(long, default_value_t = 20.0)]
+    joins_per_s: f64,
+    /// Share of packets lost between people and relay, each way, for example 0.05. Clients then repair as browsers do.
+    #[arg(long, default_value_t = 0.0)]
+    loss: f64,
+    /// Share of packets that others overtake.
+    #[arg(long, default_value_t = 0.0)]
+    reorder: f64,
+    /// Share of packets that arrive twice.
+    #[arg(long, default_value_t = 0.0)]
+    duplicate: f64,
+    /// The relay program to run [default: the relay this program was built with]
+    #[arg(long)]
+    relay_bin: Option<std::path::PathBuf>,
+}
+
+impl CallArgs {
+    fn traffic(&self) -> Traffic {
+        let video_burst = self.video_burst.unwrap_or(if self.audio { 0 } else { 8 });
+        Traffic { video_burst, fps: self.fps, audio: self.audio }
+    }
+
+    fn is_shaped(&self) -> bool {
+        self.loss > 0.0 || self.reorder > 0.0 || self.duplicate > 0.0
+    }
+
+    fn check(&self) -> Result<(), LoadError> {
+        let usage = |what: &str| Err(LoadError::Usage(what.to_owned()));
+        let traffic = self.traffic();
+        if !(2..=PARTICIPANTS_MAX).contains(&self.participants)
+            || !(1..=self.participants).contains(&self.publishers)
+        {
+            return usage("--participants: expected 2 to 500, of whom one or more are --publishers");
+        }
+        if traffic.sources().is_empty() || self.fps == 0 || traffic.video_burst > 1000 {
+            return usage("nothing to send: expected --audio, or --video-burst 1 to 1000 at --fps 1 or more");
+        }
+        if self.joins_per_s <= 0.0 {
+            return usage("--joins-per-s: expected more than 0");
+        }
+        for share in [self.loss, self.reorder, self.duplicate] {
+            if !(0.0..1.0).contains(&share) {
+                return usage("--loss, --reorder, --duplicate: expected a share, 0 to 0.99");
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What came of it.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct CallReport {
+    scenario: &'static str,
+    participants: u32,
+    publishers: u32,
+    video_burst: u32,
+    fps: u32,
+    audio: bool,
+    build: &'static str,
+    srtp_profile: Option<&'static str>,
+    /// Media packets the relay sealed for a receiver in the measured turns.
+    forwarded_packets: u64,
+    /// Relay CPU time, all threads, for each of them: the median of the turns.
+    cpu_ns_per_packet: Option<f64>,
+    /// The same of the bare job. Null where packets are lost on purpose.
+    limit_ns_per_packet: Option<f64>,
+    ratio_to_limit: Option<f64>,
+    /// Share of packets that receivers should have got and did not, after repair if there is any.
+    loss: f64,
+    /// From the moment a publisher wrote a payload to the moment its receiver read it, of the opened packets.
+    latency_ms: Percentiles,
+    /// From the request with the offer to the keys.
+    join_ms: Percentiles,
+    cpu_ms_per_join: f64,
+    /// Resident memory everybody's joining cost, before there was media.
+    rss_bytes_per_participant: f64,
+    /// Share of datagrams that left the relay in trains. Null when the relay does not say.
+    gso_fraction: Option<f64>,
+    /// Allocations of the relay for each forwarded packet. Null when it is another program.
+    allocations_per_packet: Option<f64>,
+    /// Packets that clients received, and how many of them they opened: the others were counted by their headers, so that
+    /// the clients leave the cores to the relay.
+    received_packets: u64,
+    opened_packets: u64,
+    /// Packets that came twice, could not be opened, or belong to no slot; clients that failed.
+    wrong: u64,
+}
+
+/// The middle and the slow end, in milliseconds.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub(crate) struct Percentiles {
+    p50: f64,
+    p99: f64,
+}
+
+impl Judged for CallReport {
+    fn flawless(&self) -> bool {
+        let loss_max = if self.limit_ns_per_packet.is_some() { 0.0 } else { LOSS_AFTER_REPAIR_MAX };
+        self.loss <= loss_max && self.wrong == 0 && self.forwarded_packets > 0
+    }
+}
+
+/// Runs it.
+///
+/// # Errors
+/// When it cannot be carried out.
+pub(crate) async fn run(common: &Common, args: &CallArgs) -> Result<CallReport, LoadError> {
+    args.check()?;
+    let mut fleet = common.fleet()?;
+    let api = fleet.port()?;
+    let ports = fleet.port_range(UDP_PORTS)?;
+    let launcher = Launcher::new(args.relay_bin.clone())?;
+    let mut relay = Relay::start(&launcher, fleet.root(), api, &ports).await?;
+    let call = relay.create_call(args.participants.max(2)).await?;
+    let shaped = args.is_shaped();
+    let epoch = Instant::now();
+    let clients = Clients::start(epoch, shaped)?;
+
+    let (joined, _shaper) = join_all(args, &relay, &call, &clients, epoch).await?;
+    let turns = measure(args, &mut relay, &call, &clients).await?;
+    let last = clients.snapshot().await?;
+
+    let forwarded_packets = turns.relay.iter().map(|turn| turn.packets).sum::<u64>();
+    let cpu = median(turns.relay.iter().filter_map(Turn::ns_per_packet).collect());
+    let limit = median(turns.limit);
+    let allocations = turns.allocations.map(|count| count as f64 / forwarded_packets.max(1) as f64);
+    // What the relay sealed and nobody got, and what streams lack: the same packets, seen from both sides.
+    let lost = turns.forwarded_in_all.saturating_sub(last.received).max(last.missing);
+    let lost = if shaped { last.missing } else { lost };
+    let traffic = args.traffic();
+    let duplicates = if shaped { 0 } else { last.twice };
+    Ok(CallReport {
+        scenario: "call",
+        participants: args.participants,
+        publishers: args.publishers,
+        video_burst: traffic.video_burst,
+        fps: args.fps,
+        audio: args.audio,
+        build: crate::BUILD,
+        srtp_profile: last.profile,
+        forwarded_packets,
+        cpu_ns_per_packet: cpu.map(round),
+        limit_ns_per_packet: limit.map(round),
+        ratio_to_limit: cpu.zip(limit).map(|(cpu, limit)| round(cpu / limit)),
+        loss: lost as f64 / (last.received + lost).max(1) as f64,
+        latency_ms: Percentiles {
+            p50: round(last.latency_us.value_at_quantile(0.5) as f64 / 1e3),
+            p99: round(last.latency_us.value_at_quantile(0.99) as f64 / 1e3),
+        },
+        join_ms: percentiles(last.joins.clone()),
+        cpu_ms_per_join: round(joined.cpu.as_secs_f64() * 1e3 / f64::from(args.participants)),
+        rss_bytes_per_participant: (joined.rss_bytes as f64 / f64::from(args.participants)).round(),
+        gso_fraction: turns.gso_fraction.map(round),
+        allocations_per_packet: allocations.map(|share| (share * 1e6).round() / 1e6),
+        received_packets: last.received,
+        opened_packets: last.opened,
+        wrong: duplicates + last.foreign + last.failed,
+    })
+}
+
+/// What joining cost the relay.
+struct Joined {
+    cpu: Duration,
+    rss_bytes: u64,
+}
+
+async fn join_all(
+    args: &CallArgs,
+    relay: &Relay,
+    call: &str,
+    clients: &Clients,
+    epoch: Instant,
+) -> Result<(Joined, Option<Shaper>), LoadError> {
+    let settings = Settings::new(epoch).map_err(|error| LoadError::Usage(error.to_string()))?;
+    let settings = if args.is_shaped() { settings.like_a_browser() } else { settings }.shared();
+    let traffic = args.traffic();
+    let mut tokens = Vec::new();
+    let mut admin = relay.admin();
+    for number in 0..args.participants {
+        let role = if number < args.publishers { "presenter" } else { "viewer" };
+        tokens.push(relay.mint(&mut admin, call, &format!("p{number}"), role).await?);
+    }
+    let mut shaper = None;
+    let (cpu_before, rss_before) = (relay.cpu()?, relay.rss_bytes()?);
+    let began = tokio::time::Instant::now();
+    for (number, token) in (0..).zip(&tokens) {
+        tokio::time::sleep_until(began + Duration::from_secs_f64(f64::from(number) / args.joins_per_s)).await;
+        let publishes = number < args.publishers;
+        let sources = if publishes { traffic.sources() } else { Vec::new() };
+        let plan = Plan::receiver(args.slots_audio, args.slots_video).sending(&sources);
+        let started = Instant::now();
+        let mut peer = Peer::new(&settings, u64::from(number) + 1);
+        let offer = Bytes::from(peer.offer(&plan));
+        let mut client = relay.client(token);
+        let path = format!("/v1/calls/{call}/participants");
+        let answer = client.call(Method::POST, &path, Media::Sdp, offer).await?;
+        let wrong = |why: String| LoadError::Answer { request: format!("POST {path}"), why };
+        let answer = String::from_utf8(answer.into()).map_err(|error| wrong(error.to_string()))?;
+        peer.answer(Instant::now(), &answer).map_err(|error| wrong(error.to_string()))?;
+        if args.is_shaped() {
+            let through = through_shaper(args, &mut shaper, peer.remote_address())?;
+            peer.set_remote_address(through);
+        }
+        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).map_err(LoadError::io("binding a socket"))?;
+        let publisher = publishes.then(|| Publisher::new(traffic, number, args.publishers));
+        clients.join(Joining { peer, socket, started, publisher });
+    }
+    let deadline = Instant::now() + JOINED_WITHIN;
+    loop {
+        let snapshot = clients.snapshot().await?;
+        if snapshot.joins.len() >= tokens.len() {
+            break;
+        }
+        if snapshot.failed > 0 || Instant::now() > deadline {
+            let what = format!("only {} of {} joined", snapshot.joins.len(), tokens.len());
+            return Err(LoadError::Usage(what));
+        }
+        sleep(Duration::from_millis(5)).await;
+    }
+    let cpu = relay.cpu()?.saturating_sub(cpu_before);
+    let rss_bytes = relay.rss_bytes()?.saturating_sub(rss_before);
+    Ok((Joined { cpu, rss_bytes }, shaper))
+}
+
+/// The address of the shaper before the relay's port, which is started for the first who asks.
+fn through_shaper(
+    args: &CallArgs,
+    shaper: &mut Option<Shaper>,
+    relay: Option<SocketAddr>,
+) -> Result<SocketAddr, LoadError> {
+    if let Some(shaper) = shaper {
+        return Ok(shaper.addr());
+    }
+    let relay = relay.ok_or_else(|| LoadError::Usage("the answer names no address".to_owned()))?;
+    let started = Shaper::start(relay, 1).map_err(LoadError::io("starting a network shaper"))?;
+    let profile = Profile {
+        delay: SHAPED_DELAY,
+        loss: args.loss,
+        reorder: args.reorder,
+        duplicate: args.duplicate,
+        ..Profile::default()
+    };
+    started.set(Which::Udp, profile);
+    let address = started.addr();
+    *shaper = Some(started);
+    Ok(address)
+}
+
+/// One turn: processor time, and packets it was spent on.
+#[derive(Clone, Copy, Debug)]
+struct Turn {
+    cpu: Duration,
+    packets: u64,
+}
+
+impl Turn {
+    fn ns_per_packet(&self) -> Option<f64> {
+        (self.packets > 0).then(|| self.cpu.as_secs_f64() * 1e9 / self.packets as f64)
+    }
+}
+
+/// All turns.
+struct Turns {
+    relay: Vec<Turn>,
+    limit: Vec<f64>,
+    allocations: Option<u64>,
+    gso_fraction: Option<f64>,
+    /// Media packets that the relay sealed since it started.
+    forwarded_in_all: u64,
+}
+
+/// Lets publishers send to the relay, by turns with the bare job.
+async fn measure(
+    args: &CallArgs,
+    relay: &mut Relay,
+    call: &str,
+    clients: &Clients,
+) -> Result<Turns, LoadError> {
+    let mut admin = relay.admin();
+    clients.publish();
+    sleep(WARM_UP).await;
+    settle(clients).await;
+    let snapshot = clients.snapshot().await?;
+    let each = relay.forwarded(&mut admin, call).await?.div_ceil(snapshot.sent.max(1));
+    let each = usize::try_from(each).unwrap_or(usize::MAX).clamp(1, RECEIVERS_MAX);
+    let mut limit = if args.is_shaped() { None } else { Some(Limit::new(args.traffic(), each, &snapshot)?) };
+    let turn = (Duration::from_secs(args.duration_s.max(1)) / TURNS).min(TURN_MAX);
+    let count = u128::from(args.duration_s) * 1000 / turn.as_millis().max(1);
+    let mut turns = Turns {
+        relay: Vec::new(),
+        limit: Vec::new(),
+        allocations: Some(0),
+        gso_fraction: None,
+        forwarded_in_all: 0,
+    };
+    let warm = fresh_metrics(relay).await?;
+    for _ in 0..count.max(1) {
+        clients.publish();
+        sleep(LEAD).await;
+        let before = relay.forwarded(&mut admin, call).await?;
+        let (allocations, cpu) = (relay.allocations().await?, relay.cpu()?);
+        sleep(turn).await;
+        let cpu = relay.cpu()?.saturating_sub(cpu);
+        let allocated = relay.allocations().await?.zip(allocations).map(|(after, before)| after - before);
+        let packets = relay.forwarded(&mut admin, call).await?.saturating_sub(before);
+        settle(clients).await;
+        turns.allocations = turns.allocations.zip(allocated).map(|(sum, turn)| sum + turn);
+        turns.relay.push(Turn { cpu, packets });
+        if let Some(limit) = &mut limit {
+            turns.limit.push(limit.run()?);
+        }
+    }
+    let last = fresh_metrics(relay).await?;
+    let since = |name: &str| Some(last.value(name)? - warm.value(name)?);
+    turns.gso_fraction =
+        since(SENT_IN_TRAINS).zip(since(SENT)).filter(|(_, all)| *all > 0.0).map(|(gso, all)| gso / all);
+    turns.forwarded_in_all = relay.forwarded(&mut admin, call).await?;
+    Ok(turns)
+}
+
+/// Metrics that know of everything that happened before.
+async fn fresh_metrics(relay: &Relay) -> Result<Metrics, LoadError> {
+    sleep(METRICS_AFTER).await;
+    relay.metrics().await
+}
+
+/// Publishers stop, and what is under way arrives.
+async fn settle(clients: &Clients) {
+    clients.pause();
+    sleep(SETTLE).await;
+}
+
+/// The bare job with the sizes and bursts of the relay's: to be run in turn with it.
+struct Limit {
+    /// The fan-out of each kind of packet, and its share of all packets.
+    parts: Vec<(Fanout, f64)>,
+}
+
+impl Limit {
+    /// `each`: how many receivers a packet has; `snapshot`: what they received of each kind.
+    fn new(traffic: Traffic, each: usize, snapshot: &Snapshot) -> Result<Self, LoadError> {
+        let mean = snapshot.received_bytes as f64 / snapshot.received.max(1) as f64;
+        let video = ((mean - AUDIO_BYTES as f64) / (VIDEO_BYTES - AUDIO_BYTES) as f64).clamp(0.0, 1.0);
+        let (video, audio) = match (traffic.video_burst, traffic.audio) {
+            (0, _) => (0.0, 1.0),
+            (_, false) => (1.0, 0.0),
+            _ => (video, 1.0 - video),
+        };
+        let burst = usize::try_from(traffic.video_burst).unwrap_or(BURST_MAX).clamp(1, BURST_MAX);
+        let plans = [(limit::Plan::video(burst, each), video), (limit::Plan::audio(each), audio)];
+        let parts = plans.into_iter().filter(|(_, share)| *share > 0.0).map(|(plan, share)| {
+            // The clients here take trains, too.
+            let plan = limit::Plan { receivers_take_trains: true, ..plan };
+            Ok((Fanout::new(plan).map_err(LoadError::io("setting the bare job up"))?, share))
+        });
+        Ok(Self { parts: parts.collect::<Result<_, LoadError>>()? })
+    }
+
+    /// CPU time of one packet, in nanoseconds.
+    fn run(&mut self) -> Result<f64, LoadError> {
+        self.parts.iter_mut().try_fold(0.0, |sum, (fan_out, share)| {
+            let sample = fan_out.run().map_err(LoadError::io("doing the bare job"))?;
+            Ok(sum + *share * sample.ns_per_packet)
+        })
+    }
+}
+
+fn median(mut values: Vec<f64>) -> Option<f64> {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied()
+}
+
+fn percentiles(mut times: Vec<Duration>) -> Percentiles {
+    times.sort_unstable();
+    let at = |percent: usize| {
+        let index = (times.len() * percent / 100).min(times.len().saturating_sub(1));
+        round(times.get(index).copied().unwrap_or_default().as_secs_f64() * 1e3)
+    };
+    Percentiles { p50: at(50), p99: at(99) }
+}

@@ -1,0 +1,188 @@
+//! What publishers send: pictures in bursts, sound in single packets, each payload with the time it was made.
+
+use std::net::{SocketAddr, UdpSocket};
+use std::time::{Duration, Instant};
+
+use quinn_udp::{Transmit, UdpSocketState};
+use trunkline_relay_peer::outgoing::{KEY_DESCRIPTOR_LEN, descriptor};
+use trunkline_relay_peer::{Frame, Peer, stamp};
+use trunkline_relay_proto::event::SourceName;
+
+/// What a relay adds to a payload: header with one CSRC, an extension of one word, the tag of AES-GCM.
+pub(super) const OVERHEAD_BYTES: usize = 12 + 4 + 8 + 16;
+
+/// Payload of a video packet: the relay's datagrams have 1200 bytes then.
+pub(super) const VIDEO_BYTES: usize = 1200 - OVERHEAD_BYTES;
+
+/// Payload of an audio packet: the relay's datagrams have 160 bytes then.
+pub(super) const AUDIO_BYTES: usize = 160 - OVERHEAD_BYTES;
+
+/// Time that one audio packet holds.
+const AUDIO_EVERY: Duration = Duration::from_millis(20);
+
+/// What one write holds at most: the largest run of a burst.
+const RUN_BYTES_MAX: usize = 60_000;
+
+/// Room for one datagram.
+const DATAGRAM_BYTES: usize = 1500;
+
+/// What every publisher sends.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Traffic {
+    /// Packets of one picture. 0: no video.
+    pub(super) video_burst: u32,
+    /// Pictures a second.
+    pub(super) fps: u32,
+    /// Sound, too.
+    pub(super) audio: bool,
+}
+
+impl Traffic {
+    /// What a publisher offers to send.
+    pub(super) fn sources(self) -> Vec<SourceName> {
+        let video = (self.video_burst > 0).then_some(SourceName::Camera);
+        self.audio.then_some(SourceName::Microphone).into_iter().chain(video).collect()
+    }
+
+    fn video_every(self) -> Duration {
+        Duration::from_secs(1) / self.fps.max(1)
+    }
+}
+
+/// One publisher.
+#[derive(Debug)]
+pub(super) struct Publisher {
+    traffic: Traffic,
+    /// Which of how many: they do not all send at the same moment.
+    number: u32,
+    of: u32,
+    next_video: Option<Instant>,
+    next_audio: Option<Instant>,
+    frame: u16,
+    key_frame: bool,
+    timestamps: (u32, u32),
+    run: Vec<u8>,
+}
+
+impl Publisher {
+    pub(super) fn new(traffic: Traffic, number: u32, of: u32) -> Self {
+        Self {
+            traffic,
+            number,
+            of: of.max(1),
+            next_video: None,
+            next_audio: None,
+            frame: 0,
+            key_frame: true,
+            timestamps: (0, 0),
+            run: Vec::with_capacity(RUN_BYTES_MAX),
+        }
+    }
+
+    /// The next picture is a key frame.
+    pub(super) fn want_key_frame(&mut self) {
+        self.key_frame = true;
+    }
+
+    pub(super) fn start(&mut self, now: Instant) {
+        let share = |every: Duration| now + every * self.number / self.of;
+        self.next_video = (self.traffic.video_burst > 0).then(|| share(self.traffic.video_every()));
+        self.next_audio = self.traffic.audio.then(|| share(AUDIO_EVERY));
+    }
+
+    pub(super) fn pause(&mut self) {
+        (self.next_video, self.next_audio) = (None, None);
+    }
+
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        [self.next_video, self.next_audio].into_iter().flatten().min()
+    }
+
+    /// Sends what is due and says how many packets that were.
+    pub(super) fn publish(&mut self, now: Instant, peer: &mut Peer, wire: &Wire<'_>) -> u64 {
+        let mut sent = 0;
+        if let Some(at) = self.next_audio.filter(|at| *at <= now) {
+            self.next_audio = Some(at + AUDIO_EVERY);
+            sent += self.audio(peer, wire);
+        }
+        if let Some(at) = self.next_video.filter(|at| *at <= now) {
+            self.next_video = Some(at + self.traffic.video_every());
+            sent += self.video(peer, wire);
+        }
+        sent
+    }
+
+    fn audio(&mut self, peer: &mut Peer, wire: &Wire<'_>) -> u64 {
+        self.timestamps.0 = self.timestamps.0.wrapping_add(960);
+        let now = Instant::now();
+        let mut payload = [0x5a; AUDIO_BYTES];
+        stamp::write(&mut payload, wire.epoch, now);
+        // Some are louder than others, and stay so.
+        let level = 20 + u8::try_from(self.number % 40).unwrap_or(0);
+        let frame =
+            Frame { audio_level: Some((true, level)), ..Frame::new(self.timestamps.0, false, &payload) };
+        let mut out = [0; DATAGRAM_BYTES];
+        let len = peer.send_media(now, &mut out, SourceName::Microphone, &frame);
+        wire.send(wire.relay, out.get(..len).unwrap_or_default(), len);
+        u64::from(len > 0)
+    }
+
+    fn video(&mut self, peer: &mut Peer, wire: &Wire<'_>) -> u64 {
+        let burst = self.traffic.video_burst;
+        let key_frame = std::mem::take(&mut self.key_frame);
+        self.frame = self.frame.wrapping_add(1);
+        self.timestamps.1 = self.timestamps.1.wrapping_add(90_000 / self.traffic.fps.max(1));
+        let mut payload = [0x5a; VIDEO_BYTES];
+        let mut out = [0; DATAGRAM_BYTES];
+        let (mut sent, mut segment) = (0, 0);
+        self.run.clear();
+        for packet in 0..burst {
+            let now = Instant::now();
+            stamp::write(&mut payload, wire.epoch, now);
+            let mut bytes = [0; KEY_DESCRIPTOR_LEN];
+            let ends = (packet == 0, packet + 1 == burst);
+            let len = descriptor(&mut bytes, self.frame, key_frame, ends);
+            let frame = Frame {
+                descriptor: bytes.get(..len),
+                ..Frame::new(self.timestamps.1, packet + 1 == burst, &payload)
+            };
+            let len = peer.send_media(now, &mut out, SourceName::Camera, &frame);
+            if len != segment || self.run.len() + len > RUN_BYTES_MAX {
+                wire.send(wire.relay, &self.run, segment);
+                self.run.clear();
+                segment = len;
+            }
+            self.run.extend_from_slice(out.get(..len).unwrap_or_default());
+            sent += u64::from(len > 0);
+        }
+        wire.send(wire.relay, &self.run, segment);
+        sent
+    }
+}
+
+/// What a publisher sends with.
+pub(super) struct Wire<'a> {
+    pub(super) socket: &'a UdpSocket,
+    pub(super) state: &'a UdpSocketState,
+    pub(super) relay: SocketAddr,
+    pub(super) epoch: Instant,
+}
+
+impl Wire<'_> {
+    /// Sends a run of datagrams of equal size. What the socket does not take is lost, as on any network.
+    pub(super) fn send(&self, to: SocketAddr, run: &[u8], segment: usize) {
+        if run.is_empty() || segment == 0 {
+            return;
+        }
+        for part in run.chunks(segment * self.state.max_gso_segments().max(1)) {
+            let transmit = Transmit {
+                destination: to,
+                ecn: None,
+                contents: part,
+                segment_size: (part.len() > segment).then_some(segment),
+                src_ip: None,
+            };
+            let _ = self.state.try_send(self.socket.into(), &transmit);
+        }
+    }
+}
