@@ -467,7 +467,9 @@ impl Call {
         if pin.source.is_some_and(|source| source.kind() != slot.kind) {
             return Err(RequestError::WrongKind);
         }
+        let was_pinned = slot.pin.is_some();
         slot.pin = pin.participant.map(|name| slot::Pin { participant: name.into(), source: pin.source });
+        slot.untold |= slot.pin.is_some() != was_pinned;
         Ok(())
     }
 
@@ -525,7 +527,7 @@ impl Call {
             let slot =
                 self.participant_mut(subscriber.receiver).and_then(|p| p.slots.get_mut(subscriber.slot));
             if let Some(slot) = slot {
-                slot.source = None;
+                slot.show(None);
             }
         }
         self.pending.retain(|pending| *pending != at);

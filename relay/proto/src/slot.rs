@@ -72,6 +72,8 @@ pub(crate) struct Slot {
     pub pin: Option<Pin>,
     /// The source it shows (index in the call).
     pub source: Option<usize>,
+    /// What it shows, or whether it is pinned, is not what its owner was told last.
+    pub untold: bool,
     /// How often key frame requests of this receiver are heard.
     pub asker: Asker,
     /// Media packets sent.
@@ -114,6 +116,7 @@ impl Slot {
             kind: section.kind,
             pin: None,
             source: None,
+            untold: false,
             asker: Asker::default(),
             packets: 0,
             octets: 0,
@@ -157,6 +160,7 @@ impl Slot {
     /// Shows a source from now on, or nothing. True when a key frame is needed for it.
     pub(crate) fn show(&mut self, shown: Option<(usize, &Source)>) -> bool {
         self.source = shown.map(|(index, _)| index);
+        self.untold = true;
         self.begin = true;
         self.asker.reset();
         self.mapped.clear();
