@@ -201,7 +201,7 @@ fn observe_sockets(sockets: &SocketCounters) {
         ("trunkline_relay_send_messages_total", "Messages handed to the kernel", sockets.messages),
         (
             "trunkline_relay_send_offload_refused_total",
-            "Times that segmentation offload was refused, and switched off for a socket",
+            "Trains that the system refused, and that were sent as single datagrams",
             sockets.offload_refused,
         ),
     ] {

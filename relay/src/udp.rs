@@ -12,6 +12,8 @@ use trunkline_relay_proto::path::Path;
 
 mod sys;
 
+pub(crate) use sys::machine_addresses;
+
 /// Buffer of a socket in either direction, as far as the system allows. Larger rides out longer stalls of a worker,
 /// and delays media behind it.
 const BUFFER_BYTES: usize = 4 << 20;
@@ -19,6 +21,10 @@ const BUFFER_BYTES: usize = 4 << 20;
 /// How long one batch may wait for room in the send buffer. Longer loses less on a slow device, and delays other calls
 /// of this worker.
 const SEND_WAIT_MAX: Duration = Duration::from_millis(2);
+
+/// Trains refused one after another before a socket sends none any more. A single one may be the fault of its
+/// destination, such as a path that takes smaller packets only; more tries cost a system call each.
+const REFUSALS_MAX: u8 = 8;
 
 /// What a socket did, since it was made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -33,7 +39,7 @@ pub struct SocketCounters {
     pub dropped_full: u64,
     /// Datagrams that could not be sent to their destination.
     pub dropped_unreachable: u64,
-    /// Times that segmentation offload was refused, and switched off.
+    /// Trains that were refused, and sent as single datagrams.
     pub offload_refused: u64,
 }
 
@@ -76,6 +82,8 @@ pub struct Socket {
     socket: Socket2,
     is_ipv6: bool,
     offload: bool,
+    /// Trains refused since one was taken.
+    refusals: u8,
     /// What it did.
     pub counters: SocketCounters,
 }
@@ -111,7 +119,7 @@ impl Socket {
         let _ = socket.set_send_buffer_size(BUFFER_BYTES);
         socket.bind(&address.into())?;
         sys::prepare(socket.as_fd(), is_ipv6)?;
-        Ok(Self { socket, is_ipv6, offload: true, counters: SocketCounters::default() })
+        Ok(Self { socket, is_ipv6, offload: true, refusals: 0, counters: SocketCounters::default() })
     }
 
     /// The port.
@@ -188,10 +196,12 @@ impl Socket {
                             messages.iter().map(sys::Message::datagrams).sum::<u64>();
                         messages
                     }
-                    // Some devices find out only now that they cannot cut trains.
-                    Some(libc::EIO | libc::EINVAL) if first.datagrams() > 1 => {
-                        self.offload = false;
+                    // Devices and paths that cannot take trains say so only now.
+                    Some(libc::EIO | libc::EINVAL | libc::EMSGSIZE) if first.datagrams() > 1 => {
                         self.counters.offload_refused += 1;
+                        self.refusals += 1;
+                        self.offload = self.refusals < REFUSALS_MAX;
+                        at.single = true;
                         continue;
                     }
                     _ => {
@@ -210,6 +220,7 @@ impl Socket {
         self.counters.datagrams += datagrams;
         if datagrams > 1 {
             self.counters.datagrams_in_trains += datagrams;
+            self.refusals = 0;
         }
     }
 
@@ -244,6 +255,8 @@ const NOTHING: sys::Message<'_> = sys::Message {
 struct Position {
     train: usize,
     offset: usize,
+    /// This train goes as single datagrams.
+    single: bool,
 }
 
 impl Position {
@@ -252,7 +265,7 @@ impl Position {
         for message in messages {
             self.offset += message.bytes.len();
             if egress.trains().get(self.train).is_none_or(|train| self.offset >= train.len) {
-                *self = Self { train: self.train + 1, offset: 0 };
+                *self = Self { train: self.train + 1, offset: 0, single: false };
             }
         }
     }
@@ -261,11 +274,11 @@ impl Position {
 /// The next messages: a train each, or a datagram each.
 fn gather<'a>(egress: &'a Egress, at: Position, offload: bool, messages: &mut [sys::Message<'a>]) -> usize {
     let mut count = 0;
-    let mut offset = at.offset;
+    let Position { mut offset, mut single, .. } = at;
     for train in egress.trains().get(at.train..).unwrap_or_default() {
         let rest = egress.bytes(train).get(offset..).unwrap_or_default();
-        offset = 0;
-        let unit = if offload { rest.len() } else { train.segment };
+        let unit = if offload && !single { rest.len() } else { train.segment };
+        (offset, single) = (0, false);
         for bytes in rest.chunks(unit.max(1)) {
             let Some(message) = messages.get_mut(count) else { return count };
             *message = sys::Message { path: train.path, bytes, segment: train.segment };
@@ -377,6 +390,47 @@ mod tests {
         socket.send(&egress);
         assert_eq!(drain(&client).len(), 3);
         assert_eq!((socket.counters.datagrams, socket.counters.dropped_unreachable), (3, 3));
+    }
+
+    /// A source address that is not ours is refused with the same error as a train is.
+    fn refused(remote: SocketAddr) -> Path {
+        Path::new(remote, [203, 0, 113, 1].into())
+    }
+
+    #[test]
+    fn a_refused_train_takes_no_other_train_with_it() {
+        let mut socket = Socket::bind(0, None).expect("a port");
+        let (client, path) = loopback("127.0.0.1");
+        let mut egress = Egress::default();
+        let mut sent = train(&mut egress, path, &[100; 4]);
+        train(&mut egress, refused(path.remote), &[100; 5]);
+        sent.extend(train(&mut egress, path, &[100; 4]));
+        socket.send(&egress);
+        assert_eq!(drain(&client), sent);
+        let expected = SocketCounters {
+            datagrams: 8,
+            datagrams_in_trains: 8,
+            messages: 2,
+            dropped_unreachable: 5,
+            offload_refused: 1,
+            ..SocketCounters::default()
+        };
+        assert_eq!(socket.counters, expected);
+    }
+
+    #[test]
+    fn trains_that_are_always_refused_are_given_up() {
+        let mut socket = Socket::bind(0, None).expect("a port");
+        let (client, path) = loopback("127.0.0.1");
+        let mut egress = Egress::default();
+        for at in 0..20 {
+            train(&mut egress, refused(([127, 0, 0, 1], 1000 + at).into()), &[100; 2]);
+        }
+        let sent = train(&mut egress, path, &[100; 4]);
+        socket.send(&egress);
+        assert_eq!(drain(&client), sent);
+        assert_eq!(socket.counters.offload_refused, u64::from(REFUSALS_MAX));
+        assert_eq!((socket.counters.datagrams, socket.counters.datagrams_in_trains), (4, 0));
     }
 
     #[test]

@@ -102,6 +102,8 @@ pub(crate) struct Hosted {
     empty: Empty,
     events: HashMap<ParticipantId, channel::Sender<Arc<str>>>,
     wake_at: Option<Instant>,
+    /// Datagrams that found no room in the arena.
+    dropped: u64,
 }
 
 /// When a call that nobody is in ends.
@@ -127,7 +129,14 @@ impl Hosted {
             empty: Empty { since: Some(now), never_joined, all_left, joined: false },
             events: HashMap::new(),
             wake_at: None,
+            dropped: 0,
         }
+    }
+
+    fn counters(&self) -> Counters {
+        let mut counters = self.call.counters();
+        counters.dropped_egress += self.dropped;
+        counters
     }
 }
 
@@ -221,9 +230,12 @@ impl Worker {
         let mut ready = Vec::with_capacity(64);
         let mut publish_at = Instant::now() + PUBLISH;
         let mut busy = Duration::ZERO;
+        // Commands wait that nothing wakes us for: their wake-up was taken with earlier ones.
+        let mut more = false;
         loop {
             let now = Instant::now();
             let due = self.timers.peek().map_or(publish_at, |Reverse((at, _))| (*at).min(publish_at));
+            let due = if more { now } else { due };
             let timeout = Timespec::try_from(due.saturating_duration_since(now)).unwrap_or_default();
             ready.clear();
             let woken = epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut ready), Some(&timeout));
@@ -241,6 +253,7 @@ impl Worker {
                     }
                 }
             }
+            more = true;
             for _ in 0..COMMANDS_PER_TURN {
                 match self.commands.try_recv() {
                     Ok(Command::Stop) | Err(mpsc::TryRecvError::Disconnected) => {
@@ -251,7 +264,10 @@ impl Worker {
                         return;
                     }
                     Ok(command) => self.carry_out(command),
-                    Err(mpsc::TryRecvError::Empty) => break,
+                    Err(mpsc::TryRecvError::Empty) => {
+                        more = false;
+                        break;
+                    }
                 }
             }
             self.fire_timers();
@@ -293,7 +309,7 @@ impl Worker {
         loop {
             let more = hosted.call.poll_egress(now, &mut self.egress);
             hosted.socket.send(&self.egress);
-            self.ended.0.dropped_egress += self.egress.clear();
+            hosted.dropped += self.egress.clear();
             if !more {
                 break;
             }
@@ -357,7 +373,8 @@ impl Worker {
             }),
             Command::Leave { key, id } => self.with(key, now, |call| call.leave(now, id, EndReason::Left)),
             Command::Events { key, id, to } => {
-                if let Some(hosted) = self.calls.get_mut(&key) {
+                // Somebody who has just left would never be told so: the stream ends at once.
+                if let Some(hosted) = self.calls.get_mut(&key).filter(|hosted| hosted.call.has(id)) {
                     hosted.events.insert(id, to);
                 }
                 self.with(key, now, |call| call.resend_state(id));
@@ -365,9 +382,11 @@ impl Worker {
             Command::Request { key, id, request, reply } => self.with(key, now, |call| {
                 let _ = reply.send(call.request(now, id, request));
             }),
-            Command::Snapshot { key, reply } => self.with(key, now, |call| {
-                let _ = reply.send((call.snapshot(now), call.counters()));
-            }),
+            Command::Snapshot { key, reply } => {
+                if let Some(hosted) = self.calls.get(&key) {
+                    let _ = reply.send((hosted.call.snapshot(now), hosted.counters()));
+                }
+            }
             Command::End { key, reason } => self.end(key, reason),
             Command::Stop => {}
         }
@@ -388,7 +407,7 @@ impl Worker {
         }
         self.settle(key, now);
         let Some(hosted) = self.calls.remove(&key) else { return };
-        self.ended.0.add(&hosted.call.counters());
+        self.ended.0.add(&hosted.counters());
         self.ended.1.add(&hosted.socket.counters);
         // The node frees the port when it hears of it: the socket has to be closed by then.
         drop(hosted);
@@ -413,7 +432,7 @@ impl Worker {
         let (mut counters, mut socket_counters) = self.ended;
         let mut participants = 0;
         for hosted in self.calls.values() {
-            counters.add(&hosted.call.counters());
+            counters.add(&hosted.counters());
             socket_counters.add(&hosted.socket.counters);
             participants += hosted.call.participants();
         }

@@ -147,7 +147,7 @@ impl Slot {
         self.ids = section.extensions;
         if self.payload_types != section.payload_types {
             self.payload_types.clone_from(&section.payload_types);
-            self.source = None;
+            self.show(None);
         }
     }
 

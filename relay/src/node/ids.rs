@@ -7,6 +7,7 @@ use aws_lc_rs::rand::{SecureRandom, SystemRandom};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use thiserror::Error;
+use trunkline_common::redact::{Detail, Redacted};
 
 /// Random bytes of an identifier: enough that nobody guesses one.
 const RANDOM_BYTES: usize = 16;
@@ -60,9 +61,10 @@ impl fmt::Display for CallId {
     }
 }
 
+/// It tells which call, so logs show it only where the operator allows.
 impl fmt::Debug for CallId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text)
+        fmt::Debug::fmt(&Redacted::new(&self.text, Detail::Messaging, "call"), f)
     }
 }
 

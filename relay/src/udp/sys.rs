@@ -1,4 +1,4 @@
-//! The system calls of the media path that no safe crate offers: `recvmmsg` and `sendmmsg` with control messages.
+//! The system calls that no safe crate offers: `recvmmsg` and `sendmmsg` with control messages, and `getifaddrs`.
 //!
 //! Everything here takes slices and gives back slices or numbers; pointers live for one call.
 #![expect(unsafe_code, reason = "recvmmsg, sendmmsg and their control messages have no safe wrapper")]
@@ -77,6 +77,46 @@ fn set(fd: BorrowedFd<'_>, level: i32, option: i32) -> io::Result<()> {
         )
     };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Addresses of this machine's interfaces that are up, loopback excepted.
+pub(crate) fn machine_addresses() -> io::Result<Vec<IpAddr>> {
+    let mut list: *mut libc::ifaddrs = std::ptr::null_mut();
+    // SAFETY: the pointer is to a live place for the list's head.
+    if unsafe { libc::getifaddrs(&raw mut list) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let wanted = (libc::IFF_UP | libc::IFF_RUNNING).cast_unsigned();
+    let mut addresses = Vec::new();
+    let mut next = list;
+    // SAFETY: the list and all it points to live until it is freed below; every address begins with its family, and
+    // is as long as that family's is.
+    unsafe {
+        while let Some(entry) = next.as_ref() {
+            next = entry.ifa_next;
+            let is_up = entry.ifa_flags & wanted == wanted;
+            let is_loopback = entry.ifa_flags & libc::IFF_LOOPBACK.cast_unsigned() != 0;
+            let Some(family) = entry.ifa_addr.as_ref().map(|address| i32::from(address.sa_family)) else {
+                continue;
+            };
+            if !is_up || is_loopback {
+                continue;
+            }
+            match family {
+                libc::AF_INET => {
+                    let v4: libc::sockaddr_in = std::ptr::read_unaligned(entry.ifa_addr.cast());
+                    addresses.push(Ipv4Addr::from(v4.sin_addr.s_addr.to_ne_bytes()).into());
+                }
+                libc::AF_INET6 => {
+                    let v6: libc::sockaddr_in6 = std::ptr::read_unaligned(entry.ifa_addr.cast());
+                    addresses.push(Ipv6Addr::from(v6.sin6_addr.s6_addr).into());
+                }
+                _ => {}
+            }
+        }
+        libc::freeifaddrs(list);
+    }
+    Ok(addresses)
 }
 
 /// Receives what is there, message by message into `buffers` of [`RECEIVE_BYTES`] each. How many came.

@@ -116,6 +116,7 @@ impl Call {
                 let fits = |at: &usize| {
                     self.source(*at).is_some_and(|source| {
                         source.owner != index
+                            && !source.muted
                             && participant
                                 .slots_of(kind)
                                 .next()

@@ -1,0 +1,93 @@
+//! How a node is set up.
+
+use std::io;
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use thiserror::Error;
+use trunkline_relay_proto::dtls;
+
+use super::ids;
+use crate::sdp::CodecName;
+
+/// How a node is set up.
+#[derive(Clone)]
+pub struct NodeConfig {
+    /// Its number: part of call ids and ICE user names.
+    pub node: u16,
+    /// Media threads.
+    pub workers: usize,
+    /// Address to take media on; all of this machine when empty.
+    pub listen: Vec<IpAddr>,
+    /// Addresses clients are told instead of those found here.
+    pub advertise: Vec<IpAddr>,
+    /// Ports of calls.
+    pub udp_ports: RangeInclusive<u16>,
+    /// TCP port that clients are told.
+    pub tcp_port: u16,
+    /// Offer DTLS 1.3 too.
+    pub dtls_13: bool,
+    /// Codecs taken, the best first.
+    pub codecs: Vec<CodecName>,
+    /// What ICE user names are authenticated with, the same on the ingresses.
+    pub ufrag_key: [u8; 32],
+    /// How long an ICE user name routes: longer than any call.
+    pub ufrag_lifetime: Duration,
+    /// Calls at a time.
+    pub calls_max: usize,
+    /// A call nobody ever joined ends after this,
+    pub never_joined_timeout: Duration,
+    /// and one that everybody left after this.
+    pub all_left_timeout: Duration,
+}
+
+impl Default for NodeConfig {
+    fn default() -> Self {
+        Self {
+            node: 1,
+            workers: 1,
+            listen: Vec::new(),
+            advertise: Vec::new(),
+            udp_ports: 16384..=19999,
+            tcp_port: 443,
+            dtls_13: false,
+            codecs: CodecName::DEFAULT.to_vec(),
+            ufrag_key: ids::random(),
+            ufrag_lifetime: Duration::from_secs(48 * 3600),
+            calls_max: 3600,
+            never_joined_timeout: Duration::from_secs(600),
+            all_left_timeout: Duration::from_secs(60),
+        }
+    }
+}
+
+impl std::fmt::Debug for NodeConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NodeConfig").field("node", &self.node).finish_non_exhaustive()
+    }
+}
+
+/// Why a node does not start. The operator can mend it.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// No certificate could be made.
+    #[error("the DTLS certificate cannot be made: {0}")]
+    Certificate(String),
+    /// A thread, an event queue or a socket cannot be had.
+    #[error("media workers cannot start: {0}")]
+    System(#[from] io::Error),
+    /// More than one address to listen on.
+    #[error("media.listen takes one address, or none for all of this machine")]
+    Listen,
+}
+
+/// The node's DTLS certificate: made at start-up, known to clients by the fingerprint in each answer.
+pub(super) fn certificate(version_13: bool) -> Result<dtls::Settings, StartError> {
+    let certificate = |error: rcgen::Error| StartError::Certificate(error.to_string());
+    let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).map_err(certificate)?;
+    let params = rcgen::CertificateParams::new(Vec::new()).map_err(certificate)?;
+    let signed = params.self_signed(&key).map_err(certificate)?;
+    dtls::Settings::from_der(signed.der().to_vec(), key.serialize_der(), version_13)
+        .map_err(|error| StartError::Certificate(error.to_string()))
+}
