@@ -298,7 +298,6 @@ async fn shares(ann: &Page, bob: &Page, relay: &Relay, call: &str) {
     decodes(ann, "bob", "camera").await;
     for page in [ann, bob] {
         let seen = page.value("window.unwatch()").await.unwrap();
-        println!("while a screen share begins: {seen}");
         assert!(seen["frames"].as_u64() > Some(0), "{seen}");
         assert!(seen["gapMs"].as_u64().unwrap() < STANDSTILL_MAX_MS, "{seen}");
     }
