@@ -13,16 +13,6 @@
     }
   };
 
-  /** What the relay told, the latest last. */
-  const notices = [];
-  const NativeSocket = WebSocket;
-  window.WebSocket = class extends NativeSocket {
-    constructor(...options) {
-      super(...options);
-      this.addEventListener('message', ({ data }) => notices.push(JSON.parse(data)));
-    }
-  };
-
   const slotOf = (participant, source) =>
     window.trunklineCall.slots.find((slot) => slot.participant === participant && slot.source === source);
 
@@ -76,5 +66,5 @@
     return durations;
   };
 
-  window.test = { joins, notices, slot, states, watch };
+  window.test = { joins, slot, states, watch };
 })();

@@ -19,7 +19,7 @@ const OTHER_KEY: &str = "Dw4NDAsKCQgHBgUEAwIBAA";
 /// How long a receiver with another key is watched asking for key frames.
 const WATCH_REQUESTS: Duration = Duration::from_secs(6);
 
-/// Key frames that may be asked for meanwhile, of all senders: four slots show what cannot be decoded, and would
+/// Key frames that may be asked for meanwhile, of all senders: seven slots show what cannot be decoded, and would
 /// otherwise ask once a second each.
 const REQUESTS_MAX: u64 = 12;
 
@@ -86,6 +86,19 @@ async fn connected(page: &Page) {
     page.wait_until("window.trunklineCall?.state === 'connected'", PATIENCE).await.unwrap();
 }
 
+/// Joins as one more participant in the same page: a viewer who sees one picture at a time when there is a key, and
+/// else as many as there are. The page knows the call by that name.
+async fn watch_as(page: &Page, name: &str, call: &str, token: &str, key: Option<&str>) {
+    let watch = "const [name, options, key] = arguments; return (async () => { \
+        const { TrunklineCall } = await import('/call/trunkline-client.js'); \
+        const { decodeBase64 } = await import('/call/link.js'); \
+        window[name] = new TrunklineCall(); \
+        await window[name].join({ ...options, sends: false, ...(key && { key: decodeBase64(key) }) }); })();";
+    let slots = if key.is_some() { json!({ "audio": 1, "video": 1 }) } else { json!({}) };
+    let options = json!({ "callId": call, "token": token, "slots": slots });
+    page.run(watch, &[json!(name), options, json!(key)]).await.unwrap();
+}
+
 /// Waits until a slot shows a source and decodes more of it than it did at first.
 async fn decodes(page: &Page, participant: &str, source: &str) {
     let amount = if source == "microphone" { "totalAudioEnergy" } else { "framesDecoded" };
@@ -150,6 +163,12 @@ async fn who_has_the_key_sees_and_hears_and_who_has_another_does_not() {
         tile_shows(&eve, name, ".querySelector('.warning').hidden === false").await;
     }
     tile_shows(&ann, "eve", ".querySelector('.warning').hidden === false").await;
+    // Nobody is less to be satisfied than a client without any key: its decoder gets what is encrypted.
+    let viewer = token(&relay, &call, "mallory", &["--viewer"]);
+    watch_as(&eve, "mallory", &call, &viewer, None).await;
+    let sent =
+        "(await mallory.stats()).slots.filter(({ packetsReceived }) => packetsReceived > 50).length >= 3";
+    eve.wait_until(sent, PATIENCE).await.unwrap();
     let requested = || metric(&relay, "trunkline_relay_key_frame_requests_sent_total");
     let before = requested();
     sleep(WATCH_REQUESTS).await;
@@ -157,6 +176,10 @@ async fn who_has_the_key_sees_and_hears_and_who_has_another_does_not() {
     let received = metric(&relay, "trunkline_relay_key_frame_requests_received_total");
     println!("key frame requests: {before} sent, then {after}; {received} received");
     assert!(after - before <= REQUESTS_MAX, "{before}, then {after} key frame requests");
+    assert!(received > 1, "else the limit was not tried");
+    let decoded = "(await mallory.stats()).slots.reduce((sum, slot) => sum + slot.framesDecoded, 0)";
+    assert_eq!(eve.value(decoded).await.unwrap(), 0);
+    eve.value("mallory.leave()").await.unwrap();
     let stats = eve.value("window.trunklineCall.stats()").await.unwrap();
     assert_eq!(stats["frames"]["opened"], 0, "{stats:#}");
     for slot in stats["slots"].as_array().unwrap() {
@@ -169,7 +192,7 @@ async fn who_has_the_key_sees_and_hears_and_who_has_another_does_not() {
     }
 
     let people = participants(&relay, &call);
-    assert_eq!(people.len(), 3);
+    assert!(people.len() >= 3, "{people:?}");
     for person in &people {
         assert_eq!(person["state"], "connected");
         assert!(is_gcm(&person["srtp_profile"]), "{person:#}");
@@ -263,13 +286,7 @@ async fn pins(ann: &Page, relay: &Relay, call: &str) {
 /// and all other pictures go on meanwhile.
 async fn shares(ann: &Page, bob: &Page, relay: &Relay, call: &str) {
     let token = token(relay, call, "dora", &["--viewer"]);
-    let options =
-        json!({ "callId": call, "token": token, "slots": { "audio": 1, "video": 1 }, "sends": false });
-    let viewer = "const { TrunklineCall } = await import('/call/trunkline-client.js'); \
-        window.dora = new TrunklineCall(); \
-        await window.dora.join({ ...options, key: Uint8Array.from({ length: 16 }, (_, index) => index) });";
-    let viewer = format!("const options = arguments[0]; return (async () => {{ {viewer} }})();");
-    ann.run(&viewer, &[options]).await.unwrap();
+    watch_as(ann, "dora", call, &token, Some(KEY)).await;
     let doras = "(await dora.stats()).slots.at(-1).framesDecoded";
     ann.wait_until(&format!("{doras} > 0 && dora.slots.at(-1).source === 'camera'"), PATIENCE).await.unwrap();
 
@@ -281,7 +298,6 @@ async fn shares(ann: &Page, bob: &Page, relay: &Relay, call: &str) {
     decodes(ann, "bob", "camera").await;
     for page in [ann, bob] {
         let seen = page.value("window.unwatch()").await.unwrap();
-        println!("while a screen share begins: {seen}");
         assert!(seen["frames"].as_u64() > Some(0), "{seen}");
         assert!(seen["gapMs"].as_u64().unwrap() < STANDSTILL_MAX_MS, "{seen}");
     }

@@ -150,7 +150,7 @@ fn a_pin_on_what_a_slot_shows_already_is_told_and_so_is_its_end() {
                 .call
                 .request(world.now, world.clients[bob].id, Request::Pin(pin.clone()))
                 .expect("can be done");
-            world.pass(Duration::from_millis(1));
+            world.settle();
             let told: Vec<_> = world.clients[bob].events.iter().filter_map(slots_told).flatten().collect();
             assert_eq!(told.len(), times_told, "{told:?}");
             let same =
@@ -177,12 +177,12 @@ fn a_slot_is_told_to_be_empty_when_its_source_ends_and_when_its_owner_leaves() {
         section.send = None;
     }
     world.call.update(world.now, id, silent, None).expect("can be changed");
-    world.pass(Duration::from_millis(10));
+    world.settle();
     assert_eq!(world.clients[bob].slot_owner("v0"), None, "nothing is sent any more");
     world.call.update(world.now, id, sending, None).expect("can be changed");
     show(&mut world, 2);
     world.call.leave(world.now, id, EndReason::Left);
-    world.pass(Duration::from_millis(10));
+    world.settle();
     assert_eq!(world.clients[bob].slot_owner("v0"), None, "it left");
 }
 
