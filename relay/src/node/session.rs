@@ -119,8 +119,11 @@ impl Node {
             let entry = registry.sessions.get(session).ok_or(NodeError::NoSuchSession)?;
             let call = registry.calls.get(&entry.call).ok_or(NodeError::NoSuchSession)?;
             let restarts = offer.ice().ufrag != entry.description.ice.ufrag;
-            let ice =
-                if restarts { self.credentials(call.worker, call.key, self.restart_number()) } else { entry.ice.clone() };
+            let ice = if restarts {
+                self.credentials(call.worker, call.key, self.restart_number())
+            } else {
+                entry.ice.clone()
+            };
             let (fingerprint, candidates) = (inner.dtls.fingerprint(), self.candidates(call));
             let local = Local {
                 ice: &ice,
