@@ -137,7 +137,10 @@ fn main() -> ExitCode {
     }
     if let Scenario::Relay { args } = scenario {
         let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
-        call::relay::answer_with_allocations();
+        if let Err(error) = call::relay::answer_with_allocations() {
+            let _ = writeln!(std::io::stderr(), "trunkline-loadtest: {error}");
+            return ExitCode::from(2);
+        }
         return trunkline_relay::cli::main([OsString::from("trunkline-relay")].into_iter().chain(args));
     }
     // One thread for the whole driver: it shares the processors with the gateways it measures, and the parent

@@ -38,6 +38,10 @@ const TURN_MAX: Duration = Duration::from_secs(3);
 /// How long publishers send before anything is measured: key frames were asked for, slots are filled.
 const WARM_UP: Duration = Duration::from_millis(1500);
 
+/// How long they send in each turn before it is measured: who begins to speak is told to everybody, which is no part of
+/// what a packet costs.
+const LEAD: Duration = Duration::from_millis(400);
+
 /// How long what is under way may take to arrive.
 const SETTLE: Duration = Duration::from_millis(250);
 
@@ -57,8 +61,8 @@ const RECEIVERS_MAX: usize = 500;
 /// UDP ports of a relay: one call.
 const UDP_PORTS: u16 = 8;
 
-/// What the relay counts.
-const FORWARDED: &str = "trunkline_relay_forwarded_media_packets_total";
+/// What the relay counts, and how old its counts are at most.
+const METRICS_AFTER: Duration = Duration::from_millis(1100);
 const SENT: &str = "trunkline_relay_sent_datagrams_total";
 const SENT_IN_TRAINS: &str = "trunkline_relay_sent_in_trains_datagrams_total";
 
@@ -209,7 +213,7 @@ pub(crate) async fn run(common: &Common, args: &CallArgs) -> Result<CallReport, 
     let clients = Clients::start(epoch, shaped)?;
 
     let (joined, _shaper) = join_all(args, &relay, &call, &clients, epoch).await?;
-    let turns = measure(args, &mut relay, &clients).await?;
+    let turns = measure(args, &mut relay, &call, &clients).await?;
     let last = clients.snapshot().await?;
 
     let forwarded_packets = turns.relay.iter().map(|turn| turn.packets).sum::<u64>();
@@ -362,16 +366,22 @@ struct Turns {
 }
 
 /// Lets publishers send to the relay, by turns with the bare job.
-async fn measure(args: &CallArgs, relay: &mut Relay, clients: &Clients) -> Result<Turns, LoadError> {
-    let before = forwarded(&relay.metrics().await?)?;
-    send(clients, WARM_UP).await?;
-    let warm = relay.metrics().await?;
+async fn measure(
+    args: &CallArgs,
+    relay: &mut Relay,
+    call: &str,
+    clients: &Clients,
+) -> Result<Turns, LoadError> {
+    let mut admin = relay.admin();
+    clients.publish();
+    sleep(WARM_UP).await;
+    settle(clients).await;
     let snapshot = clients.snapshot().await?;
-    let turn = (Duration::from_secs(args.duration_s.max(1)) / TURNS).min(TURN_MAX);
-    let count = u32::try_from(args.duration_s * 1000 / turn.as_millis().max(1) as u64).unwrap_or(TURNS);
-    let each = forwarded(&warm)?.saturating_sub(before).div_ceil(snapshot.sent.max(1));
+    let each = relay.forwarded(&mut admin, call).await?.div_ceil(snapshot.sent.max(1));
     let each = usize::try_from(each).unwrap_or(usize::MAX).clamp(1, RECEIVERS_MAX);
     let mut limit = if args.is_shaped() { None } else { Some(Limit::new(args.traffic(), each, &snapshot)?) };
+    let turn = (Duration::from_secs(args.duration_s.max(1)) / TURNS).min(TURN_MAX);
+    let count = u128::from(args.duration_s) * 1000 / turn.as_millis().max(1);
     let mut turns = Turns {
         relay: Vec::new(),
         limit: Vec::new(),
@@ -379,43 +389,41 @@ async fn measure(args: &CallArgs, relay: &mut Relay, clients: &Clients) -> Resul
         gso_fraction: None,
         forwarded_in_all: 0,
     };
+    let warm = fresh_metrics(relay).await?;
     for _ in 0..count.max(1) {
-        let before = forwarded(&relay.metrics().await?)?;
-        let (cpu, allocations) = (relay.cpu()?, relay.allocations().await?);
-        send(clients, turn).await?;
+        clients.publish();
+        sleep(LEAD).await;
+        let before = relay.forwarded(&mut admin, call).await?;
+        let (allocations, cpu) = (relay.allocations().await?, relay.cpu()?);
+        sleep(turn).await;
         let cpu = relay.cpu()?.saturating_sub(cpu);
         let allocated = relay.allocations().await?.zip(allocations).map(|(after, before)| after - before);
+        let packets = relay.forwarded(&mut admin, call).await?.saturating_sub(before);
+        settle(clients).await;
         turns.allocations = turns.allocations.zip(allocated).map(|(sum, turn)| sum + turn);
-        let packets = forwarded(&relay.metrics().await?)?.saturating_sub(before);
         turns.relay.push(Turn { cpu, packets });
         if let Some(limit) = &mut limit {
             turns.limit.push(limit.run()?);
         }
     }
-    let last = relay.metrics().await?;
+    let last = fresh_metrics(relay).await?;
     let since = |name: &str| Some(last.value(name)? - warm.value(name)?);
     turns.gso_fraction =
         since(SENT_IN_TRAINS).zip(since(SENT)).filter(|(_, all)| *all > 0.0).map(|(gso, all)| gso / all);
-    turns.forwarded_in_all = forwarded(&last)?;
+    turns.forwarded_in_all = relay.forwarded(&mut admin, call).await?;
     Ok(turns)
 }
 
-/// Publishers send for a while; then what is under way arrives.
-async fn send(clients: &Clients, time: Duration) -> Result<(), LoadError> {
-    clients.publish();
-    sleep(time).await;
-    clients.pause();
-    sleep(SETTLE).await;
-    Ok(())
+/// Metrics that know of everything that happened before.
+async fn fresh_metrics(relay: &Relay) -> Result<Metrics, LoadError> {
+    sleep(METRICS_AFTER).await;
+    relay.metrics().await
 }
 
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count")]
-fn forwarded(metrics: &Metrics) -> Result<u64, LoadError> {
-    let why = || format!("no {FORWARDED}");
-    let value = metrics.value(FORWARDED);
-    value
-        .map(|value| value as u64)
-        .ok_or_else(|| LoadError::Answer { request: "GET /metrics".into(), why: why() })
+/// Publishers stop, and what is under way arrives.
+async fn settle(clients: &Clients) {
+    clients.pause();
+    sleep(SETTLE).await;
 }
 
 /// The bare job with the sizes and bursts of the relay's: to be run in turn with it.

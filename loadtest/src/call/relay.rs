@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::io::Write;
+use std::io::{BufRead, Write};
 use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -18,6 +18,7 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::time::Instant;
 
+use crate::allocations::CountingAllocator;
 use crate::error::LoadError;
 use crate::http::{Client, Media};
 use crate::procfs;
@@ -141,7 +142,22 @@ impl Relay {
         field(&answer, "POST …/tokens", "token")
     }
 
-    /// All metrics.
+    /// How many media packets were sealed for a receiver of a call so far, as its worker knows at this moment.
+    ///
+    /// # Errors
+    /// When the relay does not answer, or not with a count.
+    pub(super) async fn forwarded(&self, admin: &mut Client, call: &str) -> Result<u64, LoadError> {
+        let path = format!("/v1/calls/{call}");
+        let body = admin.call(Method::GET, &path, Media::Json, Bytes::new()).await?;
+        let answer: Value = serde_json::from_slice(&body).unwrap_or_default();
+        let count = answer.pointer("/counters/media_out").and_then(Value::as_u64);
+        count.ok_or_else(|| LoadError::Answer {
+            request: format!("GET {path}"),
+            why: "no counters.media_out".to_owned(),
+        })
+    }
+
+    /// All metrics, which the relay brings up to date once a second.
     ///
     /// # Errors
     /// When the relay does not answer.
@@ -221,19 +237,28 @@ impl Metrics {
 }
 
 /// Answers a line with the allocations so far for every line that comes, on a thread of its own: what the hidden
-/// subcommand does besides being a relay.
-pub(crate) fn answer_with_allocations() {
-    crate::allocations::CountingAllocator::start_counting();
-    std::thread::spawn(|| {
-        let mut line = String::new();
-        while std::io::stdin().read_line(&mut line).is_ok_and(|len| len > 0) {
-            let count = crate::allocations::CountingAllocator::count();
-            if writeln!(std::io::stdout(), "{count}").is_err() {
+/// subcommand does besides being a relay. The relay's command line holds the locks of the standard streams, so they are
+/// opened once more.
+///
+/// # Errors
+/// When they cannot be.
+pub(crate) fn answer_with_allocations() -> Result<(), LoadError> {
+    CountingAllocator::start_counting();
+    let open = |path: &str, write: bool| {
+        let opened = fs::OpenOptions::new().read(!write).write(write).open(path);
+        opened.map_err(LoadError::io(format!("opening {path}")))
+    };
+    let (questions, mut answers) = (open("/dev/stdin", false)?, open("/dev/stdout", true)?);
+    let answer = move || {
+        for question in std::io::BufReader::new(questions).lines() {
+            let count = CountingAllocator::count();
+            if question.and_then(|_| writeln!(answers, "{count}")).is_err() {
                 return;
             }
-            line.clear();
         }
-    });
+    };
+    let thread = std::thread::Builder::new().name("allocations".into()).spawn(answer);
+    thread.map(|_| ()).map_err(LoadError::io("starting a thread"))
 }
 
 /// Writes a node's configuration and secrets: the admin token.

@@ -96,11 +96,14 @@ impl Checks {
     pub(crate) fn handle_response(&mut self, now: Instant, datagram: &[u8]) -> bool {
         let Ok(response) = stun::Response::parse(datagram) else { return false };
         let transaction = response.transaction();
-        let known = transaction != [0; 12] && self.pending.contains(&transaction);
-        if !known || response.mapped().is_none() || !response.verify(&self.pwd) {
+        if response.mapped().is_none() || !response.verify(&self.pwd) {
             return false;
         }
-        self.pending = [[0; 12]; PENDING_MAX];
+        // Repetitions that crossed with an answer are answered, too.
+        let place =
+            self.pending.iter_mut().find(|pending| **pending == transaction && transaction != [0; 12]);
+        let Some(place) = place else { return false };
+        *place = [0; 12];
         self.answered_at = Some(now);
         self.at = now + CONSENT_INTERVAL;
         self.repeat = REPEAT_FIRST;

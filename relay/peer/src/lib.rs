@@ -9,7 +9,7 @@
 //! # Layout
 //! - [`settings`]: what peers share, and what each of them sends and receives
 //! - [`sdp`]: the offer as text, and what is read of an answer
-//! - [`peer`]: one client; `check` its connectivity checks, `feedback` its RTCP
+//! - [`peer`]: one client; `check` its connectivity checks, `receive` what arrives, `feedback` its RTCP
 //! - [`outgoing`]: a stream it sends, with what is kept to send again
 //! - [`incoming`]: a stream it receives: what came, what is missing, what came twice
 //! - [`stamp`]: the time in a payload that latency is measured by
@@ -19,6 +19,7 @@ mod feedback;
 pub mod incoming;
 pub mod outgoing;
 pub mod peer;
+mod receive;
 pub mod sdp;
 mod section;
 pub mod settings;

@@ -11,16 +11,16 @@ use trunkline_relay_proto::demux::{self, Protocol};
 use trunkline_relay_proto::dtls::{DtlsError, Handshake};
 use trunkline_relay_proto::event::SourceName;
 use trunkline_relay_proto::media::{Description, Downstream, IceCredentials, Kind, Mid};
-use trunkline_relay_proto::rtp::{self, Header};
-use trunkline_relay_proto::srtp::{OpenError, Opener, Profile, Sealer};
+use trunkline_relay_proto::rtp::Header;
+use trunkline_relay_proto::srtp::{Opener, Profile, Sealer};
 use trunkline_testkit::rng::Rng;
 
 use crate::check::Checks;
-use crate::incoming::{Arrival, Incoming, SlotStatistics};
+use crate::incoming::{Incoming, SlotStatistics};
 use crate::outgoing::{self, Frame, Outgoing};
+use crate::receive::csrc;
 use crate::section::{PeerSection, Use, mid_of, payload_type};
 use crate::settings::{Plan, Settings};
-use crate::stamp;
 
 /// The largest datagram written.
 pub const DATAGRAM_BYTES_MAX: usize = 1500;
@@ -114,10 +114,10 @@ pub struct PeerCounters {
 
 /// What an SSRC of the other side is.
 #[derive(Clone, Copy)]
-struct Stream {
+pub(crate) struct Stream {
     ssrc: u32,
-    section: usize,
-    rtx: bool,
+    pub(crate) section: usize,
+    pub(crate) rtx: bool,
 }
 
 /// Keys of an established session.
@@ -131,9 +131,9 @@ pub struct Peer {
     pub(crate) settings: Arc<Settings>,
     pub(crate) rng: Rng,
     pub(crate) local: IceCredentials,
-    remote: Option<Remote>,
-    checks: Option<Checks>,
-    dtls: Option<Handshake>,
+    pub(crate) remote: Option<Remote>,
+    pub(crate) checks: Option<Checks>,
+    pub(crate) dtls: Option<Handshake>,
     pub(crate) secure: Option<Secure>,
     pub(crate) names_ssrcs: bool,
     pub(crate) sections: Vec<PeerSection>,
@@ -424,7 +424,7 @@ impl Peer {
         self.streams = streams.flatten().collect();
     }
 
-    fn stream(&self, ssrc: u32) -> Option<Stream> {
+    pub(crate) fn stream(&self, ssrc: u32) -> Option<Stream> {
         self.streams.iter().find(|stream| stream.ssrc == ssrc).copied()
     }
 
@@ -444,140 +444,11 @@ impl Peer {
         }
     }
 
-    fn fail(&mut self, error: DtlsError) {
+    pub(crate) fn fail(&mut self, error: DtlsError) {
         self.dtls = None;
         self.checks = None;
         self.tell(PeerEvent::Failed(error));
     }
-
-    fn handle_stun(&mut self, now: Instant, datagram: &[u8]) {
-        let answered = self.checks.as_mut().is_some_and(|checks| checks.handle_response(now, datagram));
-        if !answered {
-            self.counters.malformed += 1;
-            return;
-        }
-        self.counters.checks_answered += 1;
-        if let (None, Some(remote)) = (&self.dtls, &self.remote) {
-            self.dtls = Some(Handshake::new_client(now, &self.settings.dtls, remote.fingerprint));
-        }
-    }
-
-    fn handle_dtls(&mut self, now: Instant, datagram: &[u8]) {
-        let Some(dtls) = &mut self.dtls else { return };
-        if let Err(error) = dtls.handle_datagram(now, datagram) {
-            self.fail(error);
-            return;
-        }
-        if let Some(keys) = dtls.poll_keys() {
-            self.secure = Some(Secure {
-                opener: Opener::new(keys.profile, &keys.open),
-                sealer: Sealer::new(keys.profile, &keys.seal),
-            });
-            if self.settings.reports {
-                self.report_at = Some(now + crate::feedback::REPORT_INTERVAL);
-            }
-            self.tell(PeerEvent::Connected);
-        }
-        if self.dtls.as_ref().is_some_and(Handshake::is_closed) && self.secure.take().is_some() {
-            self.checks = None;
-            self.report_at = None;
-            self.tell(PeerEvent::Closed);
-        }
-    }
-
-    fn handle_rtp(&mut self, now: Instant, datagram: &mut [u8]) -> Option<Media> {
-        let Ok(header) = Header::parse(datagram) else {
-            self.counters.malformed += 1;
-            return None;
-        };
-        let Some(secure) = &mut self.secure else {
-            self.counters.early += 1;
-            return None;
-        };
-        let len = match secure.opener.open_rtp(datagram, &header) {
-            Ok(opened) => opened.len,
-            Err(error) => {
-                self.count_open_error(error);
-                return None;
-            }
-        };
-        let Some(stream) = self.stream(header.ssrc) else {
-            self.counters.unknown_ssrc += 1;
-            return None;
-        };
-        let packet = datagram.get(..len)?;
-        let Ok(payload) = rtp::payload(packet, &header) else {
-            self.counters.malformed += 1;
-            return None;
-        };
-        let settings = Arc::clone(&self.settings);
-        let csrc = csrc(&header, packet);
-        let (original, payload) = match payload.split_first_chunk::<2>() {
-            // What has no payload at all is padding.
-            _ if !stream.rtx => (None, payload),
-            Some((original, payload)) => (Some(u16::from_be_bytes(*original)), payload),
-            None => return None,
-        };
-        let start = header.len + if original.is_some() { 2 } else { 0 };
-        let latency = stamp::age(payload, settings.epoch, now);
-        let payload_len = payload.len();
-        let section = self.sections.get_mut(stream.section)?;
-        let mid = section.mid;
-        let incoming = section.incoming_mut()?;
-        let arrival = match original {
-            Some(original) => incoming.repaired(original, payload_len),
-            None => {
-                incoming.clock(now.saturating_duration_since(settings.epoch), header.timestamp);
-                incoming.media(now, header.sequence, payload_len, settings.repair)
-            }
-        };
-        let new = matches!(arrival, Arrival::New(_));
-        if new {
-            incoming.note(csrc, latency);
-        }
-        Some(Media {
-            mid,
-            rtx: stream.rtx,
-            new,
-            index: arrival.index(),
-            csrc,
-            payload: start..start + payload_len,
-            latency,
-            header,
-        })
-    }
-
-    fn handle_rtcp_datagram(&mut self, now: Instant, datagram: &mut [u8]) -> Option<Received> {
-        let Some(secure) = &mut self.secure else {
-            self.counters.early += 1;
-            return None;
-        };
-        match secure.opener.open_rtcp(datagram) {
-            Ok(len) => {
-                self.handle_feedback(now, datagram.get(..len)?);
-                Some(Received::Rtcp(0..len))
-            }
-            Err(error) => {
-                self.count_open_error(error);
-                None
-            }
-        }
-    }
-
-    fn count_open_error(&mut self, error: OpenError) {
-        match error {
-            OpenError::Replay => self.counters.replayed += 1,
-            OpenError::Authentication => self.counters.unauthentic += 1,
-            OpenError::TooManySsrcs => self.counters.unknown_ssrc += 1,
-            OpenError::Short => self.counters.malformed += 1,
-        }
-    }
-}
-
-/// The first contributing source, which a relay names the sender by.
-fn csrc(header: &Header, packet: &[u8]) -> Option<u32> {
-    let bytes = packet.get(rtp::header::FIXED_LEN..)?.first_chunk()?;
-    (header.csrc_count > 0).then(|| u32::from_be_bytes(*bytes))
 }
 
 /// Credentials of 8 and 24 letters and digits (RFC 8445, section 5.3).

@@ -451,3 +451,21 @@ fn an_answer_that_lacks_something_says_what() {
     assert_eq!(Answer::read(&ANSWER.replace("sha-256 00:", "sha-256 ")), Err(AnswerError::Fingerprint));
     assert_eq!(Answer::read(&ANSWER.replace(" udp ", " tcp ")), Err(AnswerError::Candidate));
 }
+
+#[test]
+fn answers_that_crossed_with_repeated_checks_are_answers_each() {
+    let mut pair = Pair::new(settings(), &everything());
+    let mut out = [0; DATAGRAM_BYTES_MAX];
+    let mut answers = Vec::new();
+    for _ in 0..3 {
+        let len = pair.peer.poll_transmit(pair.now, &mut out).expect("a check");
+        answers.extend(pair.host.handle(pair.now, pair.path, &mut out[..len]));
+        pair.now = pair.peer.poll_timeout().expect("it repeats");
+    }
+    for answer in &mut answers.clone() {
+        pair.peer.handle_datagram(pair.now, answer);
+    }
+    assert_eq!((pair.peer.counters().checks_answered, pair.peer.counters().malformed), (3, 0));
+    pair.peer.handle_datagram(pair.now, &mut answers[0]);
+    assert_eq!(pair.peer.counters().malformed, 1, "but not twice");
+}

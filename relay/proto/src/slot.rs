@@ -72,6 +72,8 @@ pub(crate) struct Slot {
     pub pin: Option<Pin>,
     /// The source it shows (index in the call).
     pub source: Option<usize>,
+    /// What it shows, or whether it is pinned, is not what its owner was told last.
+    pub untold: bool,
     /// How often key frame requests of this receiver are heard.
     pub asker: Asker,
     /// Media packets sent.
@@ -114,6 +116,7 @@ impl Slot {
             kind: section.kind,
             pin: None,
             source: None,
+            untold: false,
             asker: Asker::default(),
             packets: 0,
             octets: 0,
@@ -144,7 +147,7 @@ impl Slot {
         self.ids = section.extensions;
         if self.payload_types != section.payload_types {
             self.payload_types.clone_from(&section.payload_types);
-            self.source = None;
+            self.show(None);
         }
     }
 
@@ -157,17 +160,18 @@ impl Slot {
     /// Shows a source from now on, or nothing. True when a key frame is needed for it.
     pub(crate) fn show(&mut self, shown: Option<(usize, &Source)>) -> bool {
         self.source = shown.map(|(index, _)| index);
+        self.untold = true;
         self.begin = true;
         self.asker.reset();
-        self.mapped.clear();
         let Some((_, source)) = shown else { return false };
-        self.mapped.extend(
-            source
-                .payload_types
-                .iter()
-                .map(|theirs| self.payload_types.iter().find(|ours| understand(ours, theirs)).copied()),
-        );
+        self.map(source);
         self.kind == Kind::Video
+    }
+
+    /// Looks up the receiver's payload types for those of the source that is shown.
+    pub(crate) fn map(&mut self, source: &Source) {
+        let ours = |theirs: &PayloadType| self.payload_types.iter().find(|ours| ours.means(theirs)).copied();
+        self.mapped = source.known_types.iter().map(ours).collect();
     }
 
     /// Whether the receiver understands any codec of a source.
@@ -177,7 +181,7 @@ impl Slot {
             && source
                 .payload_types
                 .iter()
-                .any(|theirs| self.payload_types.iter().any(|ours| understand(ours, theirs)))
+                .any(|theirs| self.payload_types.iter().any(|ours| ours.means(theirs)))
     }
 
     /// Seals a packet of the source that is shown. `pad` bytes of RTP padding equalise sizes within a train. False
@@ -256,9 +260,9 @@ impl Slot {
             return false;
         };
         let Some(number) = source
-            .payload_types
+            .known_types
             .get(usize::from(packet.meta.payload_type))
-            .and_then(|theirs| self.payload_types.iter().find(|ours| understand(ours, theirs))?.rtx)
+            .and_then(|theirs| self.payload_types.iter().find(|ours| ours.means(theirs))?.rtx)
         else {
             return false;
         };
@@ -341,11 +345,6 @@ impl Slot {
         }
         Some(segment)
     }
-}
-
-/// Whether a receiver that agreed on one payload type understands what is sent with another.
-fn understand(ours: &PayloadType, theirs: &PayloadType) -> bool {
-    ours.codec == theirs.codec && ours.raw == theirs.raw
 }
 
 /// Takes one retransmission off the budget, filled up as time goes by.

@@ -5,5 +5,6 @@
     reason = "a test's helpers fail the test: clippy excuses only functions marked as tests"
 )]
 
+mod calls;
 mod process;
 mod web;

@@ -16,10 +16,11 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// A node's directory, and its process while there is one.
-struct Relay {
+pub(crate) struct Relay {
     dir: tempfile::TempDir,
     child: Option<(Child, BufReader<ChildStderr>)>,
-    address: String,
+    /// Of its API.
+    pub(crate) address: String,
 }
 
 fn command() -> Command {
@@ -46,7 +47,7 @@ impl Relay {
     }
 
     /// Makes a node and starts it.
-    fn running() -> Self {
+    pub(crate) fn running() -> Self {
         let mut relay = Self::init();
         relay.start();
         relay
@@ -94,14 +95,14 @@ impl Relay {
             .unwrap()
     }
 
-    fn json(&self, args: &[&str]) -> Value {
+    pub(crate) fn json(&self, args: &[&str]) -> Value {
         let output = self.cli(&[&["--json"], args].concat());
         assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
         serde_json::from_slice(&output.stdout).unwrap()
     }
 
     /// One request without a token, answered as text with its head.
-    fn get(&self, path: &str) -> String {
+    pub(crate) fn get(&self, path: &str) -> String {
         let mut stream = TcpStream::connect(&self.address).unwrap();
         write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
         let mut answer = String::new();

@@ -116,6 +116,7 @@ impl Call {
                 let fits = |at: &usize| {
                     self.source(*at).is_some_and(|source| {
                         source.owner != index
+                            && !source.muted
                             && participant
                                 .slots_of(kind)
                                 .next()
@@ -138,9 +139,8 @@ impl Call {
                         .map(|((slot, _), to)| (slot, to)),
                 );
             }
-            if !changes.is_empty() {
-                self.show(index, &changes);
-            }
+            self.show(index, &changes);
+            self.tell_slots(index);
         }
     }
 
@@ -184,11 +184,22 @@ impl Call {
                 source.key_frames.want();
             }
         }
-        let Some(participant) = self.participant(index) else { return };
-        let slots =
-            changes.iter().filter_map(|(at, _)| Some(self.slot_entry(participant.slots.get(*at)?))).collect();
+    }
+
+    /// Tells a participant of its slots that changed.
+    fn tell_slots(&mut self, index: usize) {
+        let Some(participant) = self.participant(index).filter(|p| p.slots.iter().any(|slot| slot.untold))
+        else {
+            return;
+        };
+        let untold = participant.slots.iter().filter(|slot| slot.untold);
+        let slots = untold.map(|slot| self.slot_entry(slot)).collect();
         let id = participant.id;
         self.tell(Audience::One(id), Notice::Slots { slots });
+        let Some(participant) = self.participant_mut(index) else { return };
+        for slot in &mut participant.slots {
+            slot.untold = false;
+        }
     }
 
     /// Everything anew for one participant: its events connection just began.

@@ -128,11 +128,11 @@ impl MasterKey {
         self.profile
     }
 
-    pub(super) fn key(&self) -> &[u8] {
+    pub(crate) fn key(&self) -> &[u8] {
         self.key.get(..self.profile.key_len()).unwrap_or_default()
     }
 
-    pub(super) fn salt(&self) -> &[u8; SALT_LEN_MAX] {
+    pub(crate) fn salt(&self) -> &[u8; SALT_LEN_MAX] {
         &self.salt
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use trunkline_relay_proto::call::JoinError;
-use trunkline_relay_proto::event::{EndReason, Mute, Notice, Pin, Request, Role, SourceName};
+use trunkline_relay_proto::event::{EndReason, Mute, Notice, Pin, Request, Role, SlotEntry, SourceName};
 use trunkline_relay_proto::media::Kind;
 
 use crate::client::{DESCRIPTOR, Got, Sent, World, section, usual};
@@ -132,6 +132,65 @@ fn a_slot_that_changes_its_source_goes_on_as_one_stream_from_a_key_frame() {
         .collect();
     assert!(numbers.windows(2).all(|two| two[1] == two[0].wrapping_add(1)), "{numbers:?}");
     assert_ne!(got[0].csrc, got[3].csrc);
+}
+
+#[test]
+fn a_pin_on_what_a_slot_shows_already_is_told_and_so_is_its_end() {
+    let mut world = World::new(14);
+    let (ann, bob) = (world.join("ann", usual(1000)), world.join("bob", usual(2000)));
+    world.pass(Duration::from_millis(10));
+    world.media(ann, &Sent::video(1, b"picture").frame(1, true));
+    world.pass(Duration::from_millis(10));
+    assert_eq!(world.clients[bob].slot_owner("v0").as_deref(), Some("ann"));
+    for (participant, pinned) in [(Some("ann".to_owned()), true), (None, false)] {
+        let pin = Pin { slot: "v0".into(), participant, source: None, height: None };
+        for times_told in [1, 0] {
+            world.clients[bob].events.clear();
+            world
+                .call
+                .request(world.now, world.clients[bob].id, Request::Pin(pin.clone()))
+                .expect("can be done");
+            world.settle();
+            let told: Vec<_> = world.clients[bob].events.iter().filter_map(slots_told).flatten().collect();
+            assert_eq!(told.len(), times_told, "{told:?}");
+            let same =
+                |slot: &&SlotEntry| slot.participant.as_deref() == Some("ann") && slot.pinned == pinned;
+            assert!(told.iter().all(same), "{told:?}");
+        }
+    }
+}
+
+#[test]
+fn a_slot_is_told_to_be_empty_when_its_source_ends_and_when_its_owner_leaves() {
+    let mut world = World::new(15);
+    let (ann, bob) = (world.join("ann", usual(1000)), world.join("bob", usual(2000)));
+    let show = |world: &mut World, frame: u16| {
+        world.media(ann, &Sent::video(u32::from(frame), b"picture").frame(frame, true));
+        world.pass(Duration::from_millis(10));
+        assert_eq!(world.clients[bob].slot_owner("v0").as_deref(), Some("ann"));
+    };
+    show(&mut world, 1);
+    let id = world.clients[ann].id;
+    let sending = world.clients[ann].description.clone();
+    let mut silent = sending.clone();
+    for section in &mut silent.sections {
+        section.send = None;
+    }
+    world.call.update(world.now, id, silent, None).expect("can be changed");
+    world.settle();
+    assert_eq!(world.clients[bob].slot_owner("v0"), None, "nothing is sent any more");
+    world.call.update(world.now, id, sending, None).expect("can be changed");
+    show(&mut world, 2);
+    world.call.leave(world.now, id, EndReason::Left);
+    world.settle();
+    assert_eq!(world.clients[bob].slot_owner("v0"), None, "it left");
+}
+
+fn slots_told(notice: &Notice) -> Option<&Vec<SlotEntry>> {
+    match notice {
+        Notice::Slots { slots } => Some(slots),
+        _ => None,
+    }
 }
 
 #[test]
