@@ -415,9 +415,19 @@ impl Call {
                 .iter()
                 .copied()
                 .find(|at| self.source(*at).is_some_and(|source| source.mid == section.mid));
-            if let Some(source) = known.and_then(|at| self.source_mut(at)) {
-                source.payload_types.clone_from(&section.payload_types);
-                source.name = name;
+            let Self { sources, participants, .. } = self;
+            if let Some(source) = known.and_then(|at| sources.get_mut(at)).and_then(Option::as_mut) {
+                if source.renegotiate(name, &section.payload_types) {
+                    for subscriber in &source.subscribers {
+                        let receiver =
+                            participants.get_mut(subscriber.receiver).and_then(Option::as_deref_mut);
+                        if let Some(slot) =
+                            receiver.and_then(|receiver| receiver.slots.get_mut(subscriber.slot))
+                        {
+                            slot.map(source);
+                        }
+                    }
+                }
                 continue;
             }
             // A CSRC is never used again, so that nobody takes an old packet for a new source's.

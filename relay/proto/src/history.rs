@@ -87,7 +87,7 @@ pub(crate) struct Meta {
     pub timestamp: u32,
     /// The marker bit.
     pub marker: bool,
-    /// Which of the section's payload types, by position.
+    /// Which of the source's known payload types, by position.
     pub payload_type: u8,
     /// The first packet of a key frame, as its dependency descriptor says.
     pub key_frame: bool,

@@ -133,6 +133,14 @@ pub struct PayloadType {
     pub raw: bool,
 }
 
+impl PayloadType {
+    /// Whether a receiver that agreed on one understands what is sent with the other.
+    #[must_use]
+    pub fn means(&self, other: &Self) -> bool {
+        self.codec == other.codec && self.raw == other.raw
+    }
+}
+
 /// A header extension that the relay knows (RFC 8285).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]

@@ -163,15 +163,15 @@ impl Slot {
         self.untold = true;
         self.begin = true;
         self.asker.reset();
-        self.mapped.clear();
         let Some((_, source)) = shown else { return false };
-        self.mapped.extend(
-            source
-                .payload_types
-                .iter()
-                .map(|theirs| self.payload_types.iter().find(|ours| understand(ours, theirs)).copied()),
-        );
+        self.map(source);
         self.kind == Kind::Video
+    }
+
+    /// Looks up the receiver's payload types for those of the source that is shown.
+    pub(crate) fn map(&mut self, source: &Source) {
+        let ours = |theirs: &PayloadType| self.payload_types.iter().find(|ours| ours.means(theirs)).copied();
+        self.mapped = source.known_types.iter().map(ours).collect();
     }
 
     /// Whether the receiver understands any codec of a source.
@@ -181,7 +181,7 @@ impl Slot {
             && source
                 .payload_types
                 .iter()
-                .any(|theirs| self.payload_types.iter().any(|ours| understand(ours, theirs)))
+                .any(|theirs| self.payload_types.iter().any(|ours| ours.means(theirs)))
     }
 
     /// Seals a packet of the source that is shown. `pad` bytes of RTP padding equalise sizes within a train. False
@@ -260,9 +260,9 @@ impl Slot {
             return false;
         };
         let Some(number) = source
-            .payload_types
+            .known_types
             .get(usize::from(packet.meta.payload_type))
-            .and_then(|theirs| self.payload_types.iter().find(|ours| understand(ours, theirs))?.rtx)
+            .and_then(|theirs| self.payload_types.iter().find(|ours| ours.means(theirs))?.rtx)
         else {
             return false;
         };
@@ -345,11 +345,6 @@ impl Slot {
         }
         Some(segment)
     }
-}
-
-/// Whether a receiver that agreed on one payload type understands what is sent with another.
-fn understand(ours: &PayloadType, theirs: &PayloadType) -> bool {
-    ours.codec == theirs.codec && ours.raw == theirs.raw
 }
 
 /// Takes one retransmission off the budget, filled up as time goes by.

@@ -6,13 +6,16 @@ use crate::event::SourceName;
 use crate::history::{self, ElementsBuffer, History, Meta};
 use crate::key_frame::Authority;
 use crate::loss::Losses;
-use crate::media::{Kind, Mid, PayloadType};
+use crate::media::{Kind, Mid, PAYLOAD_TYPES_MAX, PayloadType};
 use crate::reception::Reception;
 use crate::rtp::nearest;
 use crate::speaker::Meter;
 
 /// Packets of one source that wait to be forwarded. The shell forwards after every batch it receives; more is dropped.
 const PENDING_MAX: usize = 2048;
+
+/// Payload types of all offers. More only serves those who make up codecs.
+const KNOWN_TYPES_MAX: usize = 2 * PAYLOAD_TYPES_MAX;
 
 /// A source that sends nothing for so long shows nothing. Shorter empties tiles on a short outage.
 const LIVE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -31,7 +34,7 @@ pub(crate) struct Arrival<'a> {
     pub timestamp: u32,
     /// Its marker bit.
     pub marker: bool,
-    /// Which of the section's payload types, by position.
+    /// Which of the source's known payload types, by position.
     pub payload_type: u8,
     /// Extensions that go on.
     pub elements: &'a ElementsBuffer,
@@ -78,8 +81,10 @@ pub(crate) struct Source {
     pub name: SourceName,
     /// Muted by its owner.
     pub muted: bool,
-    /// What its payload type positions mean.
+    /// What it may be sent with, the preferred one first.
     pub payload_types: Vec<PayloadType>,
+    /// What it was ever sent with: positions stay when an offer changes the order, since packets kept go by them.
+    pub known_types: Vec<PayloadType>,
     /// Its packets.
     pub history: History,
     /// What is missing of it.
@@ -130,6 +135,7 @@ impl Source {
             mid,
             name,
             muted: false,
+            known_types: payload_types.clone(),
             payload_types,
             history: History::new(capacity),
             losses: Losses::default(),
@@ -147,6 +153,30 @@ impl Source {
             run_start: 0,
             last_media: None,
         }
+    }
+
+    /// A new offer was agreed on. True when receivers have to look at its payload types anew.
+    pub(crate) fn renegotiate(&mut self, name: SourceName, payload_types: &[PayloadType]) -> bool {
+        self.name = name;
+        if self.payload_types == payload_types {
+            return false;
+        }
+        self.payload_types = payload_types.to_vec();
+        for agreed in payload_types {
+            if let Some(known) = self.known_types.iter_mut().find(|known| known.means(agreed)) {
+                *known = *agreed;
+            } else if self.known_types.len() < KNOWN_TYPES_MAX {
+                self.known_types.push(*agreed);
+            }
+        }
+        true
+    }
+
+    /// Which of the known payload types one is.
+    #[must_use]
+    pub(crate) fn position(&self, payload_type: &PayloadType) -> Option<u8> {
+        let position = self.known_types.iter().position(|known| known.means(payload_type))?;
+        u8::try_from(position).ok()
     }
 
     /// Sound or pictures.

@@ -51,7 +51,7 @@ impl Node {
             (entry.worker, entry.key, self.candidates(entry))
         };
         let id = ParticipantId(inner.next_participant.fetch_add(1, Ordering::Relaxed));
-        let ice = self.credentials(worker, key, id);
+        let ice = self.credentials(worker, key, id.0);
         let offer = Offer::parse(offer)?;
         let fingerprint = inner.dtls.fingerprint();
         let local = Local {
@@ -119,8 +119,11 @@ impl Node {
             let entry = registry.sessions.get(session).ok_or(NodeError::NoSuchSession)?;
             let call = registry.calls.get(&entry.call).ok_or(NodeError::NoSuchSession)?;
             let restarts = offer.ice().ufrag != entry.description.ice.ufrag;
-            let ice =
-                if restarts { self.credentials(call.worker, call.key, entry.id) } else { entry.ice.clone() };
+            let ice = if restarts {
+                self.credentials(call.worker, call.key, self.restart_number())
+            } else {
+                entry.ice.clone()
+            };
             let (fingerprint, candidates) = (inner.dtls.fingerprint(), self.candidates(call));
             let local = Local {
                 ice: &ice,
@@ -166,7 +169,7 @@ impl Node {
                 return Err(NodeError::Precondition);
             }
             let Some(remote) = fragment.restart(&entry.description.ice).cloned() else { return Ok(None) };
-            let ice = self.credentials(call.worker, call.key, entry.id);
+            let ice = self.credentials(call.worker, call.key, self.restart_number());
             let (fingerprint, candidates) = (inner.dtls.fingerprint(), self.candidates(call));
             let local = Local {
                 ice: &ice,
@@ -248,8 +251,13 @@ impl Node {
         udp.filter(|_| !call.force_tcp).collect()
     }
 
+    /// A number for the user name of an ICE restart, which must differ from the one before (RFC 8445, section 9).
+    fn restart_number(&self) -> u32 {
+        self.0.next_participant.fetch_add(1, Ordering::Relaxed)
+    }
+
     /// The relay's side of ICE for a participant: a user name that routes, and a random password.
-    fn credentials(&self, worker: usize, call: u32, id: ParticipantId) -> IceCredentials {
+    fn credentials(&self, worker: usize, call: u32, participant: u32) -> IceCredentials {
         let config = &self.0.config;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let minutes = (now + config.ufrag_lifetime).as_secs() / 60;
@@ -257,7 +265,7 @@ impl Node {
             node: config.node,
             worker: u8::try_from(worker).unwrap_or(u8::MAX),
             call,
-            participant: id.0,
+            participant,
             expires_min: u32::try_from(minutes).unwrap_or(u32::MAX),
         };
         IceCredentials {

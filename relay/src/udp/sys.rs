@@ -55,24 +55,29 @@ impl Message<'_> {
 /// Turns on what a media socket needs: the address a datagram came to, and receive offload where there is one.
 pub(super) fn prepare(fd: BorrowedFd<'_>, is_ipv6: bool) -> io::Result<()> {
     if is_ipv6 {
-        set(fd, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO)?;
+        set(fd, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1)?;
     } else {
-        set(fd, libc::IPPROTO_IP, libc::IP_PKTINFO)?;
+        set(fd, libc::IPPROTO_IP, libc::IP_PKTINFO, 1)?;
     }
     // Kernels before 5.0 have none: each datagram comes alone then.
-    let _ = set(fd, libc::SOL_UDP, libc::UDP_GRO);
+    let _ = set(fd, libc::SOL_UDP, libc::UDP_GRO, 1);
     Ok(())
 }
 
-fn set(fd: BorrowedFd<'_>, level: i32, option: i32) -> io::Result<()> {
-    let on: libc::c_int = 1;
+/// Makes paths to IPv6 destinations look as narrow as tunnels are, where trains of larger datagrams are refused.
+#[cfg(test)]
+pub(super) fn limit_ipv6_mtu(fd: BorrowedFd<'_>, bytes: libc::c_int) -> io::Result<()> {
+    set(fd, libc::IPPROTO_IPV6, libc::IPV6_MTU, bytes)
+}
+
+fn set(fd: BorrowedFd<'_>, level: i32, option: i32, value: libc::c_int) -> io::Result<()> {
     // SAFETY: the pointer is to a live c_int whose size is given.
     let result = unsafe {
         libc::setsockopt(
             fd.as_raw_fd(),
             level,
             option,
-            (&raw const on).cast(),
+            (&raw const value).cast(),
             size_of::<libc::c_int>() as u32,
         )
     };

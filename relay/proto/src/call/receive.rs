@@ -182,14 +182,15 @@ impl Call {
             counters.dropped_malformed += 1;
             return;
         };
-        let Some(payload_type) = section.payload_types.iter().position(|payload_type| {
+        let Some(source) = sources.get_mut(stream.source).and_then(Option::as_mut) else { return };
+        let payload_type = section.payload_types.iter().find(|payload_type| {
             let number = if stream.rtx { payload_type.rtx } else { Some(payload_type.number) };
             number == Some(header.payload_type)
-        }) else {
+        });
+        let Some(payload_type) = payload_type.and_then(|payload_type| source.position(payload_type)) else {
             counters.dropped_payload_type += 1;
             return;
         };
-        let Some(source) = sources.get_mut(stream.source).and_then(Option::as_mut) else { return };
 
         let (repaired, payload) = match payload.split_first_chunk::<2>() {
             Some((sequence, rest)) if stream.rtx => (Some(u16::from_be_bytes(*sequence)), rest),
@@ -204,7 +205,7 @@ impl Call {
             index: opened.index,
             timestamp: header.timestamp,
             marker: header.marker,
-            payload_type: u8::try_from(payload_type).unwrap_or(u8::MAX),
+            payload_type,
             elements: &elements,
             payload,
             audio_level: seen.audio_level,
