@@ -155,6 +155,7 @@ fn run(seed: u64) {
     let plan = Plan::draw(&mut rng);
     let mut world = World::new(seed, plan.rooms, RELAY.clone(), CLIENT.clone());
     world.batch = [0.0, 0.5, 0.9][rng.index(3)];
+    world.rough_handshakes = rng.chance(0.2);
     world.say(|| format!("{plan:?}"));
     let mut run = Run { rng, plan, world, joins: 0 };
     for room in 0..run.plan.rooms {
@@ -262,11 +263,11 @@ impl Run {
         let names = names(room, self.plan.people);
         let name = self.rng.pick(&names).expect("some").clone();
         let mut path = self.world.new_path();
-        if self.rng.chance(0.2)
-            && let Some(gone) = self.world.peers.iter().find(|peer| !peer.active)
-        {
+        if self.rng.chance(0.2) {
             // A NAT gives the address of one who went to another.
-            path = gone.path;
+            let peers = &self.world.peers;
+            let is_free = |path| !peers.iter().any(|peer| peer.active && peer.path == path);
+            path = peers.iter().map(|peer| peer.path).find(|path| is_free(*path)).unwrap_or(path);
         }
         let role = if self.rng.chance(0.1) { Role::Viewer } else { Role::Presenter };
         let Self { world, rng, .. } = self;
