@@ -310,6 +310,8 @@ impl Run {
             }
             2 => {
                 peer.dialect.codecs.reverse();
+                // Another encoder begins anew.
+                peer.tracks.iter_mut().for_each(|track| track.key_wanted = true);
                 for section in sections.iter_mut().filter(|section| section.kind == Kind::Video) {
                     section.payload_types.reverse();
                 }
@@ -412,6 +414,11 @@ impl Run {
         }
         world.pass(Duration::from_secs(9), STEP);
         world.compare_views();
+        if world.verbose {
+            for room in &world.rooms {
+                println!("{:#?}\n{:#?}", room.call.counters(), room.call.snapshot(world.now));
+            }
+        }
         let recent = Duration::from_millis(600);
         for index in 0..world.peers.len() {
             let peer = &world.peers[index];
