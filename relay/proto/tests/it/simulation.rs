@@ -21,6 +21,7 @@ use crate::client::dtls_settings;
 
 mod garbage;
 mod peer;
+mod repair;
 mod world;
 
 use peer::Dialect;
