@@ -248,6 +248,8 @@ impl Source {
         self.generation = self.generation.wrapping_add(1);
         self.losses.clear();
         self.reception = Reception::default();
+        // If this is not its key frame, that was lost, and nobody knows what came before the first packet.
+        self.key_frames.want();
     }
 
     fn take(&mut self, now: Instant, arrival: &Arrival<'_>) -> Taken {
@@ -276,11 +278,12 @@ impl Source {
             None => self.newest = Some(index),
         }
         self.packets += 1;
-        if let Some(key_frame) = arrival.key_frame {
-            self.has_descriptors = true;
-            if key_frame {
-                self.key_frames.arrived();
-            }
+        if !arrival.payload.is_empty() {
+            // Another codec may come without; and mere padding always does.
+            self.has_descriptors = arrival.key_frame.is_some();
+        }
+        if arrival.key_frame == Some(true) {
+            self.key_frames.arrived();
         }
         let meta = Meta {
             index,

@@ -42,7 +42,9 @@ pub(super) fn throw(world: &mut World, rng: &mut Rng) {
                     return;
                 }
                 if rng.chance(0.5) {
-                    let bit = rng.index(bytes.len() * 8);
+                    // A check's last attribute tells it apart from other protocols, and is no part of what is authentic.
+                    let end = if protocol == Protocol::Stun { bytes.len() - 8 } else { bytes.len() };
+                    let bit = rng.index(end * 8);
                     // The first byte says what it is: a handshake is not authenticated in all its parts.
                     bytes[bit / 8] ^= if bit < 8 { 0 } else { 1 << (bit % 8) };
                     if bit < 8 {

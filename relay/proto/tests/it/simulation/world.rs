@@ -45,6 +45,15 @@ enum Cargo {
 }
 
 impl Cargo {
+    fn is_handshake(&self) -> bool {
+        match self {
+            Self::Up { datagram, .. } | Self::Raw { datagram, .. } => {
+                demux::classify(datagram) == demux::Protocol::Dtls
+            }
+            _ => false,
+        }
+    }
+
     fn copy(&self) -> Self {
         match self {
             Self::Up { call, path, datagram, authentic_check } => Self::Up {
@@ -87,12 +96,15 @@ pub(super) struct World {
     pub(super) weather: Weather,
     /// How often datagrams are handled together before anything is forwarded.
     pub(super) batch: f64,
+    /// Handshakes suffer the weather too. Their timers are drawn by chance, so that a seed runs differently each time.
+    pub(super) rough_handshakes: bool,
     pub(super) verbose: bool,
     /// Datagrams that reached a relay, for those who play them back.
     pub(super) heard: Vec<(usize, Path, Vec<u8>)>,
     began: Instant,
     queue: BTreeMap<(Instant, u64), Cargo>,
     next: u64,
+    numbers: u32,
     relay: Arc<dtls::Settings>,
     client: Arc<dtls::Settings>,
 }
@@ -123,11 +135,13 @@ impl World {
             peers: Vec::new(),
             weather: Weather { delay: Duration::from_millis(10), ..Weather::default() },
             batch: 0.0,
+            rough_handshakes: false,
             verbose: std::env::var("TRUNKLINE_SIM_VERBOSE").is_ok(),
             heard: Vec::new(),
             began: now,
             queue: BTreeMap::new(),
             next: 1,
+            numbers: 1,
             relay,
             client,
         }
@@ -140,8 +154,8 @@ impl World {
     }
 
     pub(super) fn number(&mut self) -> u32 {
-        self.next += 1;
-        u32::try_from(self.next).expect("few")
+        self.numbers += 1;
+        self.numbers
     }
 
     /// An address nobody had before.
@@ -327,7 +341,9 @@ impl World {
                 if authentic_check {
                     self.rooms[call].authentic.insert(path);
                 }
-                if !self.hand_over(call, path, &datagram) {
+                if !self.hand_over(call, path, &datagram)
+                    || demux::classify(&datagram) == demux::Protocol::Dtls
+                {
                     return;
                 }
                 if self.heard.len() >= HEARD_MAX {
@@ -338,10 +354,12 @@ impl World {
             }
             Cargo::Raw { peer, path, datagram } => {
                 let peer = &mut self.peers[peer];
-                if !peer.active || peer.path != path || peer.dark_until > now {
+                let handshake = demux::classify(&datagram) == demux::Protocol::Dtls;
+                let dark = peer.dark_until > now && (self.rough_handshakes || !handshake);
+                if !peer.active || peer.path != path || dark {
                     return;
                 }
-                if demux::classify(&datagram) == demux::Protocol::Dtls {
+                if handshake {
                     peer.dtls_failed |= peer.dtls.handle_datagram(now, &datagram).is_err();
                     return;
                 }
@@ -396,7 +414,8 @@ impl World {
                 assert!(explained <= 1, "counted once: {added:?}");
             }
         }
-        if !self.rng.chance(self.batch) {
+        let handshake = demux::classify(datagram) == demux::Protocol::Dtls;
+        if handshake || !self.rng.chance(self.batch) {
             self.settle(call);
         }
         explained == added.media_in + added.silence_withheld
@@ -531,7 +550,9 @@ impl World {
     /// Looks at a media packet as its receiver's keys show it.
     fn examine(&mut self, index: usize, header: &Header, sealed_index: u64, packet: &[u8]) -> Got {
         let peer = &self.peers[index];
-        let (mid, rtx) = peer.slot_of(header.ssrc).expect("an SSRC of the answer");
+        let Some((mid, rtx)) = peer.slot_of(header.ssrc) else {
+            unreachable!("{index} gets SSRC {}, which no answer names", header.ssrc)
+        };
         assert_eq!(header.csrc_count, 1);
         let csrc = u32::from_be_bytes(packet[12..16].try_into().expect("four bytes"));
         let payload = rtp::payload(packet, header).expect("a payload");
@@ -595,6 +616,12 @@ impl World {
 
     /// Puts something on its way, if the network lets it.
     fn send(&mut self, cargo: Cargo) {
+        if !self.rough_handshakes && cargo.is_handshake() {
+            let due = self.now + Duration::from_millis(5);
+            self.next += 1;
+            self.queue.insert((due, self.next), cargo);
+            return;
+        }
         let copies = 1 + u32::from(self.rng.chance(self.weather.duplicates));
         for _ in 0..copies {
             if self.rng.chance(self.weather.loss) {
@@ -608,7 +635,8 @@ impl World {
 
     pub(super) fn send_up(&mut self, index: usize, datagram: Vec<u8>, authentic_check: bool) {
         let peer = &self.peers[index];
-        if peer.dark_until <= self.now {
+        let quiet = !self.rough_handshakes && demux::classify(&datagram) == demux::Protocol::Dtls;
+        if quiet || peer.dark_until <= self.now {
             self.send(Cargo::Up { call: peer.call, path: peer.path, datagram, authentic_check });
         }
     }
