@@ -6,5 +6,6 @@
 )]
 
 mod calls;
+mod interop;
 mod process;
 mod web;
