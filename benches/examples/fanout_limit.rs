@@ -10,12 +10,15 @@ fn main() -> std::io::Result<()> {
     let mut number = |default: usize| args.next().and_then(|text| text.parse().ok()).unwrap_or(default);
     let (receivers, repetitions) = (number(99), number(9));
     let video = Plan::video(8, receivers);
+    let (single, audio) = (Plan { rounds: 1000, ..Plan::video(1, receivers) }, Plan::audio(receivers));
     let plans = [
         ("video 1200 B, bursts of 8 in trains", video),
-        ("video 1200 B, bursts of 8, receivers take trains", Plan { receivers_take_trains: true, ..video }),
+        ("the same, receivers take trains whole", Plan { receivers_take_trains: true, ..video }),
+        ("the same, receivers sleep", Plan { receivers_sleep: true, ..video }),
         ("video 1200 B, bursts of 8, single datagrams", Plan { trains: false, ..video }),
-        ("video 1200 B, one at a time", Plan { rounds: 1000, ..Plan::video(1, receivers) }),
-        ("audio 160 B, one at a time", Plan::audio(receivers)),
+        ("video 1200 B, one at a time", single),
+        ("audio 160 B, one at a time", audio),
+        ("the same, receivers sleep", Plan { receivers_sleep: true, ..audio }),
     ];
     println!("{receivers} receivers, median of {repetitions} runs, CPU time per forwarded packet");
     for (name, plan) in plans {

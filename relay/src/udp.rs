@@ -358,7 +358,11 @@ mod tests {
                     .receive(&mut batch, |path, datagram| got.push((path, datagram.to_vec())))
                     .expect("sound");
             }
-            assert!(got.iter().enumerate().all(|(at, (from, bytes))| *from == path && bytes[0] == at as u8));
+            assert!(
+                got.iter()
+                    .enumerate()
+                    .all(|(at, (from, bytes))| *from == path && usize::from(bytes[0]) == at)
+            );
             let mut egress = Egress::default();
             egress.push(got[0].0, b"answer");
             socket.send(&egress);

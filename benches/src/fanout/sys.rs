@@ -2,6 +2,7 @@
 //!
 //! Everything here takes slices and gives back numbers; pointers live for one call.
 #![allow(unsafe_code, reason = "recvmmsg, sendmmsg and UDP_SEGMENT have no safe wrapper")]
+#![allow(clippy::cast_possible_truncation, reason = "sizes of structures, and datagrams of a checked plan")]
 
 use std::fmt;
 use std::io;

@@ -446,7 +446,7 @@ impl Limit {
         let plans = [(limit::Plan::video(burst, each), video), (limit::Plan::audio(each), audio)];
         let parts = plans.into_iter().filter(|(_, share)| *share > 0.0).map(|(plan, share)| {
             // The clients here take trains, too.
-            let plan = limit::Plan { receivers_take_trains: true, ..plan };
+            let plan = limit::Plan { receivers_take_trains: true, receivers_sleep: true, ..plan };
             Ok((Fanout::new(plan).map_err(LoadError::io("setting the bare job up"))?, share))
         });
         Ok(Self { parts: parts.collect::<Result<_, LoadError>>()? })

@@ -177,8 +177,15 @@ impl Participant {
             section.payload_types.iter().any(|payload_type| payload_type.rtx == Some(header.payload_type));
         let source = source_of(section.mid)?;
         let stream = Stream { ssrc: header.ssrc, source, section: section_index, rtx };
-        // A section sends one stream of each kind; a new SSRC takes the old one's place.
-        self.streams.retain(|known| known.source != source || known.rtx != rtx);
+        // What an offer named holds against what only says so itself: that is late, from an SSRC of before.
+        let named = section.send.as_ref().map_or(&[][..], |send| &send.ssrcs);
+        let in_use = |known: &Stream| known.source == source && named.contains(&known.ssrc);
+        if by_ssrc.is_none() && named.len() > usize::from(rtx) && self.streams.iter().any(in_use) {
+            return None;
+        }
+        // A section sends one stream of each kind; a new SSRC takes the old one's place. Retransmissions go with their
+        // media: they name packets by its sequence numbers.
+        self.streams.retain(|known| known.source != source || (rtx && !known.rtx));
         self.streams.push(stream);
         Some(stream)
     }

@@ -2,6 +2,10 @@
 //!
 //! Everything here takes slices and gives back slices or numbers; pointers live for one call.
 #![expect(unsafe_code, reason = "recvmmsg, sendmmsg and their control messages have no safe wrapper")]
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "sizes of structures, address families and datagrams, all of which C keeps in less"
+)]
 
 use std::io;
 use std::mem::{size_of, zeroed};

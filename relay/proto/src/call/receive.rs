@@ -171,7 +171,8 @@ impl Call {
             })
         });
         let Some(stream) = stream else {
-            if let Some(secure) = participant.secure.as_mut() {
+            // One that was in use may be again, under the same key: what it sent must not be played back then.
+            if let Some(secure) = participant.secure.as_mut().filter(|_| opened.first) {
                 secure.opener.forget(header.ssrc);
             }
             counters.dropped_ssrc += 1;

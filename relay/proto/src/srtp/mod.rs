@@ -64,6 +64,8 @@ pub struct Opened {
     pub index: u64,
     /// Where the plaintext ends, which begins after the header.
     pub len: usize,
+    /// Nothing of its SSRC had been opened before.
+    pub first: bool,
 }
 
 /// The keys of one kind of traffic in one direction.
@@ -209,8 +211,9 @@ impl Opener {
             Session::Gcm(session) => session.open_rtp(packet, header.len, header.ssrc, index)?,
             Session::Cm(session) => session.open_rtp(packet, header.len, header.ssrc, index)?,
         };
+        let first = slot.window().is_none();
         slot.commit(index);
-        Ok(Opened { index, len })
+        Ok(Opened { index, len, first })
     }
 
     /// Decrypts an RTCP packet in place and returns where the plaintext ends, which begins with the packet.

@@ -210,7 +210,7 @@ fn a_packet_without_payload_is_sealed_and_opened() {
         packet.resize(12 + profile.tag_len(), 0);
         assert_eq!(sealer.seal_rtp(&mut packet, 12, 12, 1), packet.len());
         let header = Header::parse(&packet).unwrap();
-        assert_eq!(opener.open_rtp(&mut packet, &header), Ok(Opened { index: 1, len: 12 }));
+        assert_eq!(opener.open_rtp(&mut packet, &header), Ok(Opened { index: 1, len: 12, first: true }));
     }
 }
 
@@ -247,7 +247,7 @@ proptest! {
         prop_assert_eq!(sealer.seal_rtp(&mut packet, header_len, plain.len(), u64::from(sequence)), packet.len());
         let header = Header::parse(&packet).unwrap();
         let opened = opener.open_rtp(&mut packet, &header).unwrap();
-        prop_assert_eq!(opened, Opened { index: u64::from(sequence), len: plain.len() });
+        prop_assert_eq!(opened, Opened { index: u64::from(sequence), len: plain.len(), first: true });
         prop_assert_eq!(&packet[..opened.len], &plain[..]);
 
         let mut packet = [&[0x80, 200, 0, 0][..], &ssrc.to_be_bytes(), &payload].concat();
