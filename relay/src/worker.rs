@@ -403,7 +403,7 @@ impl Worker {
     fn end(&mut self, key: u32, reason: EndReason) {
         let now = Instant::now();
         if let Some(hosted) = self.calls.get_mut(&key) {
-            hosted.call.end(now, reason, &mut self.egress);
+            hosted.call.end(now, reason);
         }
         self.settle(key, now);
         let Some(hosted) = self.calls.remove(&key) else { return };

@@ -16,7 +16,7 @@ use thiserror::Error;
 
 use crate::counters::Counters;
 use crate::dtls;
-use crate::egress::Egress;
+use crate::egress::{DATAGRAM_BYTES_MAX, Egress};
 use crate::event::{Audience, EndReason, Event, Notice, ParticipantId, Pin, Request, Role, SourceName};
 use crate::ice::Agent;
 use crate::media::{Description, IceCredentials, Mid};
@@ -117,6 +117,8 @@ pub struct Call {
     /// Sources with packets that wait to be forwarded, and how far forwarding got.
     pending: Vec<usize>,
     cursor: send::Cursor,
+    /// Datagrams that close DTLS with those who left.
+    farewells: Vec<(Path, Vec<u8>)>,
     pads: Vec<u8>,
     loudest: Loudest,
     video_order: Vec<usize>,
@@ -150,6 +152,7 @@ impl Call {
             sources: Vec::new(),
             pending: Vec::new(),
             cursor: send::Cursor::default(),
+            farewells: Vec::new(),
             pads: Vec::new(),
             loudest: Loudest::default(),
             video_order: Vec::new(),
@@ -267,9 +270,10 @@ impl Call {
         Ok(())
     }
 
-    /// Lets a participant go. Not an error when it is gone.
+    /// Lets a participant go, who is told so, by DTLS too (RFC 9725, section 4.2). Not an error when it is gone.
     pub fn leave(&mut self, now: Instant, id: ParticipantId, reason: EndReason) {
-        let Some((index, participant)) = self.take_out(id) else { return };
+        let Some((index, mut participant)) = self.take_out(id) else { return };
+        self.say_farewell(&mut participant);
         self.by_id.remove(&id);
         self.by_path.retain(|_, at| *at != index);
         self.by_ufrag.retain(|_, at| *at != index);
@@ -292,15 +296,10 @@ impl Call {
         self.rearrange(now);
     }
 
-    /// Ends the call for everybody, who are told so, by DTLS too.
-    pub fn end(&mut self, now: Instant, reason: EndReason, egress: &mut Egress) {
-        let everybody: Vec<(usize, ParticipantId)> =
-            self.everybody().map(|(index, p)| (index, p.id)).collect();
-        for (index, id) in everybody {
-            if let Some(participant) = self.participant_mut(index) {
-                participant.dtls.close();
-            }
-            self.send_handshake(index, egress);
+    /// Ends the call for everybody.
+    pub fn end(&mut self, now: Instant, reason: EndReason) {
+        let everybody: Vec<ParticipantId> = self.by_id.keys().copied().collect();
+        for id in everybody {
             self.leave(now, id, reason);
         }
     }
@@ -466,6 +465,16 @@ impl Call {
             if let Some(source) = self.source_mut(at) {
                 source.subscribers.push(Subscriber { receiver: index, slot });
             }
+        }
+    }
+
+    /// Closes DTLS with somebody who leaves; it is sent with the next media.
+    fn say_farewell(&mut self, participant: &mut Participant) {
+        let Some(path) = participant.ice.path() else { return };
+        participant.dtls.close();
+        let mut datagram = [0; DATAGRAM_BYTES_MAX];
+        while let Some(len) = participant.dtls.poll_transmit(&mut datagram) {
+            self.farewells.extend(datagram.get(..len).map(|datagram| (path, datagram.to_vec())));
         }
     }
 

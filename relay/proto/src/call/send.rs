@@ -23,6 +23,10 @@ impl Call {
     /// Seals what was received since the last time for those who receive it, as much as `egress` takes. True when
     /// there is more: send, clear, and call again.
     pub fn poll_egress(&mut self, now: Instant, egress: &mut Egress) -> bool {
+        for (path, datagram) in self.farewells.drain(..) {
+            egress.push(path, &datagram);
+            self.counters.bytes_out += datagram.len() as u64;
+        }
         let Self { participants, sources, pending, cursor, pads, counters, .. } = self;
         while let Some(at) = pending.get(cursor.source).copied() {
             let Some(source) = sources.get(at).and_then(Option::as_ref) else {
