@@ -122,8 +122,7 @@ impl Client {
 
     fn pt(&mut self, mid: Mid, codec: Codec) -> Pt {
         let writer = self.rtc.writer(mid).unwrap();
-        let pt = writer.payload_params().find(|params| params.spec().codec == codec).unwrap().pt();
-        pt
+        writer.payload_params().find(|params| params.spec().codec == codec).unwrap().pt()
     }
 }
 
