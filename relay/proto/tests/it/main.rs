@@ -1,4 +1,5 @@
 //! The core from outside.
+#![allow(clippy::print_stderr, reason = "a failing seed tells how to replay it")]
 
 mod calls;
 mod client;

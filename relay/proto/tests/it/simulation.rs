@@ -28,10 +28,10 @@ use peer::Dialect;
 use world::{Weather, World, slots_of};
 
 /// Seeds that found a bug once.
-const FOUND: &[u64] = &[30, 143, 148, 294, 299, 619, 698];
+const FOUND: &[u64] = &[148, 299, 619, 698];
 
 /// Seeds that are run unless the environment says otherwise: about 20 s.
-const SEEDS: u64 = 100;
+const SEEDS: u64 = 250;
 
 /// Clients do what they have to do this often.
 const STEP: Duration = Duration::from_millis(10);
@@ -57,7 +57,7 @@ struct Plan {
     pin: f64,
     dark: f64,
     weather: f64,
-    garbage: f64,
+    garbage: usize,
     descriptors: Option<bool>,
 }
 
@@ -85,15 +85,14 @@ impl Plan {
             pin: some(rng, 0.5),
             dark: some(rng, 0.05),
             weather: some(rng, 0.2),
-            garbage: some(rng, 20.0),
+            garbage: if rng.chance(0.5) { rng.index(20) } else { 0 },
             descriptors: [None, Some(true), Some(false)][rng.index(3)],
         }
     }
 }
 
-fn names(room: usize, people: usize) -> Vec<String> {
-    // The same names in both calls: they are other people.
-    let _ = room;
+/// The same names in both calls: they are other people.
+fn names(people: usize) -> Vec<String> {
     (0..people).map(|person| format!("p{person}")).collect()
 }
 
@@ -140,7 +139,7 @@ fn calls_keep_their_promises_whatever_happens() {
         }
     });
     let failed = failed.into_inner().expect("whole");
-    println!("{} seeds in {:?}", seeds.len(), start.elapsed());
+    eprintln!("{} seeds in {:?}", seeds.len(), start.elapsed());
     assert!(failed.is_empty(), "{} of {} seeds failed: {failed:?}", failed.len(), seeds.len());
 }
 
@@ -204,7 +203,7 @@ impl Run {
         );
         let (mute, pin, dark, change) =
             (does(rng, plan.mute), does(rng, plan.pin), does(rng, plan.dark), does(rng, plan.weather));
-        let garbage = rng.index(1 + plan.garbage as usize);
+        let garbage = rng.index(1 + plan.garbage);
         if self.rng.chance(0.3) || rejoin {
             let room = self.rng.index(self.plan.rooms);
             self.join(room);
@@ -261,7 +260,7 @@ impl Run {
             return;
         }
         self.joins += 1;
-        let names = names(room, self.plan.people);
+        let names = names(self.plan.people);
         let name = self.rng.pick(&names).expect("some").clone();
         let mut path = self.world.new_path();
         if self.rng.chance(0.2) {
@@ -301,7 +300,7 @@ impl Run {
                     &mid,
                     Kind::Video,
                     None,
-                    peer.base + 300 + sections.len() as u32 * 10,
+                    peer.base + 300 + u32::try_from(sections.len()).expect("few") * 10,
                 );
                 sections.push(section);
             }
@@ -388,7 +387,7 @@ impl Run {
         let participant = match rng.index(8) {
             0 => Some("nobody".to_owned()),
             1..4 => None,
-            _ => names(call, self.plan.people).get(rng.index(self.plan.people)).cloned(),
+            _ => names(self.plan.people).get(rng.index(self.plan.people)).cloned(),
         };
         let sources =
             [SourceName::Microphone, SourceName::Camera, SourceName::Screen, SourceName::ScreenAudio];
@@ -418,11 +417,6 @@ impl Run {
         }
         world.pass(Duration::from_secs(9), STEP);
         world.compare_views();
-        if world.verbose {
-            for room in &world.rooms {
-                println!("{:#?}\n{:#?}", room.call.counters(), room.call.snapshot(world.now));
-            }
-        }
         let recent = Duration::from_millis(600);
         for index in 0..world.peers.len() {
             let peer = &world.peers[index];

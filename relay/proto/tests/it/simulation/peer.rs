@@ -180,7 +180,7 @@ impl Track {
         }
     }
 
-    /// What the track has to send by now: sealed datagrams, and the labels within.
+    /// What the track has to send by now, sealed.
     pub(super) fn produce(
         &mut self,
         now: Instant,
@@ -204,7 +204,7 @@ impl Track {
                 let label = Label {
                     call,
                     sender,
-                    track: u8::from(self.name as u8),
+                    track: self.name as u8,
                     count: self.count,
                     codec: codec_label,
                     key,

@@ -149,7 +149,7 @@ impl World {
 
     pub(super) fn say(&self, what: impl FnOnce() -> String) {
         if self.verbose {
-            println!("{:8.3} {}", (self.now - self.began).as_secs_f64(), what());
+            eprintln!("{:8.3} {}", (self.now - self.began).as_secs_f64(), what());
         }
     }
 
@@ -695,9 +695,8 @@ impl World {
             for track in &mut peer.tracks {
                 track.resume(now);
             }
-            let (call, path) = (peer.call, peer.path);
             for datagram in std::mem::take(&mut peer.early) {
-                self.emitted_early(call, index, path, datagram);
+                self.emitted_early(index, datagram);
             }
         }
         if self.peers[index].sealer.is_none() {
@@ -708,7 +707,7 @@ impl World {
     }
 
     /// What came before the keys did was lost on its receiver; but it counts as sealed.
-    fn emitted_early(&mut self, _call: usize, index: usize, _path: Path, mut datagram: Vec<u8>) {
+    fn emitted_early(&mut self, index: usize, mut datagram: Vec<u8>) {
         let Some(opener) = &mut self.peers[index].opener else { return };
         if demux::classify(&datagram) != demux::Protocol::Rtp {
             let _ = opener.open_rtcp(&mut datagram);
