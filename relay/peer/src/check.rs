@@ -92,7 +92,7 @@ impl Checks {
         stun::write_request(out, &self.username, &self.pwd, PRIORITY, self.tie_breaker, true, transaction)
     }
 
-    /// Takes an answer. False when it is none, or not to one of these checks, or not made with the password.
+    /// Takes an answer. False when it is none, or not made with the password.
     pub(crate) fn handle_response(&mut self, now: Instant, datagram: &[u8]) -> bool {
         let Ok(response) = stun::Response::parse(datagram) else { return false };
         let transaction = response.transaction();
@@ -102,7 +102,8 @@ impl Checks {
         // Repetitions that crossed with an answer are answered, too.
         let place =
             self.pending.iter_mut().find(|pending| **pending == transaction && transaction != [0; 12]);
-        let Some(place) = place else { return false };
+        // One that comes twice says nothing new.
+        let Some(place) = place else { return true };
         *place = [0; 12];
         self.answered_at = Some(now);
         self.at = now + CONSENT_INTERVAL;
