@@ -92,22 +92,21 @@ impl Checks {
         stun::write_request(out, &self.username, &self.pwd, PRIORITY, self.tie_breaker, true, transaction)
     }
 
-    /// Takes an answer. False when it is none, or not made with the password.
-    pub(crate) fn handle_response(&mut self, now: Instant, datagram: &[u8]) -> bool {
-        let Ok(response) = stun::Response::parse(datagram) else { return false };
+    /// Takes an answer; whether it is the first to its check. `None` when it is none, or not made with the password.
+    pub(crate) fn handle_response(&mut self, now: Instant, datagram: &[u8]) -> Option<bool> {
+        let response = stun::Response::parse(datagram).ok()?;
         let transaction = response.transaction();
         if response.mapped().is_none() || !response.verify(&self.pwd) {
-            return false;
+            return None;
         }
         // Repetitions that crossed with an answer are answered, too.
         let place =
             self.pending.iter_mut().find(|pending| **pending == transaction && transaction != [0; 12]);
-        // One that comes twice says nothing new.
-        let Some(place) = place else { return true };
+        let Some(place) = place else { return Some(false) };
         *place = [0; 12];
         self.answered_at = Some(now);
         self.at = now + CONSENT_INTERVAL;
         self.repeat = REPEAT_FIRST;
-        true
+        Some(true)
     }
 }

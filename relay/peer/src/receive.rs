@@ -14,12 +14,15 @@ use crate::stamp;
 
 impl Peer {
     pub(crate) fn handle_stun(&mut self, now: Instant, datagram: &[u8]) {
-        let answered = self.checks.as_mut().is_some_and(|checks| checks.handle_response(now, datagram));
-        if !answered {
-            self.counters.malformed += 1;
-            return;
+        match self.checks.as_mut().and_then(|checks| checks.handle_response(now, datagram)) {
+            Some(true) => self.counters.checks_answered += 1,
+            // A network's second copy says nothing new.
+            Some(false) => return,
+            None => {
+                self.counters.malformed += 1;
+                return;
+            }
         }
-        self.counters.checks_answered += 1;
         if let (None, Some(remote)) = (&self.dtls, &self.remote) {
             self.dtls = Some(Handshake::new_client(now, &self.settings.dtls, remote.fingerprint));
         }
