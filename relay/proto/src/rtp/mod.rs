@@ -39,33 +39,6 @@ pub fn nearest(highest: u64, sequence: u16) -> u64 {
     }
 }
 
-/// Extends sequence numbers of 16 bits that come in about the order they were given out in.
-///
-/// It starts one cycle up, at 65,536 plus the first sequence number, so that what came before the first one and was
-/// overtaken by it has a number too.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Unwrap {
-    highest: Option<u64>,
-}
-
-impl Unwrap {
-    /// The extended sequence number, nearest to the highest one so far.
-    pub fn extend(&mut self, sequence: u16) -> u64 {
-        let extended = match self.highest {
-            Some(highest) => nearest(highest, sequence),
-            None => (1 << 16) + u64::from(sequence),
-        };
-        self.highest = self.highest.max(Some(extended));
-        extended
-    }
-
-    /// The highest one so far.
-    #[must_use]
-    pub fn highest(&self) -> Option<u64> {
-        self.highest
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -85,25 +58,5 @@ mod tests {
         assert_eq!(nearest(3 << 16 | 40_000, 7_232), 3 << 16 | 7_232, "and so backwards");
         assert_eq!(nearest(5, 65_000), 65_000, "nothing lies before zero");
         assert_eq!(nearest(u64::MAX, 0), u64::MAX, "nothing lies beyond the end");
-    }
-
-    #[test]
-    fn what_was_overtaken_at_the_start_comes_before_it() {
-        let mut unwrap = Unwrap::default();
-        assert_eq!(unwrap.highest(), None);
-        assert_eq!(unwrap.extend(2), 65_538);
-        assert_eq!(unwrap.extend(65_534), 65_534);
-        assert_eq!(unwrap.highest(), Some(65_538));
-        assert_eq!(unwrap.extend(3), 65_539);
-    }
-
-    #[test]
-    fn numbers_go_on_over_many_cycles_in_spite_of_reordering() {
-        let mut unwrap = Unwrap::default();
-        unwrap.extend(0);
-        for n in (1..300_000_u64).map(|n| n ^ 3) {
-            let sequence = u16::try_from(n % 65_536).unwrap();
-            assert_eq!(unwrap.extend(sequence), 65_536 + n);
-        }
     }
 }
