@@ -204,7 +204,7 @@ impl Call {
         self.by_ufrag.insert(ice.ufrag, index);
         self.counters.joins += 1;
         self.tick_at.get_or_insert(now + TICK);
-        self.announce(now, index);
+        self.announce(index);
         self.rearrange(now);
         Ok(())
     }
@@ -244,7 +244,7 @@ impl Call {
         }
         self.put_back(index, participant);
         if verdict.is_ok() {
-            self.announce(now, index);
+            self.announce(index);
             self.rearrange(now);
         }
         verdict
@@ -317,7 +317,7 @@ impl Call {
                 if let Some(source) = self.source_mut(source) {
                     source.muted = mute.muted;
                 }
-                self.announce(now, index);
+                self.announce(index);
             }
         }
         self.rearrange(now);

@@ -82,8 +82,6 @@ counters! {
     dropped_ssrc,
     /// Dropped: a payload type the section did not agree on.
     dropped_payload_type,
-    /// Dropped: from somebody who may not send.
-    dropped_role,
     /// Dropped: larger than the relay forwards.
     dropped_size,
     /// Dropped: over the participant's rate of packets.

@@ -112,7 +112,7 @@ impl Call {
     }
 
     /// Somebody can receive from now on: what its video slots show has to begin with a key frame.
-    pub(super) fn start_video(&mut self, _now: Instant, index: usize) {
+    pub(super) fn start_video(&mut self, index: usize) {
         let Some(participant) = self.participant(index) else { return };
         let shown: Vec<usize> =
             participant.slots_of(Kind::Video).filter_map(|(_, slot)| slot.source).collect();

@@ -112,7 +112,7 @@ impl Call {
                 profile: keys.profile,
             });
             self.counters.handshakes += 1;
-            self.start_video(now, index);
+            self.start_video(index);
         }
         let closed =
             self.participants.get(index).and_then(Option::as_deref).is_some_and(|p| p.dtls.is_closed());
@@ -232,7 +232,7 @@ impl Call {
             Taken::Overflow => counters.dropped_egress += 1,
         }
         if !was_live {
-            self.announce(now, index);
+            self.announce(index);
             self.rearrange(now);
         }
     }

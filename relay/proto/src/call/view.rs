@@ -20,7 +20,7 @@ impl Call {
     }
 
     /// Tells everybody what a participant is and sends now.
-    pub(super) fn announce(&mut self, _now: Instant, index: usize) {
+    pub(super) fn announce(&mut self, index: usize) {
         let Some(entry) = self.roster_entry(index) else { return };
         let participants = vec![entry];
         self.tell(Audience::Everyone, Notice::Roster { complete: false, participants, left: Vec::new() });
