@@ -6,6 +6,7 @@
 )]
 
 mod calls;
+mod fuzz_seeds;
 mod interop;
 mod process;
 mod web;

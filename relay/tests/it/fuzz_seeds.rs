@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-#[path = "../../fuzz/src/node.rs"]
+#[path = "../../../fuzz/src/node.rs"]
 #[allow(unreachable_pub, missing_docs, reason = "the fuzz crate exports it")]
 mod parsers;
 
