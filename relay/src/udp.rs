@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use socket2::{Domain, Protocol, Socket as Socket2, Type};
 use trunkline_relay_proto::egress::Egress;
-use trunkline_relay_proto::path::Path;
+use trunkline_relay_proto::path::{Path, Via};
 
 mod sys;
 
@@ -245,6 +245,7 @@ const NOTHING: sys::Message<'_> = sys::Message {
     path: Path {
         remote: SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0),
         local: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        via: Via::Socket,
     },
     bytes: &[],
     segment: 1,

@@ -5,6 +5,7 @@
 //! What the shell hands in and takes out:
 //! - [`media`]: what an offer and its answer agreed on
 //! - [`path`], [`egress`]: where datagrams come from, and what is to be sent
+//! - [`framing`], [`tunnel`]: datagrams on TCP connections, and between an ingress and a node
 //! - [`event`], [`snapshot`], [`counters`]: what is told to people and operators
 //!
 //! The journey of one packet through a [`call`]:
@@ -25,6 +26,7 @@ pub mod demux;
 pub mod dtls;
 pub mod egress;
 pub mod event;
+pub mod framing;
 mod history;
 pub mod ice;
 mod key_frame;
@@ -42,4 +44,5 @@ mod source;
 mod speaker;
 pub mod srtp;
 pub mod stun;
+pub mod tunnel;
 pub mod ufrag;
