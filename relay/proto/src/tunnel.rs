@@ -202,7 +202,8 @@ mod tests {
         #[test]
         fn whatever_is_read_is_written_the_same(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
             if let Ok((header, rest)) = Header::parse(&bytes) {
-                prop_assert_eq!(Header::parse(&[&header.write()[..], rest].concat()), Ok((header, rest)));
+                let written = [&header.write()[..], rest].concat();
+                prop_assert_eq!(Header::parse(&written), Ok((header, rest)));
             }
         }
     }
