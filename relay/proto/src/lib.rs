@@ -6,6 +6,7 @@
 //! - [`media`]: what an offer and its answer agreed on
 //! - [`path`], [`egress`]: where datagrams come from, and what is to be sent
 //! - [`framing`], [`tunnel`]: datagrams on TCP connections, and between an ingress and a node
+//! - [`backlog`]: what waits for one connection
 //! - [`event`], [`snapshot`], [`counters`]: what is told to people and operators
 //!
 //! The journey of one packet through a [`call`]:
@@ -20,6 +21,7 @@
 //! - [`rtcp`], `key_frame`: what both sides report and ask for
 
 mod allocate;
+pub mod backlog;
 pub mod call;
 pub mod counters;
 pub mod demux;
