@@ -4,10 +4,10 @@
 //! little of it is in places where nothing can be dropped any more: the kernel's buffer and that of TLS.
 
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustls::{ServerConfig, ServerConnection};
 use socket2::SockRef;
@@ -15,6 +15,7 @@ use thiserror::Error;
 use trunkline_relay_proto::backlog::Backlog;
 use trunkline_relay_proto::framing::{self, Deframer};
 use trunkline_relay_proto::path::Transport;
+use trunkline_relay_proto::turn;
 
 /// Reads of one turn before other connections have theirs.
 const READS_PER_TURN: usize = 4;
@@ -51,8 +52,8 @@ pub enum Closed {
     /// TLS failed: a client that speaks it badly, or does not like our certificate.
     #[error("TLS failed")]
     Tls,
-    /// It speaks neither frames of RFC 4571 nor TURN.
-    #[error("the client does not begin with a STUN message")]
+    /// It speaks neither frames of RFC 4571 nor TURN, or TURN where there is none, or either badly.
+    #[error("the client speaks neither framed datagrams nor TURN")]
     Protocol,
 }
 
@@ -75,6 +76,8 @@ pub struct Connection {
     tls: Option<Box<ServerConnection>>,
     framing: Framing,
     backlog: Backlog,
+    /// Answers of TURN on their way into the backlog.
+    replies: Vec<u8>,
     /// Something was written since SSRCs were last told.
     moved: bool,
     /// System calls that wrote, for those who measure.
@@ -84,9 +87,11 @@ pub struct Connection {
 /// How datagrams lie in the stream.
 enum Framing {
     /// Not yet known: the first bytes.
-    Unknown([u8; HEAD_BYTES], usize),
+    Unknown { head: [u8; HEAD_BYTES], len: usize, turn: Option<Arc<turn::Settings>> },
     /// RFC 4571.
     Frames(Deframer),
+    /// RFC 8656.
+    Turn(Box<turn::Session>),
 }
 
 impl std::fmt::Debug for Connection {
@@ -96,11 +101,17 @@ impl std::fmt::Debug for Connection {
 }
 
 impl Connection {
-    /// Takes over a connection that was accepted; with `tls` the client is about to begin a handshake.
+    /// Takes over a connection that was accepted. With `tls` the client is about to begin a handshake; with `turn` it may
+    /// speak that.
     ///
     /// # Errors
     /// When the operating system refuses what a connection needs.
-    pub fn new(stream: TcpStream, remote: SocketAddr, tls: Option<Arc<ServerConfig>>) -> io::Result<Self> {
+    pub fn new(
+        stream: TcpStream,
+        remote: SocketAddr,
+        tls: Option<Arc<ServerConfig>>,
+        turn: Option<Arc<turn::Settings>>,
+    ) -> io::Result<Self> {
         stream.set_nonblocking(true)?;
         // Small answers must not wait for the client's delayed acknowledgement.
         stream.set_nodelay(true)?;
@@ -118,14 +129,16 @@ impl Connection {
             stream,
             remote: SocketAddr::new(remote.ip().to_canonical(), remote.port()),
             tls,
-            framing: Framing::Unknown([0; HEAD_BYTES], 0),
+            framing: Framing::Unknown { head: [0; HEAD_BYTES], len: 0, turn },
             backlog: Backlog::default(),
+            replies: Vec::new(),
             moved: false,
             writes: 0,
         })
     }
 
-    /// The client's address, an IPv4 one never written as an IPv6 one.
+    /// The address that the client goes by, an IPv4 one never written as an IPv6 one: where it was seen, or within TURN
+    /// its relayed address, which is what its checks are to be answered with.
     #[must_use]
     pub fn remote(&self) -> SocketAddr {
         self.remote
@@ -149,7 +162,7 @@ impl Connection {
     ) -> Result<usize, Closed> {
         let mut received = 0;
         for _ in 0..READS_PER_TURN {
-            let (came, more) = self.read(scratch, &mut handle)?;
+            let (came, more) = self.read(now, scratch, &mut handle)?;
             received += came;
             if !more {
                 break;
@@ -164,8 +177,11 @@ impl Connection {
             Framing::Frames(_) => {
                 framing::length(datagram).is_some_and(|length| self.backlog.push(now, &length, datagram, 0))
             }
+            Framing::Turn(session) => session.wrap(now, datagram.len()).is_some_and(|wrapping| {
+                self.backlog.push(now, wrapping.head(), datagram, wrapping.pad().len())
+            }),
             // Nobody speaks to a client that has said nothing.
-            Framing::Unknown(..) => false,
+            Framing::Unknown { .. } => false,
         }
     }
 
@@ -207,12 +223,13 @@ impl Connection {
     /// Reads once. Bytes read, and whether there may be more.
     fn read(
         &mut self,
+        now: Instant,
         scratch: &mut [u8],
         handle: &mut impl FnMut(&mut [u8]),
     ) -> Result<(usize, bool), Closed> {
         let Some(tls) = &mut self.tls else {
             let Some(len) = some(self.stream.read(scratch))? else { return Ok((0, false)) };
-            self.framing.feed(scratch.get_mut(..len).unwrap_or_default(), handle)?;
+            self.feed(now, scratch.get_mut(..len).unwrap_or_default(), handle)?;
             return Ok((len, len == scratch.len()));
         };
         let Some(len) = some(tls.read_tls(&mut self.stream))? else { return Ok((0, false)) };
@@ -221,16 +238,56 @@ impl Connection {
             let _ = tls.write_tls(&mut self.stream);
             return Err(Closed::Tls);
         }
-        loop {
+        while let Some(tls) = &mut self.tls {
             match tls.reader().read(scratch) {
                 // The client said that nothing more comes.
                 Ok(0) => return Err(Closed::ByPeer),
-                Ok(plain) => self.framing.feed(scratch.get_mut(..plain).unwrap_or_default(), handle)?,
+                Ok(plain) => self.feed(now, scratch.get_mut(..plain).unwrap_or_default(), handle)?,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                 Err(_) => return Err(Closed::ByPeer),
             }
         }
         Ok((len, true))
+    }
+
+    /// Makes datagrams of what came.
+    fn feed(
+        &mut self,
+        now: Instant,
+        bytes: &mut [u8],
+        handle: &mut impl FnMut(&mut [u8]),
+    ) -> Result<(), Closed> {
+        match &mut self.framing {
+            Framing::Frames(deframer) => {
+                deframer.feed(bytes, handle);
+                Ok(())
+            }
+            Framing::Turn(session) => {
+                let now_s = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+                let taken = session.handle(now, now_s, bytes, &mut self.replies, handle);
+                if !self.replies.is_empty() {
+                    self.backlog.push(now, &[], &self.replies, 0);
+                    self.replies.clear();
+                }
+                taken.map_err(|_| Closed::Protocol)
+            }
+            Framing::Unknown { head, len, turn } => {
+                let taken = bytes.len().min(HEAD_BYTES - *len);
+                let (first, rest) = bytes.split_at_mut(taken);
+                head.iter_mut().skip(*len).zip(first).for_each(|(place, byte)| *place = *byte);
+                *len += taken;
+                if *len < HEAD_BYTES {
+                    return Ok(());
+                }
+                let mut head = *head;
+                self.framing = Framing::after(&head, turn.take(), self.remote)?;
+                if let Framing::Turn(session) = &self.framing {
+                    self.remote = session.relayed();
+                }
+                self.feed(now, &mut head, handle)?;
+                self.feed(now, rest, handle)
+            }
+        }
     }
 }
 
@@ -241,37 +298,23 @@ impl AsFd for Connection {
 }
 
 impl Framing {
-    fn feed(&mut self, bytes: &mut [u8], handle: &mut impl FnMut(&mut [u8])) -> Result<(), Closed> {
-        match self {
-            Self::Frames(deframer) => {
-                deframer.feed(bytes, &mut *handle);
-                Ok(())
-            }
-            Self::Unknown(head, len) => {
-                let taken = bytes.len().min(HEAD_BYTES - *len);
-                let (first, rest) = bytes.split_at_mut(taken);
-                head.iter_mut().skip(*len).zip(first).for_each(|(place, byte)| *place = *byte);
-                *len += taken;
-                let (mut head, len) = (*head, *len);
-                if len < HEAD_BYTES {
-                    return Ok(());
-                }
-                *self = Self::after(&head)?;
-                self.feed(&mut head, handle)?;
-                self.feed(rest, handle)
-            }
-        }
-    }
-
     /// What begins like this.
-    fn after(head: &[u8; HEAD_BYTES]) -> Result<Self, Closed> {
+    fn after(
+        head: &[u8; HEAD_BYTES],
+        turn: Option<Arc<turn::Settings>>,
+        client: SocketAddr,
+    ) -> Result<Self, Closed> {
         let cookie_at = |at: usize| head.get(at..at + 4) == Some(&MAGIC_COOKIE[..]);
         if cookie_at(6) {
-            Ok(Self::Frames(Deframer::default()))
-        } else {
-            // A cookie at 4 is TURN, which `trunkline_relay_proto::turn` is to read.
-            Err(Closed::Protocol)
+            return Ok(Self::Frames(Deframer::default()));
         }
+        let turn = turn.filter(|_| cookie_at(4)).ok_or(Closed::Protocol)?;
+        // Clients expect an IPv4 address unless they ask for another.
+        let own = turn.own.iter().find(|ip| ip.is_ipv4()).or(turn.own.first());
+        let relayed = SocketAddr::new(own.map_or(client.ip(), IpAddr::to_canonical), client.port());
+        let mut nonce = [0; 12];
+        aws_lc_rs::rand::fill(&mut nonce).map_err(|_| Closed::Protocol)?;
+        Ok(Self::Turn(Box::new(turn::Session::new(turn, client, relayed, nonce))))
     }
 }
 

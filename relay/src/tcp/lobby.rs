@@ -14,8 +14,8 @@ use rustls::ServerConfig;
 use socket2::{Domain, Protocol, Socket, Type};
 use trunkline_http::auth::bucket;
 use trunkline_relay_proto::path::Transport;
-use trunkline_relay_proto::stun;
 use trunkline_relay_proto::ufrag::{self, Route, UfragError};
+use trunkline_relay_proto::{stun, turn};
 
 use super::connection::{Closed, Connection};
 
@@ -62,6 +62,8 @@ pub struct Settings {
     pub key: ufrag::Key,
     /// Without it, connections that begin with TLS are closed.
     pub tls: Option<Arc<ServerConfig>>,
+    /// Without it, connections that speak TURN are closed.
+    pub turn: Option<Arc<turn::Settings>>,
     /// Connections that wait at a time.
     pub connections_max: usize,
     /// Of these from one address, or one IPv6 /64.
@@ -71,12 +73,13 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// The usual limits.
+    /// The usual limits; neither TLS nor TURN.
     #[must_use]
-    pub fn new(key: ufrag::Key, tls: Option<Arc<ServerConfig>>) -> Self {
+    pub fn new(key: ufrag::Key) -> Self {
         Self {
             key,
-            tls,
+            tls: None,
+            turn: None,
             connections_max: CONNECTIONS_MAX,
             per_address_max: PER_ADDRESS_MAX,
             deadline: DEADLINE,
@@ -482,11 +485,12 @@ impl Waiting {
             let Stage::Silent(stream, remote) = std::mem::replace(&mut self.stage, Stage::Over) else {
                 return Err(Refusal::Closed);
             };
-            let connection = Connection::new(stream, remote, tls).map_err(|_| Refusal::Closed)?;
+            let connection =
+                Connection::new(stream, remote, tls, settings.turn.clone()).map_err(|_| Refusal::Closed)?;
             self.stage = Stage::Speaking(Box::new(connection));
         }
         let Stage::Speaking(connection) = &mut self.stage else { return Err(Refusal::Closed) };
-        let received = connection.receive(scratch, |frame| {
+        let received = connection.receive(now, scratch, |frame| {
             if frames.len() < FRAMES_MAX {
                 frames.push(frame.to_vec());
             }

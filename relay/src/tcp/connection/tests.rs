@@ -13,7 +13,7 @@ fn pair(tls: Option<Arc<ServerConfig>>) -> (SocketAddr, impl FnOnce() -> Connect
     let at = listener.local_addr().unwrap();
     (at, move || {
         let (stream, remote) = listener.accept().unwrap();
-        Connection::new(stream, remote, tls).unwrap()
+        Connection::new(stream, remote, tls, None).unwrap()
     })
 }
 
@@ -34,7 +34,9 @@ fn receive(connection: &mut Connection, count: usize) -> Vec<Vec<u8>> {
     let (mut datagrams, mut scratch) = (Vec::new(), vec![0; 65_536]);
     while datagrams.len() < count {
         wait(connection, PollFlags::IN);
-        connection.receive(&mut scratch, |datagram| datagrams.push(datagram.to_vec())).unwrap();
+        connection
+            .receive(Instant::now(), &mut scratch, |datagram| datagrams.push(datagram.to_vec()))
+            .unwrap();
         connection.flush(Instant::now()).unwrap();
     }
     datagrams
@@ -43,7 +45,7 @@ fn receive(connection: &mut Connection, count: usize) -> Vec<Vec<u8>> {
 /// What the first read says.
 fn first_word(connection: &mut Connection) -> Result<usize, Closed> {
     wait(connection, PollFlags::IN);
-    connection.receive(&mut vec![0; 4096], |_| panic!("nothing is a datagram"))
+    connection.receive(Instant::now(), &mut vec![0; 4096], |_| panic!("nothing is a datagram"))
 }
 
 fn stun(fill: u8) -> Vec<u8> {
@@ -79,7 +81,9 @@ fn a_first_message_may_be_split_at_every_byte() {
         client.write_all(&whole[..split]).unwrap();
         wait(&connection, PollFlags::IN);
         let mut scratch = [0; 4096];
-        assert!(connection.receive(&mut scratch, |_| panic!("split at {split}")).unwrap() > 0);
+        assert!(
+            connection.receive(Instant::now(), &mut scratch, |_| panic!("split at {split}")).unwrap() > 0
+        );
         client.write_all(&whole[split..]).unwrap();
         assert_eq!(receive(&mut connection, 1), [stun(1)], "split at {split}");
     }

@@ -21,7 +21,7 @@ struct Scene {
 
 impl Scene {
     fn new(change: impl FnOnce(&mut Settings)) -> Self {
-        let mut settings = Settings::new(key(), None);
+        let mut settings = Settings::new(key());
         change(&mut settings);
         let listener = listen(0, Some(Ipv4Addr::LOCALHOST.into()), false).unwrap();
         let at = listener.local_addr().unwrap();
