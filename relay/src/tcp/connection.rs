@@ -18,7 +18,7 @@ use trunkline_relay_proto::path::Transport;
 use trunkline_relay_proto::turn;
 
 /// Reads of one turn before other connections have theirs.
-const READS_PER_TURN: usize = 4;
+const READS_PER_TURN: usize = 8;
 
 /// Bytes of our side that the kernel may hold without having sent them. They can no longer be dropped when they become
 /// old; less wakes us more often while a connection is slow.
@@ -157,6 +157,7 @@ impl Connection {
     /// When the connection is over. What was handed on before stands.
     pub fn receive(
         &mut self,
+        now: Instant,
         scratch: &mut [u8],
         mut handle: impl FnMut(&mut [u8]),
     ) -> Result<usize, Closed> {
@@ -206,6 +207,12 @@ impl Connection {
     pub fn dropped(&mut self) -> impl Iterator<Item = u32> {
         let moved = std::mem::take(&mut self.moved);
         moved.then(|| self.backlog.take_lost()).into_iter().flatten()
+    }
+
+    /// Whether the client showed good TURN credentials, and holds an allocation.
+    #[must_use]
+    pub fn is_allocated(&self) -> bool {
+        matches!(&self.framing, Framing::Turn(session) if session.is_allocated())
     }
 
     /// Packets dropped so far.

@@ -31,6 +31,10 @@ pub const PER_ADDRESS_MAX: usize = 128;
 /// only hold a place.
 pub const DEADLINE: Duration = Duration::from_secs(10);
 
+/// How many deadlines a TURN client gets that showed good credentials: it allocates before it knows whom to check. More
+/// keeps allocations that nobody came back to.
+const ALLOCATED_DEADLINES: u8 = 6;
+
 /// Connections accepted, and events looked at, in one turn: TLS handshakes are dear, and the thread has other things to
 /// do.
 const ACCEPTS_PER_TURN: usize = 64;
@@ -240,6 +244,8 @@ struct Waiting {
     stage: Stage,
     address: IpAddr,
     deadline: Instant,
+    /// Deadlines it has had before.
+    extended: u8,
     /// It is waited for to become writable too.
     wants_write: bool,
 }
@@ -332,7 +338,9 @@ impl Lobby {
                 break;
             }
             let token = *token;
-            self.refuse(token, Refusal::Late);
+            if !self.extend(now, token) {
+                self.refuse(token, Refusal::Late);
+            }
         }
     }
 
@@ -383,7 +391,13 @@ impl Lobby {
         let stage = Stage::Silent(stream, remote);
         self.waiting.insert(
             token,
-            Waiting { stage, address, deadline: now + self.settings.deadline, wants_write: false },
+            Waiting {
+                stage,
+                address,
+                deadline: now + self.settings.deadline,
+                extended: 0,
+                wants_write: false,
+            },
         );
         if added.is_err() {
             self.refuse(token, Refusal::Closed);
@@ -433,6 +447,25 @@ impl Lobby {
     fn refuse(&mut self, token: u64, refusal: Refusal) {
         self.counters.refuse(refusal);
         drop(self.let_go(token));
+    }
+
+    /// Gives a TURN client another deadline, if it is due one. It goes to the end of the line.
+    fn extend(&mut self, now: Instant, token: u64) -> bool {
+        let Some(waiting) = self.waiting.get(&token) else { return false };
+        let Stage::Speaking(connection) = &waiting.stage else { return false };
+        if !connection.is_allocated() || waiting.extended + 1 >= ALLOCATED_DEADLINES {
+            return false;
+        }
+        let out = if waiting.wants_write { epoll::EventFlags::OUT } else { epoll::EventFlags::empty() };
+        let data = epoll::EventData::new_u64(self.next);
+        let moved = epoll::modify(&self.epoll, &**connection, data, epoll::EventFlags::IN | out).is_ok();
+        if moved && let Some(mut waiting) = self.waiting.remove(&token) {
+            waiting.deadline = now + self.settings.deadline;
+            waiting.extended += 1;
+            self.waiting.insert(self.next, waiting);
+            self.next += 1;
+        }
+        moved
     }
 
     /// A connection is no longer the lobby's.

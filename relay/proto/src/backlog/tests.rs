@@ -44,7 +44,7 @@ fn what_was_not_dropped_lies_together() {
     assert_eq!(backlog.stretches().count(), 1);
     assert_eq!(backlog.len(), 8 * 1202);
     backlog.advance(8 * 1202);
-    assert!(backlog.is_empty() && backlog.len() == 0);
+    assert_eq!((backlog.is_empty(), backlog.len()), (true, 0));
 }
 
 #[test]
