@@ -300,6 +300,8 @@ mod tests {
     use std::collections::HashMap;
     use std::net::UdpSocket;
 
+    use trunkline_relay_proto::path::Transport;
+
     use super::*;
 
     /// What came: as much as is expected, and what is there beyond that.
