@@ -11,9 +11,9 @@ use trunkline_browser::{Browser, Options, Page};
 use crate::process::Relay;
 
 /// For what takes about a second on a machine that has nothing else to do.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
-const KEY: &str = "AAECAwQFBgcICQoLDA0ODw";
+pub(crate) const KEY: &str = "AAECAwQFBgcICQoLDA0ODw";
 const OTHER_KEY: &str = "Dw4NDAsKCQgHBgUEAwIBAA";
 
 /// How long a receiver with another key is watched asking for key frames.
@@ -36,12 +36,13 @@ const JOIN_MEDIAN_MAX_MS: u64 = 1_000;
 /// Few frames a second: several pages encode and decode on few cores.
 const CAMERA: &str = "--use-fake-device-for-media-stream=fps=10";
 
-async fn start_browser() -> Browser {
-    Browser::start(&Options { flags: vec![CAMERA.to_owned()], ..Options::default() }).await.unwrap()
+pub(crate) async fn start_browser(flags: &[&str]) -> Browser {
+    let flags = [&[CAMERA], flags].concat().into_iter().map(str::to_owned).collect();
+    Browser::start(&Options { flags, ..Options::default() }).await.unwrap()
 }
 
 /// Creates a call, and gives its id.
-fn create(relay: &Relay) -> String {
+pub(crate) fn create(relay: &Relay) -> String {
     relay.json(&["call", "create"])["call_id"].as_str().unwrap().to_owned()
 }
 
@@ -52,7 +53,7 @@ fn token(relay: &Relay, call: &str, participant: &str, more: &[&str]) -> String 
 }
 
 /// The address with which one participant joins a call.
-fn invitation(relay: &Relay, call: &str, participant: &str, key: &str) -> String {
+pub(crate) fn invitation(relay: &Relay, call: &str, participant: &str, key: &str) -> String {
     let token = token(relay, call, participant, &[]);
     format!("http://{}/call?call={call}&token={token}#key={key}", relay.address)
 }
@@ -76,7 +77,7 @@ async fn visit(page: &Page, invitation: &str) {
 }
 
 /// Joins by an invitation, with camera and microphone.
-async fn join(page: &Page, invitation: &str) {
+pub(crate) async fn join(page: &Page, invitation: &str) {
     visit(page, invitation).await;
     page.click("#join").await.unwrap();
     connected(page).await;
@@ -100,7 +101,7 @@ async fn watch_as(page: &Page, name: &str, call: &str, token: &str, key: Option<
 }
 
 /// Waits until a slot shows a source and decodes more of it than it did at first.
-async fn decodes(page: &Page, participant: &str, source: &str) {
+pub(crate) async fn decodes(page: &Page, participant: &str, source: &str) {
     let amount = if source == "microphone" { "totalAudioEnergy" } else { "framesDecoded" };
     let now = format!("(await test.slot('{participant}', '{source}')).{amount}");
     let before = page.wait_until(&format!("{now} > 0 && {now}"), PATIENCE).await.unwrap();
@@ -125,7 +126,7 @@ async fn shoot(page: &Page, name: &str) {
 }
 
 /// What went wrong in any page, by its console.
-async fn errors(browser: &Browser) -> Vec<String> {
+pub(crate) async fn errors(browser: &Browser) -> Vec<String> {
     let console = browser.console().await.unwrap();
     console.iter().filter(|entry| entry.is_error()).map(ToString::to_string).collect()
 }
@@ -138,7 +139,7 @@ fn is_gcm(profile: &Value) -> bool {
 async fn who_has_the_key_sees_and_hears_and_who_has_another_does_not() {
     let relay = Relay::running();
     let call = create(&relay);
-    let browser = start_browser().await;
+    let browser = start_browser(&[]).await;
     let (ann, bob) = (browser.first_page(), browser.new_page().await.unwrap());
     let eve = browser.new_page().await.unwrap();
     for (page, name, key) in [(&ann, "ann", KEY), (&bob, "bob", KEY), (&eve, "eve", OTHER_KEY)] {
@@ -206,7 +207,7 @@ async fn who_has_the_key_sees_and_hears_and_who_has_another_does_not() {
 async fn what_one_does_the_others_see() {
     let relay = Relay::running();
     let call = create(&relay);
-    let browser = start_browser().await;
+    let browser = start_browser(&[]).await;
     let (ann, bob) = (browser.first_page(), browser.new_page().await.unwrap());
     let carl = browser.new_page().await.unwrap();
     for (page, name) in [(&ann, "ann"), (&bob, "bob"), (&carl, "carl")] {
@@ -355,7 +356,7 @@ async fn is_replaced(ann: &Page, bob: &Page, carl: &Page, invitation: &str) {
 async fn joining_is_a_matter_of_a_moment() {
     let relay = Relay::running();
     let call = create(&relay);
-    let browser = start_browser().await;
+    let browser = start_browser(&[]).await;
     let page = browser.first_page();
     let token = token(&relay, &call, "ann", &[]);
     visit(&page, &format!("http://{}/call", relay.address)).await;

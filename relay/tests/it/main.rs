@@ -8,6 +8,8 @@
 mod calls;
 mod fuzz_seeds;
 mod interop;
+mod networks;
 mod process;
+mod secluded;
 mod tcp;
 mod web;
