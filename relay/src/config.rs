@@ -59,6 +59,9 @@ pub struct Config {
     /// Limits.
     #[serde(default)]
     pub limits: LimitsConfig,
+    /// The ingresses in front of this node, if there are any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ingress: Option<IngressConfig>,
     /// Call records.
     #[serde(default)]
     pub records: RecordsConfig,
@@ -150,6 +153,14 @@ pub struct LimitsConfig {
     pub events_max: usize,
 }
 
+/// The ingresses in front of this node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct IngressConfig {
+    /// Their addresses: only these may speak for clients.
+    pub from: Vec<IpAddr>,
+}
+
 /// Call records.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -181,6 +192,7 @@ impl Config {
             media: MediaConfig::default(),
             calls: CallsConfig::default(),
             limits: LimitsConfig::default(),
+            ingress: None,
             records: RecordsConfig::default(),
             metrics: MetricsConfig::default(),
             log: telemetry::Settings::default(),
@@ -221,6 +233,9 @@ impl Config {
         self.media.check()?;
         self.limits.check()?;
         self.records.check()?;
+        if let Some(ingress) = &self.ingress {
+            short("ingress.from", ingress.from.len())?;
+        }
         for (span, field) in [
             (self.calls.unjoined_timeout, "calls.unjoined_timeout"),
             (self.calls.empty_timeout, "calls.empty_timeout"),

@@ -151,6 +151,12 @@ pub fn render(view: &View) -> String {
     format!("{}{}", PROCESS.handle.render(), recorder.handle().render())
 }
 
+/// What the process records as it happens, without a node: an ingress has none.
+#[must_use]
+pub fn render_process() -> String {
+    PROCESS.handle.render()
+}
+
 fn builder() -> PrometheusBuilder {
     PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS)

@@ -4,6 +4,7 @@
 //! In the order a request meets them:
 //! - [`routes`]: every route with who may use it, from which the router and the OpenAPI document are both made
 //! - [`cors`]: web pages of other origins
+//! - [`ingress`]: what ingresses say and are told
 //! - `auth`: the admin token, join tokens, the session's URL
 //! - `calls`, `participants`, `events`, `operate`: the handlers
 //! - [`fail`]: the problems that only a relay has
@@ -30,6 +31,7 @@ mod calls;
 pub mod cors;
 mod events;
 pub mod fail;
+pub mod ingress;
 pub mod limits;
 pub mod openapi;
 mod operate;
@@ -37,6 +39,8 @@ mod participants;
 pub mod routes;
 #[cfg(test)]
 mod tests;
+
+pub use operate::Health;
 
 use crate::config::Config;
 use crate::metrics::View;
@@ -50,6 +54,7 @@ use routes::{Access, ROUTES};
 /// What the handlers share.
 #[derive(Debug)]
 pub struct Api {
+    number: u16,
     node: Node,
     tokens: Tokens,
     admin: TokenHash,
@@ -61,6 +66,7 @@ pub struct Api {
     joins: Budget<IpAddr>,
     events: Arc<Semaphore>,
     origins: Origins,
+    ingresses: Arc<[IpAddr]>,
     metrics_open: bool,
     conference_participants_max: usize,
     broadcast_participants_max: usize,
@@ -93,6 +99,7 @@ impl Api {
             .as_ref()
             .map(|directory| Reader::new(directory.clone(), config.records.prefix.clone()));
         Self {
+            number: config.node,
             node,
             tokens,
             admin,
@@ -104,6 +111,7 @@ impl Api {
             joins: Budget::new(config.limits.joins_per_s, "joins from this address"),
             events: Arc::new(Semaphore::new(config.limits.events_max)),
             origins: config.api.origins.clone().into(),
+            ingresses: config.ingress.iter().flat_map(|ingress| &ingress.from).copied().collect(),
             metrics_open: config.metrics.open,
             conference_participants_max: config.limits.conference_participants_max,
             broadcast_participants_max: config.limits.broadcast_participants_max,
@@ -152,6 +160,7 @@ pub fn router(api: Api) -> Router {
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(from_fn_with_state(origins, cors::layer))
+        .layer(from_fn_with_state(Arc::clone(&api), ingress::layer))
         .with_state(api)
 }
 

@@ -27,6 +27,9 @@ pub enum NodeError {
     /// The node takes no new calls and nobody new.
     #[error("this relay is draining: it takes nobody new")]
     Draining,
+    /// The call was handed over.
+    #[error("the call goes on at another node: join it there")]
+    Moved,
     /// As many calls as it takes.
     #[error("this relay has as many calls as it takes")]
     TooManyCalls,
@@ -51,7 +54,7 @@ pub enum NodeError {
 }
 
 /// What kind of call.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Mode {
     /// Everybody may send; 100 people.
@@ -129,6 +132,9 @@ pub struct CallSummary {
     pub info: CallInfo,
     /// How many are in it.
     pub participants: usize,
+    /// Handed over to another node; those who are here have not left yet.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub moved: bool,
 }
 
 /// Somebody who just joined.
@@ -185,6 +191,19 @@ pub struct WorkerLoad {
     pub calls: usize,
     /// People in them.
     pub participants: usize,
+}
+
+/// What a node has, and since when.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Totals {
+    /// Calls,
+    pub calls: usize,
+    /// and how many it takes.
+    pub calls_max: usize,
+    /// People in them.
+    pub participants: usize,
+    /// When the node began, in seconds since the Unix epoch.
+    pub started_s: u64,
 }
 
 /// A drain in progress.

@@ -185,7 +185,7 @@ fn a_day_with_the_command_line_is_recorded() {
     assert_eq!(std::fs::metadata(&token_file).unwrap().permissions().mode() & 0o077, 0);
     assert_eq!(relay.json(&["call", "show", id])["participants"], serde_json::json!([]));
     relay.json(&["call", "end", id]);
-    let gone = relay.cli(&["call", "show", "0009-AAAAAAAAAAAAAAAAAAAAAA"]);
+    let gone = relay.cli(&["call", "show", "0009-AABkawJT4QAAAAAAAAAAAAAAAAAAAAA"]);
     assert_eq!(gone.status.code(), Some(1));
 
     assert_eq!(relay.json(&["drain", "--deadline-s", "60"])["draining"], true);
