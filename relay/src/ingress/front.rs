@@ -90,6 +90,7 @@ pub async fn serve(
     nodes: Vec<Upstream>,
     stopping: Stopping,
 ) -> Result<(), FrontError> {
+    describe_metrics();
     let upstreams = Arc::new(Upstreams::new(nodes)?);
     upstreams.poll_all().await;
     let mut polls = JoinSet::new();
@@ -106,6 +107,21 @@ pub async fn serve(
     serve::serve(listener, settings.tls, router(front), settings.limits, stopping).await;
     polls.shutdown().await;
     Ok(())
+}
+
+fn describe_metrics() {
+    metrics::describe_gauge!("trunkline_ingress_node_up", "1 while a node answers, else 0");
+    metrics::describe_gauge!("trunkline_ingress_events_connections", "Events connections that are open");
+    metrics::describe_counter!(
+        "trunkline_ingress_moved_total",
+        "Events connections whose node was lost, and whose clients were told to join again"
+    );
+    metrics::describe_counter!(
+        "trunkline_ingress_api_requests_total",
+        "HTTP requests by route, method and status"
+    );
+    metrics::gauge!("trunkline_ingress_events_connections").set(0.0);
+    metrics::counter!("trunkline_ingress_moved_total").absolute(0);
 }
 
 fn router(front: Front) -> Router {

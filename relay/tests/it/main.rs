@@ -6,6 +6,7 @@
 )]
 
 mod calls;
+mod front;
 mod fuzz_seeds;
 mod interop;
 mod process;

@@ -32,9 +32,21 @@ fn command() -> Command {
 impl Relay {
     /// Makes a node on loopback whose API is on a port that the system chooses.
     fn init() -> Self {
+        Self::numbered(9)
+    }
+
+    fn numbered(node: u16) -> Self {
         let relay = Self { dir: tempfile::tempdir().unwrap(), child: None, address: String::new() };
         let made = command()
-            .args(["init", "--node", "9", "--listen", "127.0.0.1:0", "--udp-ports", "48000-48999"])
+            .args([
+                "init",
+                "--node",
+                &node.to_string(),
+                "--listen",
+                "127.0.0.1:0",
+                "--udp-ports",
+                "48000-48999",
+            ])
             .args(["--media-listen", "127.0.0.1", "--dir"])
             .arg(relay.path("relay"))
             .output()
@@ -53,6 +65,24 @@ impl Relay {
         relay
     }
 
+    /// Makes a node behind ingresses at these addresses, with the secrets of another one, and starts it.
+    pub(crate) fn behind(node: u16, ingresses: &[&str], like: Option<&Self>) -> Self {
+        let mut relay = Self::numbered(node);
+        for secret in ["admin.token", "tokens.secret", "ufrag.key"] {
+            if let Some(other) = like {
+                let name = format!("relay/{secret}");
+                std::fs::copy(other.path(&name), relay.path(&name)).unwrap();
+            }
+        }
+        let file = relay.path("relay/relay.toml");
+        let text = std::fs::read_to_string(&file).unwrap();
+        std::fs::write(&file, format!("{text}\n[ingress]\nfrom = {ingresses:?}\n")).unwrap();
+        relay.start();
+        // It comes back at the same address.
+        relay.set("listen = \"127.0.0.1:0\"", &format!("listen = \"{}\"", relay.address));
+        relay
+    }
+
     fn set(&self, old: &str, new: &str) {
         let file = self.path("relay/relay.toml");
         let text = std::fs::read_to_string(&file).unwrap();
@@ -64,7 +94,7 @@ impl Relay {
         self.dir.path().join(name)
     }
 
-    fn start(&mut self) {
+    pub(crate) fn start(&mut self) {
         let mut child = command()
             .arg("--dir")
             .arg(self.path("relay"))
@@ -110,18 +140,18 @@ impl Relay {
         answer
     }
 
-    fn admin_token(&self) -> String {
+    pub(crate) fn admin_token(&self) -> String {
         std::fs::read_to_string(self.path("relay/admin.token")).unwrap().trim().to_owned()
     }
 
-    fn signal(&self, signal: &str) {
+    pub(crate) fn signal(&self, signal: &str) {
         let (child, _) = self.child.as_ref().unwrap();
         let sent = Command::new("kill").args(["-s", signal, &child.id().to_string()]).status().unwrap();
         assert!(sent.success());
     }
 
     /// Waits for the process's end: its exit code, and what it still logged.
-    fn ended(&mut self) -> (Option<i32>, String) {
+    pub(crate) fn ended(&mut self) -> (Option<i32>, String) {
         let (mut child, mut log) = self.child.take().unwrap();
         let mut rest = String::new();
         log.read_to_string(&mut rest).unwrap();
