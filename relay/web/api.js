@@ -102,9 +102,10 @@ export function parseIceServers(text) {
  * Ends a session. Works also while the page is being closed, and tells nobody when it fails: the relay notices.
  *
  * @param {URL} url
+ * @returns {Promise<void>} once it is answered, or cannot be
  */
 export function endSession(url) {
-  fetch(url, { method: 'DELETE', keepalive: true }).catch(() => {});
+  return fetch(url, { method: 'DELETE', keepalive: true }).then(() => {}, () => {});
 }
 
 /**

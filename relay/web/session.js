@@ -9,6 +9,8 @@ import { SOURCES, markSlides, offerRawPacketization, prepare } from './media.js'
 
 /** How often something that is waited for is looked at. */
 const LOOK_MS = 50;
+/** How long a connection is kept for the relay to answer that one has left. */
+const LEAVE_MS = 1_000;
 /** Notices that are kept while the session is not shown yet; it takes seconds at most. */
 const NOTICES_MAX = 1_000;
 
@@ -166,8 +168,10 @@ export class Session {
   close({ leave = false } = {}) {
     if (this.#closed) return;
     this.#closed = true;
-    if (leave && this.#location) endSession(this.#location);
-    this.#pc.close();
+    // Hanging up first would be heard first, and the relay not know the session any more.
+    const told = leave && this.#location ? Promise.race([endSession(this.#location), pause(LEAVE_MS)]) : null;
+    if (told) told.then(() => this.#pc.close());
+    else this.#pc.close();
     this.#events?.close();
     this.#events = null;
   }

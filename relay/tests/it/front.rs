@@ -32,8 +32,8 @@ const INGRESS: &str = "127.0.0.1";
 type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
 /// Nodes 1 and 2, and a front.
-struct Cluster {
-    nodes: [Relay; 2],
+pub(crate) struct Cluster {
+    pub(crate) nodes: [Relay; 2],
     address: SocketAddr,
     http: Client,
     front: Option<(watch::Sender<bool>, JoinHandle<()>)>,
@@ -46,7 +46,7 @@ struct Member {
 }
 
 impl Cluster {
-    async fn running() -> Self {
+    pub(crate) async fn running() -> Self {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         metrics::install();
         let first = Relay::behind(1, &[INGRESS], None);
@@ -58,7 +58,7 @@ impl Cluster {
         cluster
     }
 
-    async fn start_front(&mut self) {
+    pub(crate) async fn start_front(&mut self) {
         let listener = TcpListener::bind(self.address).await.unwrap();
         self.address = listener.local_addr().unwrap();
         let upstream = |(node, relay): (u16, &Relay)| Upstream {
@@ -86,7 +86,7 @@ impl Cluster {
         }
     }
 
-    async fn stop_front(&mut self) {
+    pub(crate) async fn stop_front(&mut self) {
         let (stop, serving) = self.front.take().unwrap();
         stop.send_replace(true);
         serving.await.unwrap();
@@ -98,13 +98,13 @@ impl Cluster {
     }
 
     /// Kills a node as a crash does.
-    fn kill(&mut self, number: u16) {
+    pub(crate) fn kill(&mut self, number: u16) {
         let node = self.node(number);
         node.signal("KILL");
         node.ended();
     }
 
-    fn url(&self, path: &str) -> String {
+    pub(crate) fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.address)
     }
 
@@ -126,14 +126,14 @@ impl Cluster {
     }
 
     /// Creates a call: its id, and its node's number.
-    async fn create(&self, body: Value) -> (String, u16) {
+    pub(crate) async fn create(&self, body: Value) -> (String, u16) {
         let created = self.json("POST", "/v1/calls", body).await;
         let id = created["call_id"].as_str().unwrap().to_owned();
         let node = id[..4].parse().unwrap();
         (id, node)
     }
 
-    async fn token(&self, call: &str, name: &str) -> String {
+    pub(crate) async fn token(&self, call: &str, name: &str) -> String {
         let path = format!("/v1/calls/{call}/tokens");
         let minted = self.json("POST", &path, json!({ "participant": name })).await;
         minted["token"].as_str().unwrap().to_owned()
@@ -161,7 +161,7 @@ impl Cluster {
     }
 
     /// Calls that a node itself says it has.
-    fn calls_at(&self, number: u16) -> Vec<String> {
+    pub(crate) fn calls_at(&self, number: u16) -> Vec<String> {
         let list = self.nodes[usize::from(number) - 1].json(&["call", "list"]);
         let calls = list["calls"].as_array().unwrap().iter();
         calls.map(|call| call["call_id"].as_str().unwrap().to_owned()).collect()

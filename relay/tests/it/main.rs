@@ -9,5 +9,6 @@ mod calls;
 mod front;
 mod fuzz_seeds;
 mod interop;
+mod moves;
 mod process;
 mod web;
