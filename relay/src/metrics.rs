@@ -111,10 +111,20 @@ impl Process {
                 "trunkline_relay_records_lost_total",
                 "Call records that could not be written"
             );
+            metrics::describe_counter!(
+                "trunkline_relay_recreated_calls_total",
+                "Calls made again from their id: their node was lost, restarted, or handed them over"
+            );
+            metrics::describe_counter!(
+                "trunkline_relay_handed_over_calls_total",
+                "Calls whose people were told to join at another node"
+            );
             // They are there before anything happens, so that an alarm on them works from the start.
             counter!("trunkline_failed_logins_total").absolute(0);
             counter!("trunkline_relay_records_written_total").absolute(0);
             counter!("trunkline_relay_records_lost_total").absolute(0);
+            counter!("trunkline_relay_recreated_calls_total").absolute(0);
+            counter!("trunkline_relay_handed_over_calls_total").absolute(0);
             gauge!("trunkline_relay_events_connections").set(0.0);
             Self { handle, join_seconds: histogram!("trunkline_relay_join_seconds") }
         });

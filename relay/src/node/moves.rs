@@ -135,6 +135,7 @@ impl Node {
             meeting_id: None,
         };
         self.make(call.clone(), create)?;
+        metrics::counter!("trunkline_relay_recreated_calls_total").increment(1);
         tracing::info!("a call was made again from its id");
         Ok(())
     }
@@ -175,6 +176,7 @@ impl Node {
         let entry = registry.calls.get_mut(call).ok_or(NodeError::NoSuchCall)?;
         if !std::mem::replace(&mut entry.moved, true) {
             let (worker, key) = (entry.worker, entry.key);
+            metrics::counter!("trunkline_relay_handed_over_calls_total").increment(1);
             self.tell(worker, Command::HandOver { key })?;
         }
         Ok(())

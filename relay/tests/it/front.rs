@@ -93,7 +93,7 @@ impl Cluster {
     }
 
     /// A node, by its number.
-    fn node(&mut self, number: u16) -> &mut Relay {
+    pub(crate) fn node(&mut self, number: u16) -> &mut Relay {
         &mut self.nodes[usize::from(number) - 1]
     }
 
@@ -527,6 +527,20 @@ async fn preflights_are_answered_by_a_node() {
         .header(ORIGIN, "https://a.test")
         .header(ACCESS_CONTROL_REQUEST_METHOD, "POST");
     assert_eq!(preflight.send().await.unwrap().status(), StatusCode::NO_CONTENT);
+}
+
+#[tokio::test]
+async fn what_clients_say_of_their_own_address_is_not_passed_on() {
+    let cluster = Cluster::running().await;
+    let (call, _) = cluster.create(json!({})).await;
+    let mut refused = 0;
+    for at in 0..60 {
+        let request = cluster.request("POST", &format!("/v1/calls/{call}/participants"));
+        let request = request.header("X-Forwarded-For", format!("192.0.2.{at}")).bearer_auth("none");
+        let status = request.body(OFFER).send().await.unwrap().status();
+        refused += usize::from(status == StatusCode::TOO_MANY_REQUESTS);
+    }
+    assert!(refused > 0, "all are from one address, whatever they say");
 }
 
 /// Asks a node itself to let somebody in, from an address of this machine.

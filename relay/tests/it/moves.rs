@@ -85,6 +85,20 @@ async fn when_a_node_is_killed_both_see_each_other_again_in_seconds() {
 }
 
 #[tokio::test]
+async fn when_a_machine_dies_without_a_word_both_see_each_other_again_in_seconds() {
+    let mut cluster = Cluster::running().await;
+    let pair = Pair::on(&cluster).await;
+    pair.note_tracks().await;
+    let began = Instant::now();
+    // Nothing answers any more, and nothing refuses.
+    cluster.node(pair.node).signal("STOP");
+    pair.are_elsewhere().await;
+    let took = began.elapsed();
+    println!("back after {took:?}");
+    assert!(took < BACK_MAX, "{took:?}");
+}
+
+#[tokio::test]
 async fn when_a_node_drains_nobody_sees_that_the_call_moves() {
     let cluster = Cluster::running().await;
     let pair = Pair::on(&cluster).await;

@@ -367,6 +367,28 @@ async fn a_call_that_moves_is_joined_again_and_pictures_go_on() {
 }
 
 #[tokio::test]
+async fn ice_servers_are_those_the_relay_names_and_no_join_waits_long_for_them() {
+    let base = serve().await;
+    let browser = Browser::start(&Options::default()).await.unwrap();
+    let page = browser.first_page();
+    page.devtools("Page.addScriptToEvaluateOnNewDocument", json!({ "source": include_str!("calls.js") }))
+        .await
+        .unwrap();
+    let mut options = mirror(KEY, &["ben"]);
+    let turn = "<turn:127.0.0.1:9?transport=tcp>; rel=\"ice-server\"; username=\"1:a\"; credential=\"b\"";
+    options["links"] = json!(turn);
+    enter(&page, &base, KEY, &options).await.unwrap();
+    let servers = page.value("test.connections[0].getConfiguration().iceServers").await.unwrap();
+    assert_eq!(servers[0]["username"], "1:a", "{servers}");
+    assert_eq!(page.value("window.mirror.iceServersAsked").await.unwrap(), 1);
+
+    options["links"] = json!("never");
+    enter(&page, &base, KEY, &options).await.unwrap();
+    let offered = page.value("(await window.trunklineCall.stats()).timing.offeredMs").await.unwrap();
+    assert!(offered.as_u64().unwrap() >= 500, "it was waited for: {offered}");
+}
+
+#[tokio::test]
 async fn a_reload_joins_again_unless_one_left() {
     let base = serve().await;
     let browser = Browser::start(&Options::default()).await.unwrap();

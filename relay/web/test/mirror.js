@@ -122,6 +122,7 @@ export async function install({ self, key, people, refuse, links }) {
     }
     if (method === 'OPTIONS') {
       mirror.iceServersAsked += 1;
+      if (links === 'never') return new Promise(() => {});
       return new Response(null, { status: 204, headers: links ? { link: links } : {} });
     }
     if (mirror.refuse) {
