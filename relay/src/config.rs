@@ -60,8 +60,8 @@ pub struct Config {
     #[serde(default)]
     pub limits: LimitsConfig,
     /// The ingresses in front of this node, if there are any.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ingress: Option<IngressConfig>,
+    #[serde(default)]
+    pub ingress: IngressConfig,
     /// Call records.
     #[serde(default)]
     pub records: RecordsConfig,
@@ -113,8 +113,16 @@ pub struct MediaConfig {
     pub listen: Vec<IpAddr>,
     /// Addresses that clients are told, instead of those listened on: behind NAT.
     pub advertise: Vec<IpAddr>,
-    /// TCP port that clients are told.
+    /// TCP port of media, which clients are told; none when 0.
     pub tcp_port: u16,
+    /// Tell clients of TCP only.
+    pub force_tcp: bool,
+    /// PEM; without it there is no TLS on the TCP port.
+    pub tls_certificate: Option<PathBuf>,
+    /// PEM.
+    pub tls_key: Option<PathBuf>,
+    /// The name in the certificate of the TCP port's TLS: with it, clients are told of TURN within TLS.
+    pub tls_name: Option<String>,
     /// Worker threads; one per core when 0.
     pub workers: usize,
     /// Offer DTLS 1.3.
@@ -161,6 +169,14 @@ pub struct IngressConfig {
     pub from: Vec<IpAddr>,
 }
 
+impl IngressConfig {
+    /// Whether there is one, so that calls can go on at other nodes.
+    #[must_use]
+    pub fn is_there(&self) -> bool {
+        !self.from.is_empty()
+    }
+}
+
 /// Call records.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -192,7 +208,7 @@ impl Config {
             media: MediaConfig::default(),
             calls: CallsConfig::default(),
             limits: LimitsConfig::default(),
-            ingress: None,
+            ingress: IngressConfig::default(),
             records: RecordsConfig::default(),
             metrics: MetricsConfig::default(),
             log: telemetry::Settings::default(),
@@ -226,6 +242,13 @@ impl Config {
         Ok(config)
     }
 
+    /// The TURN server that clients are told of (RFC 7065), if there is one.
+    #[must_use]
+    pub fn turn_url(&self) -> Option<String> {
+        let name = self.media.tls_name.as_deref()?;
+        Some(format!("turns:{name}:{}?transport=tcp", self.media.tcp_port))
+    }
+
     /// What types alone do not say.
     fn check(&self) -> Result<(), Fault> {
         self.api.check()?;
@@ -233,9 +256,7 @@ impl Config {
         self.media.check()?;
         self.limits.check()?;
         self.records.check()?;
-        if let Some(ingress) = &self.ingress {
-            short("ingress.from", ingress.from.len())?;
-        }
+        short("ingress.from", self.ingress.from.len())?;
         for (span, field) in [
             (self.calls.unjoined_timeout, "calls.unjoined_timeout"),
             (self.calls.empty_timeout, "calls.empty_timeout"),
@@ -251,6 +272,8 @@ impl Config {
         let optional = [
             &mut self.api.tls_certificate,
             &mut self.api.tls_key,
+            &mut self.media.tls_certificate,
+            &mut self.media.tls_key,
             &mut self.tokens.hs256_secret_file,
             &mut self.records.directory,
         ];
@@ -299,6 +322,21 @@ impl MediaConfig {
         if self.workers > WORKERS_CEILING {
             return Err(("media.workers", format!("expected 0 (one per core) to {WORKERS_CEILING}")));
         }
+        match (&self.tls_certificate, &self.tls_key) {
+            (Some(_), None) => {
+                return Err(("media.tls_certificate", "expected media.tls_key with it".into()));
+            }
+            (None, Some(_)) => {
+                return Err(("media.tls_key", "expected media.tls_certificate with it".into()));
+            }
+            _ => {}
+        }
+        if self.force_tcp && self.tcp_port == 0 {
+            return Err(("media.force_tcp", "expected false, or a media.tcp_port that is not 0".into()));
+        }
+        if self.tls_name.as_deref().is_some_and(|name| !is_host(name)) {
+            return Err(("media.tls_name", "expected a host name or an IP address".into()));
+        }
         let twice = |(index, codec)| self.codecs.iter().skip(index + 1).any(|other| other == codec);
         if self.codecs.is_empty() || self.codecs.iter().enumerate().any(twice) {
             return Err(("media.codecs", "expected at least one codec, and none of them twice".into()));
@@ -340,6 +378,12 @@ impl RecordsConfig {
     }
 }
 
+/// Whether a text can be the host of a URI: a name, an IPv4 address, or an IPv6 address in brackets.
+fn is_host(text: &str) -> bool {
+    (1..=253).contains(&text.len())
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-.:[]".contains(&b))
+}
+
 fn short(field: &'static str, len: usize) -> Result<(), Fault> {
     if len > LIST_MAX { Err((field, format!("expected at most {LIST_MAX}, found {len}"))) } else { Ok(()) }
 }
@@ -367,6 +411,10 @@ impl Default for MediaConfig {
             listen: Vec::new(),
             advertise: Vec::new(),
             tcp_port: 443,
+            force_tcp: false,
+            tls_certificate: None,
+            tls_key: None,
+            tls_name: None,
             workers: 0,
             dtls_13: false,
             codecs: CodecName::DEFAULT.to_vec(),

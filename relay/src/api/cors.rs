@@ -26,7 +26,7 @@ const REQUEST_HEADERS: HeaderValue = HeaderValue::from_static("Authorization, Co
 
 /// What it may read of an answer, beyond what every page may.
 const ANSWER_HEADERS: HeaderValue =
-    HeaderValue::from_static("Location, ETag, Link, Accept-Patch, Retry-After, WWW-Authenticate");
+    HeaderValue::from_static("Location, ETag, Accept-Patch, Link, Retry-After, WWW-Authenticate");
 
 /// How many seconds a browser remembers the answer to its preflight. Longer saves requests; a changed list is seen later.
 const PREFLIGHT_AGE: HeaderValue = HeaderValue::from_static("3600");

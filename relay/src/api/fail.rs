@@ -62,6 +62,9 @@ pub(super) fn node(error: NodeError) -> Problem {
             Problem::new(MOVED, "this node handed the call over: join it through the ingress, which finds it")
                 .retry_after(MOVED_RETRY)
         }
+        NodeError::NoTcp => malformed(
+            "force_tcp: this node takes media over UDP only: leave it out, or ask a node with `media.tcp_port`",
+        ),
         NodeError::TooManyCalls => {
             Problem::new(OVERLOADED, "the node has as many calls as it takes: use another")
                 .retry_after(FULL_RETRY)

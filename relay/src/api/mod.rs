@@ -7,6 +7,7 @@
 //! - [`ingress`]: what ingresses say and are told
 //! - `auth`: the admin token, join tokens, the session's URL
 //! - `calls`, `participants`, `events`, `operate`: the handlers
+//! - `ice_servers`: the TURN server that clients are told of
 //! - [`fail`]: the problems that only a relay has
 //! - [`limits`]: every bound there is
 //! - [`openapi`]: the document that describes the API
@@ -31,6 +32,7 @@ mod calls;
 pub mod cors;
 mod events;
 pub mod fail;
+mod ice_servers;
 pub mod ingress;
 pub mod limits;
 pub mod openapi;
@@ -111,7 +113,7 @@ impl Api {
             joins: Budget::new(config.limits.joins_per_s, "joins from this address"),
             events: Arc::new(Semaphore::new(config.limits.events_max)),
             origins: config.api.origins.clone().into(),
-            ingresses: config.ingress.iter().flat_map(|ingress| &ingress.from).copied().collect(),
+            ingresses: config.ingress.from.iter().map(IpAddr::to_canonical).collect(),
             metrics_open: config.metrics.open,
             conference_participants_max: config.limits.conference_participants_max,
             broadcast_participants_max: config.limits.broadcast_participants_max,
@@ -130,8 +132,9 @@ impl Api {
     }
 
     fn view(&self) -> View {
-        let (counters, sockets) = self.node.counters();
-        View { counters, sockets, load: self.node.load(), draining: self.is_draining() }
+        let (counters, sockets, connections) = self.node.counters();
+        let lobby = self.node.lobby_counters();
+        View { counters, sockets, connections, lobby, load: self.node.load(), draining: self.is_draining() }
     }
 }
 

@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 use trunkline_relay_proto::call::{JoinError, RequestError};
 use trunkline_relay_proto::event::EndReason;
 use trunkline_relay_proto::snapshot::Snapshot;
+use trunkline_relay_proto::turn;
 
 use super::{CallId, SessionId};
 use crate::ports::PortError;
@@ -30,6 +31,9 @@ pub enum NodeError {
     /// The call was handed over.
     #[error("the call goes on at another node: join it there")]
     Moved,
+    /// A call over TCP only, and there is no TCP port.
+    #[error("this relay takes media over UDP only")]
+    NoTcp,
     /// As many calls as it takes.
     #[error("this relay has as many calls as it takes")]
     TooManyCalls,
@@ -99,7 +103,8 @@ pub struct CallInfo {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub calluriipv6: Option<String>,
     /// Where it goes over TCP.
-    pub tcpuri: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tcpuri: Option<String>,
     /// What kind.
     pub mode: Mode,
     /// Participants at a time.
@@ -135,6 +140,15 @@ pub struct CallSummary {
     /// Handed over to another node; those who are here have not left yet.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub moved: bool,
+}
+
+/// A TURN server, as clients are told of it.
+#[derive(Clone, Debug)]
+pub struct IceServer {
+    /// A URI of RFC 7065.
+    pub url: String,
+    /// What to sign requests with.
+    pub credentials: turn::Credentials,
 }
 
 /// Somebody who just joined.

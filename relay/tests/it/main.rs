@@ -11,4 +11,5 @@ mod fuzz_seeds;
 mod interop;
 mod moves;
 mod process;
+mod tcp;
 mod web;

@@ -38,16 +38,8 @@ impl Relay {
     fn numbered(node: u16) -> Self {
         let relay = Self { dir: tempfile::tempdir().unwrap(), child: None, address: String::new() };
         let made = command()
-            .args([
-                "init",
-                "--node",
-                &node.to_string(),
-                "--listen",
-                "127.0.0.1:0",
-                "--udp-ports",
-                "48000-48999",
-            ])
-            .args(["--media-listen", "127.0.0.1", "--dir"])
+            .args(["init", "--node", &node.to_string(), "--listen", "127.0.0.1:0"])
+            .args(["--udp-ports", "48000-48999", "--tcp-port", "0", "--media-listen", "127.0.0.1", "--dir"])
             .arg(relay.path("relay"))
             .output()
             .unwrap();
@@ -74,9 +66,7 @@ impl Relay {
                 std::fs::copy(other.path(&name), relay.path(&name)).unwrap();
             }
         }
-        let file = relay.path("relay/relay.toml");
-        let text = std::fs::read_to_string(&file).unwrap();
-        std::fs::write(&file, format!("{text}\n[ingress]\nfrom = {ingresses:?}\n")).unwrap();
+        relay.set("# from = [\"10.0.0.2\"]", &format!("from = {ingresses:?}"));
         relay.start();
         // It comes back at the same address.
         relay.set("listen = \"127.0.0.1:0\"", &format!("listen = \"{}\"", relay.address));
