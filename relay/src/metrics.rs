@@ -349,6 +349,12 @@ mod tests {
     fn the_dashboard_and_the_manual_name_only_metrics_that_there_are() {
         install();
         counter!("trunkline_relay_api_requests_total", "route" => "/healthz").increment(0);
+        for counted in ["trunkline_ingress_moved_total", "trunkline_ingress_api_requests_total"] {
+            counter!(counted).increment(0);
+        }
+        for shown in ["trunkline_ingress_node_up", "trunkline_ingress_events_connections"] {
+            gauge!(shown).set(0.0);
+        }
         join_answered(Duration::from_millis(2));
         let known = named_in(&render(&view()));
         let manual = include_str!("../../docs/OPERATIONS.md");
