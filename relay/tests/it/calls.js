@@ -95,5 +95,5 @@
     return durations;
   };
 
-  window.test = { joins, slot, states, watch, watchPicture };
+  window.test = { connections, joins, slot, states, watch, watchPicture };
 })();
