@@ -318,6 +318,10 @@ impl Node {
                 tokio::time::sleep_until(deadline.into()).await;
                 // Undone or changed since.
                 if node.drain_state() == Some(drain) {
+                    if node.0.config.hands_over {
+                        // Nothing is left to hand over, unless there was no time at all.
+                        node.hand_over_all();
+                    }
                     node.end_all(EndReason::Drained);
                 }
             });

@@ -471,3 +471,20 @@ async fn who_was_told_to_join_elsewhere_is_not_told_that_it_is_over() {
     }
     assert_eq!(told.last().map(String::as_str), Some("moved"), "{told:?}");
 }
+
+#[tokio::test]
+async fn a_drain_without_any_time_still_tells_people_to_join_elsewhere() {
+    let (node, mut records) = start(NodeConfig { hands_over: true, ..config() });
+    let (call, _) = create(&node);
+    let ann = join(&node, &call, "ann").await;
+    let mut events = node.events(&ann.session).expect("it is there");
+    node.drain(Some(Duration::ZERO));
+    let mut told = Vec::new();
+    while let Some(event) = event(&mut events).await {
+        told.push(event);
+    }
+    assert_eq!(told.last().map(String::as_str), Some("moved"), "{told:?}");
+    while !matches!(next(&mut records).await, CallEvent::Ended { .. }) {}
+    assert_eq!(node.standing(&call), Standing::Moved);
+    node.shutdown();
+}
