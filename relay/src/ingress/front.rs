@@ -8,10 +8,8 @@
 //! - `calls`: creating and listing calls, and requests about one; `joins`: who lets somebody in
 //! - `events`: events connections
 //! - `upstream`: the nodes, polled and asked
-//! - `config`: its part of the configuration
 //! - [`limits`]: every bound there is
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use axum::Router;
@@ -21,7 +19,6 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get};
 use http::header::CONTENT_TYPE;
 use http::{Method, StatusCode};
-use reqwest::Certificate;
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
@@ -31,7 +28,6 @@ use trunkline_http::serve::tls::Tls;
 use trunkline_http::serve::{self, Stopping};
 
 mod calls;
-mod config;
 mod events;
 mod joins;
 pub mod limits;
@@ -39,7 +35,6 @@ mod upstream;
 
 use crate::api::openapi;
 use crate::web;
-pub use config::ApiConfig;
 use limits::{EVENTS_MAX, NO_NODE_RETRY, REQUESTS_MAX};
 pub use upstream::Upstream;
 use upstream::Upstreams;
@@ -57,14 +52,6 @@ pub enum FrontError {
     /// The HTTP client that asks nodes.
     #[error("the client that asks nodes cannot start: {0}")]
     Client(#[from] reqwest::Error),
-    /// Whom nodes are checked against.
-    #[error("api.nodes_ca: cannot read {}: {problem}", path.display())]
-    Authorities {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        problem: String,
-    },
 }
 
 /// How the front serves.
@@ -73,8 +60,6 @@ pub struct Settings {
     pub tls: Option<Arc<Tls>>,
     /// Bounds of its connections.
     pub limits: serve::Limits,
-    /// Whom the certificates of `https://` nodes must be from; the system's authorities when empty.
-    pub authorities: Vec<Certificate>,
     /// What `/metrics` shows.
     pub metrics: fn() -> String,
 }
@@ -106,7 +91,7 @@ pub async fn serve(
     stopping: Stopping,
 ) -> Result<(), FrontError> {
     describe_metrics();
-    let upstreams = Arc::new(Upstreams::new(nodes, settings.authorities)?);
+    let upstreams = Arc::new(Upstreams::new(nodes)?);
     upstreams.poll_all().await;
     let mut polls = JoinSet::new();
     for at in 0..upstreams.len() {

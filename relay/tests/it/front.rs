@@ -6,14 +6,15 @@ use std::time::{Duration, Instant};
 use futures_util::{SinkExt, StreamExt};
 use http::StatusCode;
 use http::header::{ACCESS_CONTROL_REQUEST_METHOD, CONTENT_TYPE, LOCATION, ORIGIN};
-use reqwest::{Client, Method, RequestBuilder, Response};
+use reqwest::{Client, Method, RequestBuilder, Response, Url};
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
-use trunkline_relay::ingress::front::{self, ApiConfig, Upstream};
+use trunkline_http::serve::Limits;
+use trunkline_relay::ingress::front::{self, Settings, Upstream};
 use trunkline_relay::metrics;
 
 use crate::process::Relay;
@@ -60,10 +61,12 @@ impl Cluster {
     pub(crate) async fn start_front(&mut self) {
         let listener = TcpListener::bind(self.address).await.unwrap();
         self.address = listener.local_addr().unwrap();
-        let upstream =
-            |(node, relay): (u16, &Relay)| Upstream::new(node, &format!("http://{}", relay.address)).unwrap();
+        let upstream = |(node, relay): (u16, &Relay)| Upstream {
+            node,
+            api: format!("http://{}", relay.address).parse::<Url>().unwrap(),
+        };
         let nodes = (1..).zip(&self.nodes).map(upstream).collect();
-        let settings = ApiConfig::default().settings(None, metrics::render_process).unwrap();
+        let settings = Settings { tls: None, limits: Limits::default(), metrics: metrics::render_process };
         let (stop, stopping) = watch::channel(false);
         let serving = async { front::serve(listener, settings, nodes, stopping).await.unwrap() };
         self.front = Some((stop, tokio::spawn(serving)));
@@ -538,29 +541,6 @@ async fn what_clients_say_of_their_own_address_is_not_passed_on() {
         refused += usize::from(status == StatusCode::TOO_MANY_REQUESTS);
     }
     assert!(refused > 0, "all are from one address, whatever they say");
-}
-
-#[tokio::test]
-async fn a_node_may_speak_tls_and_must_be_who_it_says() {
-    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let relay = Relay::with_tls(1);
-    let certificate = relay.path("relay/api.crt");
-    let stranger = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
-    let strangers = relay.path("stranger.crt");
-    std::fs::write(&strangers, stranger.cert.pem()).unwrap();
-    for (authorities, ready) in [(certificate, true), (strangers, false)] {
-        let config = ApiConfig { nodes_ca: Some(authorities), ..ApiConfig::default() };
-        let settings = config.settings(None, metrics::render_process).unwrap();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}/readyz", listener.local_addr().unwrap());
-        let (stop, stopping) = watch::channel(false);
-        let node = Upstream::new(1, &format!("https://{}", relay.address)).unwrap();
-        let serving = tokio::spawn(front::serve(listener, settings, vec![node], stopping));
-        let answer = Client::builder().no_proxy().build().unwrap().get(url).send().await.unwrap();
-        assert_eq!(answer.status().is_success(), ready);
-        stop.send_replace(true);
-        serving.await.unwrap().unwrap();
-    }
 }
 
 /// Asks a node itself to let somebody in, from an address of this machine.

@@ -73,22 +73,6 @@ impl Relay {
         relay
     }
 
-    /// Makes a node whose API speaks TLS with a certificate of its own in `relay/api.crt`, and starts it.
-    pub(crate) fn with_tls(node: u16) -> Self {
-        let mut relay = Self::numbered(node);
-        relay.certify();
-        relay.start();
-        relay
-    }
-
-    fn certify(&self) {
-        let certified = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
-        std::fs::write(self.path("relay/api.crt"), certified.cert.pem()).unwrap();
-        std::fs::write(self.path("relay/api.key"), certified.signing_key.serialize_pem()).unwrap();
-        self.set("# tls_certificate = \"tls/api.crt\"", "tls_certificate = \"api.crt\"");
-        self.set("# tls_key = \"tls/api.key\"", "tls_key = \"api.key\"");
-    }
-
     fn set(&self, old: &str, new: &str) {
         let file = self.path("relay/relay.toml");
         let text = std::fs::read_to_string(&file).unwrap();
@@ -96,7 +80,7 @@ impl Relay {
         std::fs::write(&file, text.replacen(old, new, 1)).unwrap();
     }
 
-    pub(crate) fn path(&self, name: &str) -> PathBuf {
+    fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
@@ -293,7 +277,13 @@ fn what_a_node_logs_of_a_call_names_nobody() {
 
 #[test]
 fn the_commands_trust_the_certificate_that_the_configuration_gives_the_api() {
-    let relay = Relay::with_tls(9);
+    let mut relay = Relay::init();
+    let certified = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+    std::fs::write(relay.path("relay/api.crt"), certified.cert.pem()).unwrap();
+    std::fs::write(relay.path("relay/api.key"), certified.signing_key.serialize_pem()).unwrap();
+    relay.set("# tls_certificate = \"tls/api.crt\"", "tls_certificate = \"api.crt\"");
+    relay.set("# tls_key = \"tls/api.key\"", "tls_key = \"api.key\"");
+    relay.start();
     let url = format!("https://{}", relay.address);
     let began = Instant::now();
     loop {
