@@ -359,6 +359,12 @@ impl Call {
         self.by_id.contains_key(&id)
     }
 
+    /// Whether a path belongs to somebody in the call.
+    #[must_use]
+    pub fn knows(&self, path: Path) -> bool {
+        self.by_path.contains_key(&path)
+    }
+
     /// Counts since the call began.
     #[must_use]
     pub fn counters(&self) -> Counters {

@@ -6,6 +6,7 @@
 //! - [`media`]: what an offer and its answer agreed on
 //! - [`path`], [`egress`]: where datagrams come from, and what is to be sent
 //! - [`framing`], [`tunnel`]: datagrams on TCP connections, and between an ingress and a node
+//! - [`flow`]: where an ingress sends what clients send
 //! - [`event`], [`snapshot`], [`counters`]: what is told to people and operators
 //!
 //! The journey of one packet through a [`call`]:
@@ -26,6 +27,7 @@ pub mod demux;
 pub mod dtls;
 pub mod egress;
 pub mod event;
+pub mod flow;
 pub mod framing;
 mod history;
 pub mod ice;

@@ -253,3 +253,18 @@ fn nothing_that_is_printed_names_credentials_or_addresses() {
     let text = format!("{:?}", pair.agent);
     assert!(!text.contains("relay") && !text.contains("client") && !text.contains("192"), "{text}");
 }
+
+#[test]
+fn a_client_whose_packets_come_over_another_ingress_is_answered_there_at_once() {
+    let over = |port: u16, endpoint: u16, flow: u32| {
+        Path::over(([192, 0, 2, 1], port).into(), Via::Ingress { endpoint, transport: Transport::Udp, flow })
+    };
+    let mut pair = Pair::new();
+    pair.check(over(1, 0, 9), true);
+    let change = pair.check(over(1, 1, 9), false);
+    assert_eq!(change, Some(Change::Selected { from: Some(over(1, 0, 9)), to: over(1, 1, 9) }));
+    // Another socket of the client, or another address of the ingress, is for the client to nominate.
+    assert_eq!(pair.check(over(2, 1, 9), false), Some(Change::PathAdded));
+    assert_eq!(pair.check(over(1, 1, 8), false), Some(Change::PathAdded));
+    assert_eq!(pair.agent.path(), Some(over(1, 1, 9)));
+}
