@@ -3,8 +3,9 @@
 //! `config/relay.toml` explains every setting and shows its default.
 
 use std::net::{IpAddr, SocketAddr};
-use std::num::NonZeroU32;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -53,6 +54,9 @@ pub struct Config {
     /// UDP ports, addresses and codecs.
     #[serde(default)]
     pub media: MediaConfig,
+    /// Ingresses in front of the node.
+    #[serde(default)]
+    pub ingress: IngressConfig,
     /// When calls end by themselves.
     #[serde(default)]
     pub calls: CallsConfig,
@@ -122,6 +126,22 @@ pub struct MediaConfig {
     pub ufrag_key_file: PathBuf,
 }
 
+/// Ingresses in front of the node: with `listen`, it is reached through them, and only through them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct IngressConfig {
+    /// UDP; where the first worker takes the tunnel's packets. Each further worker has the next port.
+    pub listen: Option<SocketAddr>,
+    /// Addresses of ingresses, as their packets come here.
+    pub from: Vec<IpAddr>,
+    /// Their public addresses, which clients are told.
+    pub advertise: Vec<IpAddr>,
+    /// Their public UDP port.
+    pub udp_port: u16,
+    /// Their public TCP port; 0 when they have none.
+    pub tcp_port: u16,
+}
+
 /// When calls end by themselves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -179,6 +199,7 @@ impl Config {
             api: ApiConfig::default(),
             tokens: TokensConfig { hs256_secret_file: Some(default_secret()), ..TokensConfig::default() },
             media: MediaConfig::default(),
+            ingress: IngressConfig::default(),
             calls: CallsConfig::default(),
             limits: LimitsConfig::default(),
             records: RecordsConfig::default(),
@@ -219,6 +240,7 @@ impl Config {
         self.api.check()?;
         self.tokens.check()?;
         self.media.check()?;
+        self.ingress.check()?;
         self.limits.check()?;
         self.records.check()?;
         for (span, field) in [
@@ -271,6 +293,12 @@ impl TokensConfig {
 }
 
 impl MediaConfig {
+    /// Workers, counted when they are one per core.
+    #[must_use]
+    pub fn threads(&self) -> usize {
+        threads(self.workers)
+    }
+
     fn check(&self) -> Result<(), Fault> {
         if self.listen.len() > 1 {
             return Err(("media.listen", "expected one address, or none for all of this machine".into()));
@@ -287,6 +315,27 @@ impl MediaConfig {
         let twice = |(index, codec)| self.codecs.iter().skip(index + 1).any(|other| other == codec);
         if self.codecs.is_empty() || self.codecs.iter().enumerate().any(twice) {
             return Err(("media.codecs", "expected at least one codec, and none of them twice".into()));
+        }
+        Ok(())
+    }
+}
+
+impl IngressConfig {
+    fn check(&self) -> Result<(), Fault> {
+        for (addresses, field) in [(&self.from, "ingress.from"), (&self.advertise, "ingress.advertise")] {
+            short(field, addresses.len())?;
+            if addresses.iter().any(|address| address.is_unspecified() || address.is_multicast()) {
+                return Err((field, "expected addresses of single machines, found one that is not".into()));
+            }
+            if self.listen.is_some() && addresses.is_empty() {
+                return Err((field, "expected at least one address, as ingress.listen is set".into()));
+            }
+        }
+        if self.listen.is_some_and(|listen| listen.port() == 0) {
+            return Err(("ingress.listen", "expected a port above 0: ingresses have to know it".into()));
+        }
+        if self.udp_port == 0 {
+            return Err(("ingress.udp_port", "expected a port above 0".into()));
         }
         Ok(())
     }
@@ -325,6 +374,13 @@ impl RecordsConfig {
     }
 }
 
+/// Threads of a number that may be 0 for one per core.
+pub(crate) fn threads(number: usize) -> usize {
+    let number =
+        if number > 0 { number } else { thread::available_parallelism().map_or(1, NonZeroUsize::get) };
+    number.min(WORKERS_CEILING)
+}
+
 fn short(field: &'static str, len: usize) -> Result<(), Fault> {
     if len > LIST_MAX { Err((field, format!("expected at most {LIST_MAX}, found {len}"))) } else { Ok(()) }
 }
@@ -357,6 +413,12 @@ impl Default for MediaConfig {
             codecs: CodecName::DEFAULT.to_vec(),
             ufrag_key_file: "ufrag.key".into(),
         }
+    }
+}
+
+impl Default for IngressConfig {
+    fn default() -> Self {
+        Self { listen: None, from: Vec::new(), advertise: Vec::new(), udp_port: 16_384, tcp_port: 443 }
     }
 }
 

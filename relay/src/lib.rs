@@ -3,6 +3,7 @@
 //! # Layout
 //! The journey of one packet:
 //! - [`udp`]: a call's socket, batches in and trains out
+//! - [`ingress`]: one address for many nodes; [`tunnel`]: their end of the way there
 //! - `worker`: one thread, its calls and their sockets; the rules are in `trunkline-relay-proto`
 //!
 //! Joining a call:
@@ -21,6 +22,7 @@ pub mod api;
 pub mod check;
 pub mod cli;
 pub mod config;
+pub mod ingress;
 pub mod init;
 pub mod interfaces;
 pub mod key;
@@ -31,6 +33,7 @@ pub mod records;
 pub mod run;
 pub mod sdp;
 pub mod token;
+pub mod tunnel;
 pub mod udp;
 pub mod web;
 mod worker;

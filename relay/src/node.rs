@@ -9,7 +9,6 @@
 //! - `session`: joining, and what people in a call ask for
 
 use std::collections::HashMap;
-use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -25,7 +24,8 @@ use trunkline_relay_proto::ufrag;
 
 use crate::interfaces;
 use crate::ports::Ports;
-use crate::udp::SocketCounters;
+use crate::tunnel::TunnelCounters;
+use crate::udp::{Socket, SocketCounters};
 use crate::worker::{Command, Handle, Hosted, Report};
 
 mod config;
@@ -35,7 +35,8 @@ mod session;
 #[cfg(test)]
 mod tests;
 
-pub use config::{NodeConfig, StartError};
+pub use config::{IngressAccess, NodeConfig, StartError};
+pub(crate) use ids::random as random_bytes;
 pub use ids::{CallId, IdError, SessionId};
 pub use info::{
     CallEvent, CallInfo, CallSnapshot, CallSummary, CreateCall, Drain, EventStream, Joined, Mode, NodeError,
@@ -53,6 +54,7 @@ struct CallEntry {
     id: CallId,
     key: u32,
     worker: usize,
+    /// Its own UDP port, or the ingress's.
     port: u16,
     force_tcp: bool,
     info: CallInfo,
@@ -104,15 +106,18 @@ impl Node {
         let dtls = Arc::new(config::certificate(config.dtls_13)?);
         let (reports, received) = mpsc::unbounded_channel();
         let workers = (0..config.workers.max(1))
-            .map(|number| Handle::start(number, reports.clone()))
-            .collect::<io::Result<Vec<_>>>()?;
+            .map(|number| config::start_worker(&config, number, reports.clone()))
+            .collect::<Result<Vec<_>, _>>()?;
         let start = usize::from(u16::from_ne_bytes(ids::random()));
         let ports = Ports::new(config.udp_ports.clone(), config.listen.first().copied(), start);
         let (records, record_events) = mpsc::channel(RECORDS_MAX);
         let node = Self(Arc::new(Inner {
             dtls,
             ufrag_key: ufrag::Key::new(config.ufrag_key),
-            addresses: interfaces::candidates(&config.advertise, &config.listen)?,
+            addresses: match &config.ingress {
+                Some(ingress) => ingress.advertise.clone(),
+                None => interfaces::candidates(&config.advertise, &config.listen)?,
+            },
             workers,
             ports: Mutex::new(ports),
             registry: Mutex::new(Registry::default()),
@@ -142,8 +147,15 @@ impl Node {
                 return Err(NodeError::TooManyCalls);
             }
         }
-        let socket = self.ports().bind(now)?;
-        let port = socket.port();
+        let (socket, port, tcp_port) = match &inner.config.ingress {
+            Some(ingress) => (None, ingress.udp_port, ingress.tcp_port),
+            None => {
+                let socket = self.ports().bind(now)?;
+                let port = socket.port();
+                (Some(socket), port, inner.config.tcp_port)
+            }
+        };
+        let has_ipv6 = socket.as_ref().is_none_or(Socket::is_ipv6);
         let most = create.mode.participants_max();
         let participants_max = create.participants_max.map_or(most, |wanted| wanted.clamp(1, most));
         let seed = u64::from_ne_bytes(ids::random());
@@ -153,8 +165,8 @@ impl Node {
         let info = CallInfo {
             call_id: id.as_str().to_owned(),
             calluri: self.uri(port, IpAddr::is_ipv4).or_else(|| self.uri(port, |_| true)).unwrap_or_default(),
-            calluriipv6: self.uri(port, IpAddr::is_ipv6).filter(|_| socket.is_ipv6()),
-            tcpuri: self.uri(inner.config.tcp_port, |_| true).unwrap_or_default(),
+            calluriipv6: self.uri(port, IpAddr::is_ipv6).filter(|_| has_ipv6),
+            tcpuri: self.uri(tcp_port, |_| true).filter(|_| tcp_port > 0).unwrap_or_default(),
             mode: create.mode,
             max_participants: participants_max,
             created_at: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
@@ -285,10 +297,18 @@ impl Node {
     pub fn counters(&self) -> (Counters, SocketCounters) {
         let mut sum = (Counters::default(), SocketCounters::default());
         for worker in &self.0.workers {
-            let (counters, socket_counters) = worker.shared.counts();
+            let (counters, socket_counters, _) = worker.shared.counts();
             sum.0.add(&counters);
             sum.1.add(&socket_counters);
         }
+        sum
+    }
+
+    /// What the workers' ends of the tunnel counted since the start: up to a second old.
+    #[must_use]
+    pub fn tunnel_counters(&self) -> TunnelCounters {
+        let mut sum = TunnelCounters::default();
+        self.0.workers.iter().for_each(|worker| sum.add(&worker.shared.counts().2));
         sum
     }
 
@@ -364,7 +384,9 @@ impl Node {
             registry.sessions.remove(session);
         }
         drop(registry);
-        self.ports().release(Instant::now(), entry.port);
+        if self.0.config.ingress.is_none() {
+            self.ports().release(Instant::now(), entry.port);
+        }
         let call = Redacted::new(&entry.id, Detail::Messaging, "call");
         tracing::info!(%call, ?reason, "call ended");
         let CallEntry { info, started, names, .. } = entry;

@@ -1,15 +1,18 @@
 //! How a node is set up.
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use thiserror::Error;
+use tokio::sync::mpsc;
 use trunkline_relay_proto::dtls;
 
 use super::ids;
 use crate::sdp::CodecName;
+use crate::tunnel::TunnelSettings;
+use crate::worker::{Handle, Report};
 
 /// How a node is set up.
 #[derive(Clone)]
@@ -26,6 +29,8 @@ pub struct NodeConfig {
     pub udp_ports: RangeInclusive<u16>,
     /// TCP port that clients are told.
     pub tcp_port: u16,
+    /// The ingresses it is reached through, and only through them.
+    pub ingress: Option<IngressAccess>,
     /// Offer DTLS 1.3 too.
     pub dtls_13: bool,
     /// Codecs taken, the best first.
@@ -42,6 +47,30 @@ pub struct NodeConfig {
     pub all_left_timeout: Duration,
 }
 
+/// How a node is reached through ingresses.
+#[derive(Clone, Debug)]
+pub struct IngressAccess {
+    /// Where the first worker listens for them; each further worker has the next port.
+    pub listen: SocketAddr,
+    /// Their addresses, as their datagrams come here.
+    pub from: Vec<IpAddr>,
+    /// Their addresses that clients are told.
+    pub advertise: Vec<IpAddr>,
+    /// Their UDP port.
+    pub udp_port: u16,
+    /// Their TCP port; 0 for none.
+    pub tcp_port: u16,
+}
+
+impl IngressAccess {
+    /// The tunnel of one worker.
+    pub(super) fn tunnel(&self, worker: usize) -> Option<TunnelSettings> {
+        let port = u16::try_from(worker).ok().and_then(|worker| self.listen.port().checked_add(worker));
+        let listen = SocketAddr::new(self.listen.ip(), port?);
+        Some(TunnelSettings { listen, from: self.from.clone() })
+    }
+}
+
 impl Default for NodeConfig {
     fn default() -> Self {
         Self {
@@ -51,6 +80,7 @@ impl Default for NodeConfig {
             advertise: Vec::new(),
             udp_ports: 16384..=19999,
             tcp_port: 443,
+            ingress: None,
             dtls_13: false,
             codecs: CodecName::DEFAULT.to_vec(),
             ufrag_key: ids::random(),
@@ -74,12 +104,35 @@ pub enum StartError {
     /// No certificate could be made.
     #[error("the DTLS certificate cannot be made: {0}")]
     Certificate(String),
+    /// A worker's end of the tunnel.
+    #[error("ingress.listen: cannot listen on UDP {address}: {source}; is another node running there?")]
+    Tunnel {
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// More workers than there are ports from the first on.
+    #[error("ingress.listen: no port is left for worker {0}: expected a lower port")]
+    TunnelPort(usize),
     /// A thread, an event queue or a socket cannot be had.
     #[error("media workers cannot start: {0}")]
     System(#[from] io::Error),
     /// More than one address to listen on.
     #[error("media.listen takes one address, or none for all of this machine")]
     Listen,
+}
+
+/// Starts one of the node's workers.
+pub(super) fn start_worker(
+    config: &NodeConfig,
+    number: usize,
+    reports: mpsc::UnboundedSender<Report>,
+) -> Result<Handle, StartError> {
+    let Some(ingress) = &config.ingress else { return Ok(Handle::start(number, reports, None)?) };
+    let settings = ingress.tunnel(number).ok_or(StartError::TunnelPort(number))?;
+    let tunnelled = |source| StartError::Tunnel { address: settings.listen, source };
+    Handle::start(number, reports, Some(&settings)).map_err(tunnelled)
 }
 
 /// The node's DTLS certificate: made at start-up, known to clients by the fingerprint in each answer.

@@ -243,12 +243,14 @@ impl Node {
     }
 
     fn candidates(&self, call: &CallEntry) -> Vec<Candidate> {
-        let udp = self
-            .0
-            .addresses
-            .iter()
-            .map(|ip| Candidate { address: SocketAddr::new(*ip, call.port), transport: Transport::Udp });
-        udp.filter(|_| !call.force_tcp).collect()
+        let of = |port, transport| {
+            let addresses = self.0.addresses.iter();
+            addresses.map(move |ip| Candidate { address: SocketAddr::new(*ip, port), transport })
+        };
+        let udp = of(call.port, Transport::Udp).filter(|_| !call.force_tcp);
+        let tcp_port = self.0.config.ingress.as_ref().map_or(0, |ingress| ingress.tcp_port);
+        let tcp = of(tcp_port, Transport::TcpPassive).filter(|_| tcp_port > 0);
+        udp.chain(tcp).collect()
     }
 
     /// A number for the user name of an ICE restart, which must differ from the one before (RFC 8445, section 9).

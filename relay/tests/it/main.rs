@@ -7,6 +7,7 @@
 
 mod calls;
 mod fuzz_seeds;
+mod ingress;
 mod interop;
 mod process;
 mod web;

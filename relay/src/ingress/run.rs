@@ -1,0 +1,85 @@
+//! A running ingress: the threads that forward media first, then the front that everybody calls.
+
+use std::io;
+use std::time::Duration;
+
+use thiserror::Error;
+use tracing::{info, warn};
+use trunkline_common::shutdown::{self, Reload, Shutdown};
+use trunkline_common::telemetry;
+
+use super::config::IngressConfig;
+use super::plane::{Plane, StartError};
+use crate::key::{self, KeyError};
+use crate::metrics;
+
+/// How long stopping may take before what is not finished is cut off.
+const STOP_MAX: Duration = Duration::from_secs(10);
+
+/// Why an ingress does not start. The text names the setting to change.
+#[derive(Debug, Error)]
+pub enum RunError {
+    /// The key that it shares with its nodes.
+    #[error("media.ufrag_key_file: {0}")]
+    UfragKey(#[from] KeyError),
+    /// The data plane.
+    #[error(transparent)]
+    Plane(#[from] StartError),
+    /// Logs.
+    #[error(transparent)]
+    Telemetry(#[from] telemetry::TelemetryError),
+    /// The operating system.
+    #[error("{what}: {source}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+fn system(what: &'static str) -> impl FnOnce(io::Error) -> RunError {
+    move |source| RunError::System { what, source }
+}
+
+/// Runs an ingress until a signal tells it to stop.
+///
+/// # Errors
+/// When it cannot start.
+pub fn run(config: &IngressConfig) -> Result<(), RunError> {
+    telemetry::init(&config.log)?;
+    metrics::install();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.map_err(system("starting the runtime"))?;
+    let result = runtime.block_on(async {
+        let (_trigger, shutdown, reload) =
+            shutdown::on_signals(STOP_MAX).map_err(system("handling signals"))?;
+        Box::pin(serve(config, shutdown, Some(reload))).await
+    });
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    result
+}
+
+/// Forwards until `shutdown` begins.
+///
+/// # Errors
+/// When it cannot start.
+pub async fn serve(
+    config: &IngressConfig,
+    shutdown: Shutdown,
+    _reload: Option<Reload>,
+) -> Result<(), RunError> {
+    let plane = Plane::start(config, *key::read(&config.media.ufrag_key_file)?)?;
+    info!(nodes = config.nodes.len(), udp_port = config.media.udp_port, "ready");
+
+    shutdown.draining().await;
+    let stopped = shutdown.finish(async {
+        // A panic in a thread was reported when it happened.
+        tokio::task::spawn_blocking(move || plane.stop()).await.ok();
+    });
+    if let Err(cut_short) = stopped.await {
+        warn!(%cut_short);
+    }
+    info!("stopped");
+    Ok(())
+}
