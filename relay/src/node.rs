@@ -20,7 +20,7 @@ use trunkline_relay_proto::call::Settings;
 use trunkline_relay_proto::counters::Counters;
 use trunkline_relay_proto::dtls;
 use trunkline_relay_proto::event::{EndReason, ParticipantId};
-use trunkline_relay_proto::ufrag;
+use trunkline_relay_proto::{turn, ufrag};
 
 use crate::interfaces;
 use crate::ports::Ports;
@@ -39,8 +39,8 @@ pub use config::{IngressAccess, NodeConfig, StartError};
 pub(crate) use ids::random as random_bytes;
 pub use ids::{CallId, IdError, SessionId};
 pub use info::{
-    CallEvent, CallInfo, CallSnapshot, CallSummary, CreateCall, Drain, EventStream, Joined, Mode, NodeError,
-    SessionInfo, WorkerLoad,
+    CallEvent, CallInfo, CallSnapshot, CallSummary, CreateCall, Drain, EventStream, IceServer, Joined, Mode,
+    NodeError, SessionInfo, WorkerLoad,
 };
 use session::SessionEntry;
 
@@ -75,6 +75,7 @@ struct Inner {
     config: NodeConfig,
     dtls: Arc<dtls::Settings>,
     ufrag_key: ufrag::Key,
+    turn_secret: turn::Secret,
     addresses: Vec<IpAddr>,
     workers: Vec<Handle>,
     ports: Mutex<Ports>,
@@ -114,6 +115,7 @@ impl Node {
         let node = Self(Arc::new(Inner {
             dtls,
             ufrag_key: ufrag::Key::new(config.ufrag_key),
+            turn_secret: turn::Secret::derive(&config.ufrag_key),
             addresses: match &config.ingress {
                 Some(ingress) => ingress.advertise.clone(),
                 None => interfaces::candidates(&config.advertise, &config.listen)?,

@@ -206,6 +206,7 @@ fn node_config(config: &Config) -> Result<NodeConfig, RunError> {
             udp_port: config.ingress.udp_port,
             tcp_port: config.ingress.tcp_port,
         }),
+        turn_url: config.turn_url(),
         dtls_13: media.dtls_13,
         codecs: media.codecs.clone(),
         ufrag_key: *key::read(&media.ufrag_key_file)?,

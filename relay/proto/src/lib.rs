@@ -5,7 +5,8 @@
 //! What the shell hands in and takes out:
 //! - [`media`]: what an offer and its answer agreed on
 //! - [`path`], [`egress`]: where datagrams come from, and what is to be sent
-//! - [`framing`], [`tunnel`]: datagrams on TCP connections, and between an ingress and a node
+//! - [`framing`], [`turn`], [`tunnel`]: datagrams on TCP and TLS connections, and between an ingress and a node
+//! - [`backlog`]: what waits for one connection
 //! - [`flow`]: where an ingress sends what clients send
 //! - [`event`], [`snapshot`], [`counters`]: what is told to people and operators
 //!
@@ -21,6 +22,7 @@
 //! - [`rtcp`], `key_frame`: what both sides report and ask for
 
 mod allocate;
+pub mod backlog;
 pub mod call;
 pub mod counters;
 pub mod demux;
@@ -47,4 +49,5 @@ mod speaker;
 pub mod srtp;
 pub mod stun;
 pub mod tunnel;
+pub mod turn;
 pub mod ufrag;
