@@ -241,7 +241,9 @@ impl Config {
     #[must_use]
     pub fn turn_url(&self) -> Option<String> {
         let name = self.media.tls_name.as_deref()?;
-        Some(format!("turns:{name}:{}?transport=tcp", self.media.tcp_port))
+        let behind_ingress = self.ingress.listen.is_some();
+        let port = if behind_ingress { self.ingress.tcp_port } else { self.media.tcp_port };
+        (port > 0).then(|| format!("turns:{name}:{port}?transport=tcp"))
     }
 
     /// What types alone do not say.

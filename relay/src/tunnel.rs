@@ -308,9 +308,8 @@ fn read(header: &[u8; HEADER_BYTES], endpoint: u16) -> Result<(Kind, Path), Tunn
 fn tell(now: Instant, call: &mut Call, kind: Kind, path: Path, body: &[u8]) {
     match kind {
         Kind::Datagram => {}
-        Kind::Closed | Kind::Dropped => {
-            let _ = (now, &call, path, tunnel::dropped(body));
-        }
+        Kind::Closed => call.handle_closed(path),
+        Kind::Dropped => call.handle_dropped(now, path, tunnel::dropped(body)),
     }
 }
 

@@ -260,6 +260,12 @@ impl Flows {
         verified.map(|(verified, _)| verified)
     }
 
+    /// A node's place in [`Settings::nodes`].
+    #[must_use]
+    pub fn place_of(&self, node: u16) -> Option<usize> {
+        self.settings.nodes.iter().position(|known| *known == node)
+    }
+
     /// Forgets idle flows, a bounded number at a time: call it about once per turn of the thread's loop.
     pub fn sweep(&mut self, now: Instant) {
         for _ in 0..SWEEP_FLOWS {
@@ -309,8 +315,7 @@ impl Flows {
             UfragError::Forged => Refusal::Forged,
             UfragError::Expired => Refusal::Expired,
         })?;
-        let place = self.settings.nodes.iter().position(|node| *node == route.node);
-        let place = place.ok_or(Refusal::UnknownNode)?;
+        let place = self.place_of(route.node).ok_or(Refusal::UnknownNode)?;
         Ok((Verified { target: Target { place, worker: route.worker }, route }, ufrag))
     }
 

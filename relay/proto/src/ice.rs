@@ -2,7 +2,8 @@
 //!
 //! Where media goes is what the client nominated last. Before any nomination it is the first path that a check
 //! authenticated: waiting for the nomination would cost a third of the time it takes to join. A path that falls silent
-//! while the client is heard on another (its NAT gave it another port) is left without being asked to.
+//! while the client is heard on another (its NAT gave it another port) is left without being asked to. So is one when the
+//! same client socket is heard by another way, over another ingress or thread of one: its packets now come there.
 
 use std::fmt;
 use std::time::{Duration, Instant};

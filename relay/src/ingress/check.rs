@@ -7,6 +7,7 @@ use trunkline_http::serve::tls::{Tls, TlsFiles};
 
 use super::config::{IngressConfig, MediaConfig};
 use crate::key;
+use crate::tcp::PROTOCOLS;
 
 /// Looks at everything. The configuration itself was checked when it was loaded.
 #[must_use]
@@ -15,7 +16,10 @@ pub fn all(config: &IngressConfig) -> Vec<Check> {
     let media = &config.media;
     vec![
         check("media.ufrag_key_file", key::read(&media.ufrag_key_file).into()),
-        check("media TLS", tls_files(media).map_or(Outcome::Fine, |files| Tls::load(files).into())),
+        check(
+            "media TLS",
+            tls_files(media).map_or(Outcome::Fine, |files| Tls::load_for(files, PROTOCOLS).into()),
+        ),
         check("media.udp_port", udp(media)),
         check("media.tcp_port", tcp(media)),
         check("tunnel.listen", tunnel(config)),

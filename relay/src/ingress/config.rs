@@ -9,6 +9,7 @@ use trunkline_common::config::{self, ConfigError, Source};
 use trunkline_common::telemetry;
 
 use crate::config::{MetricsConfig, WORKERS_CEILING, threads};
+use crate::interfaces::ADDRESSES_MAX;
 
 /// The commented example, with every setting at its default. `init-ingress` writes it with an ingress's own values.
 pub const EXAMPLE: &str = include_str!("../../../config/ingress.toml");
@@ -52,6 +53,8 @@ pub struct IngressConfig {
 pub struct MediaConfig {
     /// The address to take media on; all of this machine when empty.
     pub listen: Vec<IpAddr>,
+    /// Addresses that clients are told, where they are others than those listened on.
+    pub advertise: Vec<IpAddr>,
     /// The UDP port.
     pub udp_port: u16,
     /// The TCP port; 0 for none.
@@ -139,6 +142,9 @@ impl IngressConfig {
         if media.listen.iter().any(|address| address.is_unspecified() || address.is_multicast()) {
             return fault("media.listen", "expected an address of this machine, found one that is none");
         }
+        if media.advertise.len() > ADDRESSES_MAX {
+            return fault("media.advertise", &format!("expected at most {ADDRESSES_MAX} addresses"));
+        }
         if media.udp_port == 0 {
             return fault("media.udp_port", "expected a port above 0");
         }
@@ -202,6 +208,7 @@ impl Default for MediaConfig {
     fn default() -> Self {
         Self {
             listen: Vec::new(),
+            advertise: Vec::new(),
             udp_port: 16_384,
             tcp_port: 443,
             threads: 0,

@@ -5,11 +5,13 @@
 //!
 //! # Layout
 //! - [`config`], [`init`], [`check`], [`run`]: from a configuration file to a running ingress
-//! - [`plane`]: the threads that forward media; `thread` one of them, `locals` its addresses
+//! - [`plane`]: the threads that forward media; `thread` one of them, `locals` its addresses,
+//!   `connections` its clients over TCP
 //! - [`metrics`]: what is measured
 
 pub mod check;
 pub mod config;
+mod connections;
 pub mod init;
 mod locals;
 pub mod metrics;

@@ -7,12 +7,14 @@ use std::time::Duration;
 
 use thiserror::Error;
 use trunkline_relay_proto::flow::{self, FlowCounters};
-use trunkline_relay_proto::ufrag;
+use trunkline_relay_proto::{turn, ufrag};
 
 use super::config::IngressConfig;
 use super::thread::{Handle, Parts};
 use crate::config::WORKERS_CEILING;
+use crate::interfaces;
 use crate::node::random_bytes;
+use crate::tcp::{LobbyCounters, lobby};
 use crate::udp::{Socket, SocketCounters};
 
 /// Why the data plane does not start. The operator can mend it.
@@ -21,6 +23,16 @@ pub enum StartError {
     /// The public port.
     #[error("media: cannot listen on UDP port {port}: {source}; is the ingress running already?")]
     Public {
+        /// Which.
+        port: u16,
+        /// Why.
+        source: io::Error,
+    },
+    /// The public port for TCP.
+    #[error(
+        "media: cannot listen on TCP port {port}: {source}; may this user have it, is the ingress running already?"
+    )]
+    Tcp {
         /// Which.
         port: u16,
         /// Why.
@@ -67,6 +79,41 @@ impl Way {
     }
 }
 
+/// What was counted of TCP connections since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ConnectionCounters {
+    /// Frames that came.
+    pub upstream: Way,
+    /// Connections now, without TLS,
+    pub open_tcp: usize,
+    /// and with it.
+    pub open_tls: usize,
+    /// Connections that ended.
+    pub closed: u64,
+    /// Of these, those from which nothing came any more.
+    pub idled: u64,
+    /// Connections that showed a good check and found no place.
+    pub refused_full: u64,
+    /// Packets that were dropped because their connection was too slow.
+    pub dropped_slow: u64,
+    /// Frames that found no room on their way to a node.
+    pub dropped_room: u64,
+}
+
+impl ConnectionCounters {
+    /// Adds another thread's.
+    pub fn add(&mut self, other: &Self) {
+        self.upstream.add(&other.upstream);
+        self.open_tcp += other.open_tcp;
+        self.open_tls += other.open_tls;
+        self.closed += other.closed;
+        self.idled += other.idled;
+        self.refused_full += other.refused_full;
+        self.dropped_slow += other.dropped_slow;
+        self.dropped_room += other.dropped_room;
+    }
+}
+
 /// What was counted since the start.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Counters {
@@ -78,6 +125,10 @@ pub struct Counters {
     pub flows: usize,
     /// What the flow tables counted.
     pub flow: FlowCounters,
+    /// TCP connections.
+    pub connections: ConnectionCounters,
+    /// Those that have not shown a good check.
+    pub lobby: LobbyCounters,
     /// Datagrams from addresses that are no node.
     pub tunnel_stranger: u64,
     /// Datagrams from nodes that say nothing.
@@ -97,6 +148,8 @@ impl Counters {
         self.downstream.add(&other.downstream);
         self.flows += other.flows;
         self.flow.add(&other.flow);
+        self.connections.add(&other.connections);
+        self.lobby.add(&other.lobby);
         self.tunnel_stranger += other.tunnel_stranger;
         self.tunnel_malformed += other.tunnel_malformed;
         self.public.add(&other.public);
@@ -138,13 +191,20 @@ impl std::fmt::Debug for Plane {
 }
 
 impl Plane {
-    /// Starts the threads. `key` is what nodes make ICE user names with.
+    /// Starts the threads. `key` is what nodes make ICE user names with; without `tls` the TCP port takes none.
     ///
     /// # Errors
     /// When a port cannot be had.
-    pub fn start(config: &IngressConfig, key: [u8; 32]) -> Result<Self, StartError> {
+    pub fn start(
+        config: &IngressConfig,
+        key: [u8; 32],
+        tls: Option<Arc<rustls::ServerConfig>>,
+    ) -> Result<Self, StartError> {
         let media = &config.media;
+        let own = interfaces::candidates(&media.advertise, &media.listen)?;
+        let turn = Arc::new(turn::Settings { secret: turn::Secret::derive(&key), own });
         let key = ufrag::Key::new(key);
+        let lobby = lobby::Settings { tls, turn: Some(turn), ..lobby::Settings::new(key.clone()) };
         let address = |node: &super::config::NodeConfig| NodeAddress {
             tunnel: SocketAddr::new(node.tunnel.ip().to_canonical(), node.tunnel.port()),
         };
@@ -160,8 +220,17 @@ impl Plane {
             let address = config.tunnel.of(number).ok_or(StartError::TunnelPort(number))?;
             let tunnel = Socket::bind_to(address);
             let tunnel = tunnel.map_err(|source| StartError::Tunnel { address, source })?;
+            let lobby = match media.tcp_port {
+                0 => None,
+                port => {
+                    let listener = lobby::listen(port, listen, true);
+                    let listener = listener.map_err(|source| StartError::Tcp { port, source })?;
+                    Some((listener, lobby.clone(), config.limits.connections_max))
+                }
+            };
             parts.push(Parts {
                 number,
+                lobby,
                 public,
                 tunnel,
                 listen,

@@ -1,17 +1,23 @@
 //! A running ingress: the threads that forward media first, then the front that everybody calls.
 
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use thiserror::Error;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tracing::{info, warn};
 use trunkline_common::shutdown::{self, Reload, Shutdown};
 use trunkline_common::telemetry;
+use trunkline_http::serve::tls::{Tls, TlsError};
 
+use super::check::tls_files;
 use super::config::IngressConfig;
 use super::plane::{Plane, StartError};
 use crate::key::{self, KeyError};
 use crate::metrics;
+use crate::tcp::PROTOCOLS;
 
 /// How long stopping may take before what is not finished is cut off.
 const STOP_MAX: Duration = Duration::from_secs(10);
@@ -25,6 +31,9 @@ pub enum RunError {
     /// The data plane.
     #[error(transparent)]
     Plane(#[from] StartError),
+    /// The certificate for media within TLS.
+    #[error("media: {0}")]
+    Tls(#[from] TlsError),
     /// Logs.
     #[error(transparent)]
     Telemetry(#[from] telemetry::TelemetryError),
@@ -67,19 +76,45 @@ pub fn run(config: &IngressConfig) -> Result<(), RunError> {
 pub async fn serve(
     config: &IngressConfig,
     shutdown: Shutdown,
-    _reload: Option<Reload>,
+    reload: Option<Reload>,
 ) -> Result<(), RunError> {
-    let plane = Plane::start(config, *key::read(&config.media.ufrag_key_file)?)?;
+    let tls = tls_files(&config.media).map(|files| Tls::load_for(files, PROTOCOLS)).transpose()?;
+    let key = key::read(&config.media.ufrag_key_file)?;
+    let plane = Plane::start(config, *key, tls.as_ref().map(|tls| tls.config()))?;
+    let (stop, stopping) = watch::channel(false);
+    let mut tasks = JoinSet::new();
+    if let Some(tls) = &tls {
+        tasks.spawn(Arc::clone(tls).watch(stopping.clone()));
+        if let Some(reload) = reload {
+            tasks.spawn(reload_certificates(reload, Arc::clone(tls), stopping));
+        }
+    }
     info!(nodes = config.nodes.len(), udp_port = config.media.udp_port, "ready");
 
     shutdown.draining().await;
     let stopped = shutdown.finish(async {
         // A panic in a thread was reported when it happened.
         tokio::task::spawn_blocking(move || plane.stop()).await.ok();
+        stop.send_replace(true);
+        while tasks.join_next().await.is_some() {}
     });
     if let Err(cut_short) = stopped.await {
         warn!(%cut_short);
+        tasks.shutdown().await;
     }
     info!("stopped");
     Ok(())
+}
+
+async fn reload_certificates(mut reload: Reload, tls: Arc<Tls>, mut stop: watch::Receiver<bool>) {
+    loop {
+        tokio::select! {
+            () = reload.requested() => {}
+            _ = stop.wait_for(|stop| *stop) => return,
+        }
+        match tls.reload() {
+            Ok(()) => info!("the certificate was read again"),
+            Err(error) => warn!(%error, "the old certificate stays in use"),
+        }
+    }
 }

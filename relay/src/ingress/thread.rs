@@ -2,10 +2,10 @@
 //! the packet path is shared with another thread, copied, or allocated.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -16,8 +16,10 @@ use trunkline_relay_proto::path::Transport;
 use trunkline_relay_proto::tunnel::{HEADER_BYTES, Header, Kind};
 use trunkline_relay_proto::ufrag;
 
+use super::connections::{Around, Connections, TOKENS};
 use super::locals::Locals;
 use super::plane::{Counters, NodeAddress};
+use crate::tcp::{Lobby, lobby};
 use crate::udp::{Arrived, Batch, Framing, Load, Socket};
 
 /// Batches received from one socket before the other has its turn.
@@ -30,10 +32,16 @@ const PUBLISH: Duration = Duration::from_secs(1);
 const WAKE: u64 = 0;
 const PUBLIC: u64 = 1;
 const TUNNEL: u64 = 2;
+const LOBBY: u64 = 3;
+
+/// Events looked at in one turn. More lets those wait longer that come behind them.
+const EVENTS_PER_TURN: usize = 64;
 
 /// What a thread is made of.
 pub(super) struct Parts {
     pub(super) number: usize,
+    /// For TCP: the listener, what its lobby is made with, and how many connections there may be at a time.
+    pub(super) lobby: Option<(TcpListener, lobby::Settings, usize)>,
     pub(super) public: Socket,
     pub(super) tunnel: Socket,
     pub(super) listen: Option<IpAddr>,
@@ -52,29 +60,26 @@ pub(super) struct Handle {
 
 impl Handle {
     /// Starts a thread.
+    ///
+    /// # Errors
+    /// When it, or what it waits with, cannot be had.
     pub(super) fn start(parts: Parts) -> io::Result<Self> {
-        let Parts { number, public, tunnel, listen, nodes, key, flows } = parts;
         let wake = Arc::new(eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?);
-        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        for (fd, token) in [(wake.as_fd(), WAKE), (public.as_fd(), PUBLIC), (tunnel.as_fd(), TUNNEL)] {
-            epoll::add(&epoll, fd, epoll::EventData::new_u64(token), epoll::EventFlags::IN)?;
-        }
         let (stop, published) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::default()));
-        let thread = Thread {
-            epoll,
-            stop: Arc::clone(&stop),
-            published: Arc::clone(&published),
-            flows: Flows::new(Instant::now(), key, flows),
-            locals: Locals::of_machine(listen),
-            public,
-            tunnel,
-            nodes,
-            batch: Batch::default(),
-            runs: Vec::new(),
-            counters: Counters::default(),
-        };
-        let builder = std::thread::Builder::new().name(format!("ingress-{number}"));
-        let thread = builder.spawn(move || thread.run())?;
+        let ends = (Arc::clone(&wake), Arc::clone(&stop), Arc::clone(&published));
+        let (started, answer) = mpsc::sync_channel(1);
+        let builder = std::thread::Builder::new().name(format!("ingress-{}", parts.number));
+        // Lists of events stay on the thread that they are made on.
+        let thread = builder.spawn(move || match Thread::new(parts, ends) {
+            Ok(thread) => {
+                let _ = started.send(Ok(()));
+                thread.run();
+            }
+            Err(error) => {
+                let _ = started.send(Err(error));
+            }
+        })?;
+        answer.recv().unwrap_or_else(|_| Err(io::Error::other("an ingress thread failed as it began")))?;
         Ok(Self { wake, stop, published, thread: Mutex::new(Some(thread)) })
     }
 
@@ -113,6 +118,7 @@ struct Thread {
     published: Arc<Mutex<Counters>>,
     public: Socket,
     tunnel: Socket,
+    connections: Option<Connections>,
     nodes: Arc<[NodeAddress]>,
     flows: Flows,
     locals: Locals,
@@ -122,24 +128,66 @@ struct Thread {
     counters: Counters,
 }
 
+/// What a thread has in common with its handle: what wakes it, what stops it, and what it publishes.
+type Ends = (Arc<OwnedFd>, Arc<AtomicBool>, Arc<Mutex<Counters>>);
+
 impl Thread {
+    fn new(parts: Parts, (wake, stop, published): Ends) -> io::Result<Self> {
+        let Parts { lobby, public, tunnel, listen, nodes, key, flows, .. } = parts;
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        for (fd, token) in [(wake.as_fd(), WAKE), (public.as_fd(), PUBLIC), (tunnel.as_fd(), TUNNEL)] {
+            epoll::add(&epoll, fd, epoll::EventData::new_u64(token), epoll::EventFlags::IN)?;
+        }
+        let connections = match lobby {
+            Some((listener, settings, max)) => {
+                let connections = Connections::new(Lobby::new(vec![listener], settings)?, max);
+                epoll::add(&epoll, &connections, epoll::EventData::new_u64(LOBBY), epoll::EventFlags::IN)?;
+                Some(connections)
+            }
+            None => None,
+        };
+        Ok(Self {
+            epoll,
+            stop,
+            published,
+            flows: Flows::new(Instant::now(), key, flows),
+            locals: Locals::of_machine(listen),
+            public,
+            tunnel,
+            connections,
+            nodes,
+            batch: Batch::default(),
+            runs: Vec::new(),
+            counters: Counters::default(),
+        })
+    }
+
     fn run(mut self) {
         // Half an ingress that looks whole is worse than a restart.
         let guard = AbortOnPanic;
-        let mut ready: Vec<epoll::Event> = Vec::with_capacity(8);
+        let mut ready: Vec<epoll::Event> = Vec::with_capacity(EVENTS_PER_TURN);
         let mut publish_at = Instant::now() + PUBLISH;
         while !self.stop.load(Ordering::Relaxed) {
-            let timeout = publish_at.saturating_duration_since(Instant::now());
+            let lobby = self.connections.as_ref().and_then(Connections::poll_timeout);
+            let due = lobby.map_or(publish_at, |at| at.min(publish_at));
+            let timeout = due.saturating_duration_since(Instant::now());
             let timeout = Timespec::try_from(timeout).unwrap_or_default();
             ready.clear();
             let woken = epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut ready), Some(&timeout));
             let began = Instant::now();
+            let now_min = now_min();
             if woken.is_ok() {
                 for event in &ready {
                     let turned = match event.data.u64() {
-                        PUBLIC => self.upstream(began),
-                        TUNNEL => self.downstream(),
-                        _ => Ok(()),
+                        PUBLIC => self.upstream(began, now_min),
+                        TUNNEL => self.downstream(began, now_min),
+                        // After the others, and also when only time has passed.
+                        WAKE | LOBBY => Ok(()),
+                        token => {
+                            let number = u32::try_from(token - TOKENS).unwrap_or_default();
+                            self.with_connections(began, now_min, |all, around| all.turn(number, around));
+                            Ok(())
+                        }
                     };
                     if let Err(error) = turned {
                         tracing::error!(%error, "a media socket broke; the process ends so that a new one can begin");
@@ -148,6 +196,10 @@ impl Thread {
                 }
             }
             self.flows.sweep(began);
+            self.with_connections(began, now_min, |all, around| {
+                all.admit(around);
+                all.sweep(around.now, around.tunnel);
+            });
             let after = Instant::now();
             self.counters.busy += after.saturating_duration_since(began);
             if after >= publish_at {
@@ -159,9 +211,7 @@ impl Thread {
     }
 
     /// From clients to nodes.
-    fn upstream(&mut self, now: Instant) -> io::Result<()> {
-        let now_min = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs() / 60;
-        let now_min = u32::try_from(now_min).unwrap_or(u32::MAX);
+    fn upstream(&mut self, now: Instant, now_min: u32) -> io::Result<()> {
         for _ in 0..BATCHES_PER_TURN {
             let came = self.public.receive_messages(&mut self.batch)?;
             if came == 0 {
@@ -217,7 +267,7 @@ impl Thread {
     }
 
     /// From nodes to clients.
-    fn downstream(&mut self) -> io::Result<()> {
+    fn downstream(&mut self, now: Instant, now_min: u32) -> io::Result<()> {
         for _ in 0..BATCHES_PER_TURN {
             let came = self.tunnel.receive_messages(&mut self.batch)?;
             if came == 0 {
@@ -255,17 +305,35 @@ impl Thread {
                             let local = self.locals.address(flow, remote.ip());
                             self.runs.push(Run { message, start, end, to: remote, local, header: *header });
                         }
+                        (_, Transport::Tcp | Transport::Tls) => match &mut self.connections {
+                            Some(connections) => connections.handle(now, path.remote, &parsed, body),
+                            None => self.counters.tunnel_malformed += 1,
+                        },
                         _ => self.counters.tunnel_malformed += 1,
                     }
                 }
             }
             let (runs, batch) = (&self.runs, &self.batch);
             self.public.send_loads(|at| Some(load(batch, runs.get(at)?, Framing::Untunnel)));
+            self.with_connections(now, now_min, Connections::flush_all);
         }
         Ok(())
     }
 
+    fn with_connections(
+        &mut self,
+        now: Instant,
+        now_min: u32,
+        act: impl FnOnce(&mut Connections, &mut Around<'_>),
+    ) {
+        let Self { connections: Some(connections), epoll, flows, nodes, tunnel, .. } = self else { return };
+        act(connections, &mut Around { now, now_min, epoll, flows, nodes, tunnel });
+    }
+
     fn publish(&mut self) {
+        if let Some(connections) = &self.connections {
+            (self.counters.connections, self.counters.lobby) = connections.counters();
+        }
         self.counters.flows = self.flows.len();
         self.counters.flow = self.flows.counters();
         self.counters.public = self.public.counters;
@@ -281,6 +349,12 @@ fn load<'a>(batch: &'a Batch, run: &Run, framing: Framing<'a>) -> Load<'a> {
         (arrived.bytes.get(run.start..run.end).unwrap_or_default(), arrived.segment)
     });
     Load { to: run.to, local: run.local, framing, bytes, segment }
+}
+
+/// Minutes since the Unix epoch.
+fn now_min() -> u32 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u32::try_from(now.as_secs() / 60).unwrap_or(u32::MAX)
 }
 
 /// Ends the process when its thread panics.

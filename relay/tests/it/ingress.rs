@@ -1,6 +1,7 @@
 //! Calls through an ingress, over real sockets: nodes and ingresses in this process, clients that are light peers.
 
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::io::{ErrorKind, Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,8 +11,11 @@ use trunkline_relay::node::{CallId, CreateCall, IngressAccess, Node, NodeConfig}
 use trunkline_relay_peer::{Frame, Peer, PeerEvent, Plan, Received, Settings};
 use trunkline_relay_proto::event::{Role, SourceName};
 use trunkline_relay_proto::flow::Refusal;
+use trunkline_relay_proto::framing::{self, Deframer};
 use trunkline_relay_proto::path::Transport;
-use trunkline_relay_proto::tunnel::{Header, Kind};
+use trunkline_relay_proto::stun::write_request;
+use trunkline_relay_proto::tunnel::{self, Header, Kind};
+use trunkline_relay_proto::ufrag::{Key, Route};
 
 /// Longer than anything here takes.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -21,6 +25,7 @@ const PACE: Duration = Duration::from_millis(10);
 
 const KEY: [u8; 32] = [9; 32];
 const UDP_PORT: u16 = 16_384;
+const TCP_PORT: u16 = 16_443;
 
 /// A loopback network of this test alone: every test runs in a process of its own.
 fn ip(host: u8) -> IpAddr {
@@ -47,10 +52,10 @@ fn start_ingress() -> Plane {
         .collect();
     let ip = ingress_ip();
     let text = format!(
-        "{nodes}[media]\nlisten = [\"{ip}\"]\ntcp_port = 0\nthreads = 2\n[tunnel]\nlisten = \"{ip}:8700\"\n"
+        "{nodes}[media]\nlisten = [\"{ip}\"]\ntcp_port = {TCP_PORT}\nthreads = 2\n[tunnel]\nlisten = \"{ip}:8700\"\n"
     );
     let config = IngressConfig::parse("ingress.toml", &text).unwrap();
-    Plane::start(&config, KEY).unwrap()
+    Plane::start(&config, KEY, None).unwrap()
 }
 
 fn start_node(number: u16) -> Node {
@@ -59,7 +64,7 @@ fn start_node(number: u16) -> Node {
         from: vec![ingress_ip()],
         advertise: vec![ingress_ip()],
         udp_port: UDP_PORT,
-        tcp_port: 0,
+        tcp_port: TCP_PORT,
     };
     let config = NodeConfig {
         node: number,
@@ -75,10 +80,62 @@ fn create(node: &Node) -> CallId {
     node.create(CreateCall::default()).unwrap().call_id.parse().unwrap()
 }
 
+/// How a client reaches the ingress.
+enum Wire {
+    Udp(UdpSocket),
+    Tcp(TcpStream, Deframer),
+}
+
+impl Wire {
+    fn udp() -> Self {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.set_nonblocking(true).unwrap();
+        Self::Udp(socket)
+    }
+
+    fn tcp() -> Self {
+        let stream = TcpStream::connect((ingress_ip(), TCP_PORT)).unwrap();
+        stream.set_nonblocking(true).unwrap();
+        stream.set_nodelay(true).unwrap();
+        Self::Tcp(stream, Deframer::default())
+    }
+
+    fn send(&mut self, datagram: &[u8]) {
+        match self {
+            Self::Udp(socket) => {
+                socket.send_to(datagram, (ingress_ip(), UDP_PORT)).unwrap();
+            }
+            // So little is sent here that there is always room.
+            Self::Tcp(stream, _) => {
+                stream.write_all(&[&framing::length(datagram).unwrap()[..], datagram].concat()).unwrap();
+            }
+        }
+    }
+
+    fn receive(&mut self, mut handle: impl FnMut(&mut [u8])) {
+        let mut buffer = [0; 16 * 1024];
+        match self {
+            Self::Udp(socket) => {
+                while let Ok(len) = socket.recv(&mut buffer) {
+                    handle(&mut buffer[..len]);
+                }
+            }
+            Self::Tcp(stream, deframer) => loop {
+                match stream.read(&mut buffer) {
+                    Ok(0) => panic!("the ingress closed the connection"),
+                    Ok(len) => deframer.feed(&mut buffer[..len], &mut handle),
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                    Err(error) => panic!("{error}"),
+                }
+            },
+        }
+    }
+}
+
 /// A client, its socket, and what it heard.
 struct Client {
     peer: Peer,
-    socket: UdpSocket,
+    wire: Wire,
     speaks: bool,
     spoke_at: Instant,
     timestamp: u32,
@@ -99,25 +156,25 @@ impl Client {
         peer.answer(now, &joined.answer).unwrap();
         assert_eq!(peer.remote_address(), Some(SocketAddr::new(ingress_ip(), UDP_PORT)));
         let (speaks, muted, connected) = (false, false, false);
-        Self { peer, socket: socket(), speaks, spoke_at: now, timestamp: 0, heard: 0, connected, muted }
+        Self { peer, wire: Wire::udp(), speaks, spoke_at: now, timestamp: 0, heard: 0, connected, muted }
     }
 
     /// Sends what there is to send, and takes what came.
     fn turn(&mut self) {
         let now = Instant::now();
+        let Self { peer, wire, heard, .. } = self;
+        wire.receive(|datagram| {
+            let received = peer.handle_datagram(now, datagram);
+            *heard += u64::from(matches!(received, Some(Received::Media(_))));
+        });
         let mut buffer = [0; 2000];
-        while let Ok(len) = self.socket.recv(&mut buffer) {
-            let received = self.peer.handle_datagram(now, &mut buffer[..len]);
-            self.heard += u64::from(matches!(received, Some(Received::Media(_))));
-        }
         if self.peer.poll_timeout().is_some_and(|at| at <= now) {
             self.peer.handle_timeout(now);
         }
-        let to = self.peer.remote_address().unwrap();
         while !self.muted
             && let Some(len) = self.peer.poll_transmit(now, &mut buffer)
         {
-            self.socket.send_to(&buffer[..len], to).unwrap();
+            self.wire.send(&buffer[..len]);
         }
         if self.speaks && self.connected && now >= self.spoke_at + PACE {
             self.spoke_at = now;
@@ -125,7 +182,7 @@ impl Client {
             let frame =
                 Frame { audio_level: Some((true, 20)), ..Frame::new(self.timestamp, false, &[7; 100]) };
             let len = self.peer.send_media(now, &mut buffer, SourceName::Microphone, &frame);
-            self.socket.send_to(&buffer[..len], to).unwrap();
+            self.wire.send(&buffer[..len]);
         }
         while let Some(event) = self.peer.poll_event() {
             assert!(
@@ -219,9 +276,8 @@ async fn two_nodes_behind_one_ingress_get_the_people_of_their_own_calls() {
 async fn after_a_nat_rebinding_media_is_dropped_until_the_next_check_and_then_flows() {
     let (plane, node) = (start_ingress(), start_node(1));
     let (mut ann, mut ben) = conversation(&node, 1).await;
-    ann.socket = socket();
-    let to = ann.peer.remote_address().unwrap();
-    ann.socket.send_to(&[0x80, 111, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0], to).unwrap();
+    ann.wire = Wire::udp();
+    ann.wire.send(&[0x80, 111, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0]);
     counted(&plane, |counters| counters.flow.refused(Refusal::UnknownFlow) >= 1).await;
     ann.peer.roam(Instant::now());
     goes_on(&mut ann, &mut ben).await;
@@ -291,24 +347,121 @@ async fn tunnel_packets_from_an_address_that_is_no_node_reach_no_client() {
     assert_eq!((&buffer[..len], from), (&b"from a node"[..], SocketAddr::new(ingress_ip(), UDP_PORT)));
 }
 
+/// A check for the first worker of node 1, whose ufrag was made with this key.
+fn check(key: [u8; 32]) -> Vec<u8> {
+    let route = Route { node: 1, worker: 0, call: 1, participant: 1, expires_min: u32::MAX };
+    let username = format!("{}:client", Key::new(key).write(&route));
+    let mut check = [0; 256];
+    let len = write_request(&mut check, &username, "password", 1, 1, true, [1; 12]).unwrap();
+    check[..len].to_vec()
+}
+
+/// A socket in the place of node 1's first worker.
+fn fake_node() -> UdpSocket {
+    let node = UdpSocket::bind((node_ip(1), 8446)).unwrap();
+    node.set_read_timeout(Some(PATIENCE)).unwrap();
+    node
+}
+
+/// The next thing that the ingress sends to a fake node.
+fn next_at(node: &UdpSocket) -> (Header, Vec<u8>, SocketAddr) {
+    let mut buffer = [0; 2000];
+    let (len, from) = node.recv_from(&mut buffer).unwrap();
+    let (header, body) = Header::parse(&buffer[..len]).unwrap();
+    (header, body.to_vec(), from)
+}
+
 #[tokio::test]
 async fn forged_first_packets_reach_no_node_and_make_no_flow() {
     let plane = start_ingress();
-    let node = UdpSocket::bind((node_ip(1), 8446)).unwrap();
-    let forger = socket();
-    let ufrag = trunkline_relay_proto::ufrag::Key::new([8; 32]).write(&trunkline_relay_proto::ufrag::Route {
-        node: 1,
-        worker: 0,
-        call: 1,
-        participant: 1,
-        expires_min: u32::MAX,
-    });
-    let mut check = [0; 256];
-    let username = format!("{ufrag}:client");
-    let len = trunkline_relay_proto::stun::write_request(&mut check, &username, "pwd", 1, 1, true, [1; 12]);
-    forger.send_to(&check[..len.unwrap()], (ingress_ip(), UDP_PORT)).unwrap();
+    let node = fake_node();
+    Wire::udp().send(&check([8; 32]));
     counted(&plane, |counters| counters.flow.refused(Refusal::Forged) == 1).await;
     assert_eq!((plane.counters().flows, plane.counters().tunnel.datagrams), (0, 0));
     node.set_nonblocking(true).unwrap();
-    assert!(node.recv(&mut check).is_err());
+    assert!(node.recv(&mut [0; 100]).is_err());
+}
+
+#[tokio::test]
+async fn who_comes_over_tcp_talks_with_who_comes_over_udp() {
+    let (plane, node) = (start_ingress(), start_node(1));
+    let call = create(&node);
+    let mut ann = Client::join(&node, &call, "ann", 1).await;
+    let mut ben = Client::join(&node, &call, "ben", 2).await;
+    ann.wire = Wire::tcp();
+    (ann.speaks, ben.speaks) = (true, true);
+    until(&mut [&mut ann, &mut ben], |clients| clients.iter().all(|client| client.heard > 10)).await;
+    counted(&plane, |counters| (counters.flows, counters.connections.open_tcp) == (1, 1)).await;
+    // The connection is gone; who comes again over another one goes on without a new join.
+    ann.wire = Wire::tcp();
+    ann.peer.roam(Instant::now());
+    goes_on(&mut ann, &mut ben).await;
+    goes_on(&mut ben, &mut ann).await;
+    counted(&plane, |counters| (counters.connections.closed, counters.connections.open_tcp) == (1, 1)).await;
+    node.shutdown();
+}
+
+#[tokio::test]
+async fn a_node_hears_of_a_connection_that_is_closed_and_of_one_that_is_not_there() {
+    let _plane = start_ingress();
+    let node = fake_node();
+    let mut client = Wire::tcp();
+    let first = check(KEY);
+    client.send(&first);
+    let (header, body, from) = next_at(&node);
+    assert_eq!((header.kind, header.transport, body), (Kind::Datagram, Transport::Tcp, first));
+    drop(client);
+    assert_eq!(next_at(&node).0, Header { kind: Kind::Closed, ..header });
+    node.send_to(&[&header.write()[..], b"late"].concat(), from).unwrap();
+    assert_eq!(next_at(&node).0, Header { kind: Kind::Closed, ..header });
+}
+
+#[tokio::test]
+async fn a_connection_that_a_node_closes_ends() {
+    let plane = start_ingress();
+    let node = fake_node();
+    let mut client = Wire::tcp();
+    client.send(&check(KEY));
+    let (header, _, from) = next_at(&node);
+    node.send_to(&Header { kind: Kind::Closed, ..header }.write(), from).unwrap();
+    counted(&plane, |counters| counters.connections.closed == 1).await;
+    let Wire::Tcp(stream, _) = &mut client else { panic!("TCP") };
+    stream.set_nonblocking(false).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    assert_eq!(stream.read(&mut [0; 100]).unwrap(), 0);
+}
+
+#[tokio::test]
+async fn a_node_is_told_whose_packets_were_dropped_because_a_connection_was_too_slow() {
+    let plane = start_ingress();
+    let node = fake_node();
+    let mut client = Wire::tcp();
+    client.send(&check(KEY));
+    let (header, _, from) = next_at(&node);
+    let mut packet = [&header.write()[..], &[0x80, 96, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7], &[1; 1100]].concat();
+    let mut sent = 0_u32;
+    while plane.counters().connections.dropped_slow == 0 {
+        for _ in 0..50 {
+            sent += 1;
+            packet[24 + 2..24 + 8].copy_from_slice(&[&sent.to_be_bytes()[2..], &sent.to_be_bytes()].concat());
+            node.send_to(&packet, from).unwrap();
+        }
+        assert!(sent < 10_000_000, "nothing is dropped");
+        tokio::task::yield_now().await;
+    }
+    let Wire::Tcp(stream, _) = &mut client else { panic!("TCP") };
+    let mut buffer = vec![0; 1 << 20];
+    node.set_nonblocking(true).unwrap();
+    let told = loop {
+        let _ = stream.read(&mut buffer);
+        let mut datagram = [0; 2000];
+        if let Ok(len) = node.recv(&mut datagram) {
+            let (header, body) = Header::parse(&datagram[..len]).unwrap();
+            break (header.kind, tunnel::dropped(body).collect::<Vec<_>>());
+        }
+        // What is sent now finds room, and shows that the connection takes something again.
+        node.send_to(&packet, from).unwrap();
+        tokio::task::yield_now().await;
+    };
+    assert_eq!(told, (Kind::Dropped, vec![7]));
 }
