@@ -236,7 +236,7 @@ async fn counted(plane: &Plane, is_so: impl Fn(&Counters) -> bool) {
 #[tokio::test]
 async fn a_call_goes_through_the_ingress_both_ways() {
     let (plane, node) = (start_ingress(), start_node(1));
-    let (mut ann, mut ben) = conversation(&node, 1).await;
+    let (mut ann, mut ben) = Box::pin(conversation(&node, 1)).await;
     ben.speaks = true;
     goes_on(&mut ben, &mut ann).await;
     counted(&plane, |counters| counters.flows == 2 && counters.downstream.datagrams > 20).await;
@@ -259,8 +259,8 @@ async fn a_node_behind_an_ingress_opens_no_port_but_its_tunnels_and_names_the_in
 #[tokio::test]
 async fn two_nodes_behind_one_ingress_get_the_people_of_their_own_calls() {
     let (_plane, one, two) = (start_ingress(), start_node(1), start_node(2));
-    let (mut ann, mut ben) = conversation(&one, 1).await;
-    let (mut cid, mut dan) = conversation(&two, 10).await;
+    let (mut ann, mut ben) = Box::pin(conversation(&one, 1)).await;
+    let (mut cid, mut dan) = Box::pin(conversation(&two, 10)).await;
     let before = (ben.heard, dan.heard);
     until(&mut [&mut ann, &mut ben, &mut cid, &mut dan], |clients| {
         clients[1].heard > before.0 + 10 && clients[3].heard > before.1 + 10
@@ -275,7 +275,7 @@ async fn two_nodes_behind_one_ingress_get_the_people_of_their_own_calls() {
 #[tokio::test]
 async fn after_a_nat_rebinding_media_is_dropped_until_the_next_check_and_then_flows() {
     let (plane, node) = (start_ingress(), start_node(1));
-    let (mut ann, mut ben) = conversation(&node, 1).await;
+    let (mut ann, mut ben) = Box::pin(conversation(&node, 1)).await;
     ann.wire = Wire::udp();
     ann.wire.send(&[0x80, 111, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0]);
     counted(&plane, |counters| counters.flow.refused(Refusal::UnknownFlow) >= 1).await;
@@ -290,7 +290,7 @@ async fn after_a_nat_rebinding_media_is_dropped_until_the_next_check_and_then_fl
 #[tokio::test]
 async fn a_restarted_ingress_sends_on_at_once_what_nodes_send_to_clients_it_has_not_heard_of() {
     let (plane, node) = (start_ingress(), start_node(1));
-    let (mut ann, mut ben) = conversation(&node, 1).await;
+    let (mut ann, mut ben) = Box::pin(conversation(&node, 1)).await;
     // Ben says nothing at all from now on, so no check tells the new ingress of him.
     ben.muted = true;
     drop(plane);
