@@ -56,7 +56,10 @@ pub fn tunnel(data: &[u8]) {
     let Ok((header, body)) = tunnel::Header::parse(data) else { return };
     let written = [&header.write()[..], body].concat();
     assert_eq!(tunnel::Header::parse(&written), Ok((header, body)), "a header survives being passed on");
-    assert!(tunnel::dropped(body).count() <= tunnel::DROPPED_MAX, "no datagram names more SSRCs than its limit");
+    assert!(
+        tunnel::dropped(body).count() <= tunnel::DROPPED_MAX,
+        "no datagram names more SSRCs than its limit"
+    );
 }
 
 /// What clients send to an ingress: a byte that says who, two that say how much, then the datagram, again and again. No

@@ -6,6 +6,7 @@
 //! - `config`: how it is set up
 //! - `info`: what it is asked for, and what it tells; `ids`: names of calls and sessions
 //! - here: calls, and draining
+//! - `door`: the TCP port; who comes in is handed to the workers
 //! - `session`: joining, and what people in a call ask for
 
 use std::collections::HashMap;
@@ -24,24 +25,29 @@ use trunkline_relay_proto::{turn, ufrag};
 
 use crate::interfaces;
 use crate::ports::Ports;
+use crate::tcp::LobbyCounters;
 use crate::tunnel::TunnelCounters;
 use crate::udp::{Socket, SocketCounters};
 use crate::worker::{Command, Handle, Hosted, Report};
 
 mod config;
+mod door;
 mod ids;
 mod info;
 mod session;
 #[cfg(test)]
 mod tests;
 
-pub use config::{IngressAccess, NodeConfig, StartError};
+pub use crate::worker::ConnectionCounters;
+pub use config::{IngressAccess, NodeConfig, StartError, listen_tcp};
 pub(crate) use ids::random as random_bytes;
 pub use ids::{CallId, IdError, SessionId};
 pub use info::{
     CallEvent, CallInfo, CallSnapshot, CallSummary, CreateCall, Drain, EventStream, IceServer, Joined, Mode,
     NodeError, SessionInfo, WorkerLoad,
 };
+
+use door::Door;
 use session::SessionEntry;
 
 /// Call reports that wait for whoever keeps records. What finds no room is dropped and said in the log.
@@ -78,6 +84,7 @@ struct Inner {
     turn_secret: turn::Secret,
     addresses: Vec<IpAddr>,
     workers: Vec<Handle>,
+    door: Option<Door>,
     ports: Mutex<Ports>,
     registry: Mutex<Registry>,
     records: mpsc::Sender<CallEvent>,
@@ -109,6 +116,15 @@ impl Node {
         let workers = (0..config.workers.max(1))
             .map(|number| config::start_worker(&config, number, reports.clone()))
             .collect::<Result<Vec<_>, _>>()?;
+        let (addresses, door) = match &config.ingress {
+            Some(ingress) => (ingress.advertise.clone(), None),
+            None => {
+                let addresses = interfaces::candidates(&config.advertise, &config.listen)?;
+                let mailboxes = workers.iter().map(|worker| worker.mailbox.clone()).collect();
+                let door = Door::open(&config, &addresses, mailboxes)?;
+                (addresses, door)
+            }
+        };
         let start = usize::from(u16::from_ne_bytes(ids::random()));
         let ports = Ports::new(config.udp_ports.clone(), config.listen.first().copied(), start);
         let (records, record_events) = mpsc::channel(RECORDS_MAX);
@@ -116,11 +132,9 @@ impl Node {
             dtls,
             ufrag_key: ufrag::Key::new(config.ufrag_key),
             turn_secret: turn::Secret::derive(&config.ufrag_key),
-            addresses: match &config.ingress {
-                Some(ingress) => ingress.advertise.clone(),
-                None => interfaces::candidates(&config.advertise, &config.listen)?,
-            },
+            addresses,
             workers,
+            door,
             ports: Mutex::new(ports),
             registry: Mutex::new(Registry::default()),
             records,
@@ -140,6 +154,9 @@ impl Node {
     pub fn create(&self, create: CreateCall) -> Result<CallInfo, NodeError> {
         let inner = &*self.0;
         let now = Instant::now();
+        if create.force_tcp && inner.config.tcp_port == 0 {
+            return Err(NodeError::NoTcp);
+        }
         {
             let registry = self.registry();
             if registry.drain.is_some() {
@@ -149,12 +166,12 @@ impl Node {
                 return Err(NodeError::TooManyCalls);
             }
         }
-        let (socket, port, tcp_port) = match &inner.config.ingress {
-            Some(ingress) => (None, ingress.udp_port, ingress.tcp_port),
+        let (socket, port) = match &inner.config.ingress {
+            Some(ingress) => (None, ingress.udp_port),
             None => {
                 let socket = self.ports().bind(now)?;
                 let port = socket.port();
-                (Some(socket), port, inner.config.tcp_port)
+                (Some(socket), port)
             }
         };
         let has_ipv6 = socket.as_ref().is_none_or(Socket::is_ipv6);
@@ -168,7 +185,9 @@ impl Node {
             call_id: id.as_str().to_owned(),
             calluri: self.uri(port, IpAddr::is_ipv4).or_else(|| self.uri(port, |_| true)).unwrap_or_default(),
             calluriipv6: self.uri(port, IpAddr::is_ipv6).filter(|_| has_ipv6),
-            tcpuri: self.uri(tcp_port, |_| true).filter(|_| tcp_port > 0).unwrap_or_default(),
+            tcpuri: Some(inner.config.public_tcp_port())
+                .filter(|port| *port != 0)
+                .and_then(|port| self.uri(port, |_| true)),
             mode: create.mode,
             max_participants: participants_max,
             created_at: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
@@ -189,7 +208,7 @@ impl Node {
             key,
             worker,
             port,
-            force_tcp: create.force_tcp,
+            force_tcp: create.force_tcp || inner.config.force_tcp,
             info: info.clone(),
             started,
             names: Vec::new(),
@@ -296,12 +315,13 @@ impl Node {
 
     /// What was counted since the start, calls that ended included: up to a second old.
     #[must_use]
-    pub fn counters(&self) -> (Counters, SocketCounters) {
-        let mut sum = (Counters::default(), SocketCounters::default());
+    pub fn counters(&self) -> (Counters, SocketCounters, ConnectionCounters) {
+        let mut sum = (Counters::default(), SocketCounters::default(), ConnectionCounters::default());
         for worker in &self.0.workers {
-            let (counters, socket_counters, _) = worker.shared.counts();
+            let (counters, socket_counters, connections, _) = worker.shared.counts();
             sum.0.add(&counters);
             sum.1.add(&socket_counters);
+            sum.2.add(&connections);
         }
         sum
     }
@@ -310,12 +330,21 @@ impl Node {
     #[must_use]
     pub fn tunnel_counters(&self) -> TunnelCounters {
         let mut sum = TunnelCounters::default();
-        self.0.workers.iter().for_each(|worker| sum.add(&worker.shared.counts().2));
+        self.0.workers.iter().for_each(|worker| sum.add(&worker.shared.counts().3));
         sum
+    }
+
+    /// What the lobby of the TCP port counted since the start. `None` when there is no such port.
+    #[must_use]
+    pub fn lobby_counters(&self) -> Option<LobbyCounters> {
+        self.0.door.as_ref().map(Door::counters)
     }
 
     /// Ends every call and stops the workers. People are told. Blocks until the workers are done.
     pub fn shutdown(&self) {
+        if let Some(door) = &self.0.door {
+            door.close();
+        }
         self.0.workers.iter().for_each(Handle::stop);
     }
 

@@ -272,7 +272,7 @@ fn configure(dir: &Path, api: SocketAddr, udp_ports: &str) -> Result<String, Loa
         "node = 1\n\
          [api]\nlisten = \"{api}\"\nadmin_token_file = \"admin.token\"\n\
          [tokens]\nhs256_secret_file = \"tokens.secret\"\n\
-         [media]\nudp_ports = \"{udp_ports}\"\nlisten = [\"{}\"]\nworkers = 1\nufrag_key_file = \"ufrag.key\"\n\
+         [media]\nudp_ports = \"{udp_ports}\"\ntcp_port = 0\nlisten = [\"{}\"]\nworkers = 1\nufrag_key_file = \"ufrag.key\"\n\
          [limits]\njoins_per_s = 100000\n",
         api.ip()
     );

@@ -255,14 +255,12 @@ impl Node {
     }
 
     fn candidates(&self, call: &CallEntry) -> Vec<Candidate> {
-        let of = |port, transport| {
-            let addresses = self.0.addresses.iter();
+        let at = |port: u16, transport| {
+            let addresses = self.0.addresses.iter().filter(move |_| port != 0);
             addresses.map(move |ip| Candidate { address: SocketAddr::new(*ip, port), transport })
         };
-        let udp = of(call.port, Transport::Udp).filter(|_| !call.force_tcp);
-        let tcp_port = self.0.config.ingress.as_ref().map_or(0, |ingress| ingress.tcp_port);
-        let tcp = of(tcp_port, Transport::TcpPassive).filter(|_| tcp_port > 0);
-        udp.chain(tcp).collect()
+        let udp = at(if call.force_tcp { 0 } else { call.port }, Transport::Udp);
+        udp.chain(at(self.0.config.public_tcp_port(), Transport::TcpPassive)).collect()
     }
 
     /// A number for the user name of an ICE restart, which must differ from the one before (RFC 8445, section 9).

@@ -10,4 +10,5 @@ mod fuzz_seeds;
 mod ingress;
 mod interop;
 mod process;
+mod tcp;
 mod web;
