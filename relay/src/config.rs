@@ -258,6 +258,9 @@ impl Config {
         self.tokens.check()?;
         self.media.check()?;
         self.ingress.check()?;
+        if self.ingress.listen.is_some() && self.media.force_tcp && self.ingress.tcp_port == 0 {
+            return Err(("media.force_tcp", "expected false, or an ingress.tcp_port that is not 0".into()));
+        }
         self.limits.check()?;
         self.records.check()?;
         for (span, field) in [

@@ -154,7 +154,7 @@ impl Node {
     pub fn create(&self, create: CreateCall) -> Result<CallInfo, NodeError> {
         let inner = &*self.0;
         let now = Instant::now();
-        if create.force_tcp && inner.config.tcp_port == 0 {
+        if create.force_tcp && inner.config.public_tcp_port() == 0 {
             return Err(NodeError::NoTcp);
         }
         {
