@@ -140,7 +140,7 @@ pub struct MediaConfig {
 pub struct IngressConfig {
     /// UDP; where the first worker takes the tunnel's packets. Each further worker has the next port.
     pub listen: Option<SocketAddr>,
-    /// Addresses of ingresses, as their packets come here.
+    /// Addresses of ingresses, as their packets and requests come here: only these may speak for clients.
     pub from: Vec<IpAddr>,
     /// Their public addresses, which clients are told.
     pub advertise: Vec<IpAddr>,
@@ -207,9 +207,9 @@ impl Config {
             api: ApiConfig::default(),
             tokens: TokensConfig { hs256_secret_file: Some(default_secret()), ..TokensConfig::default() },
             media: MediaConfig::default(),
-            ingress: IngressConfig::default(),
             calls: CallsConfig::default(),
             limits: LimitsConfig::default(),
+            ingress: IngressConfig::default(),
             records: RecordsConfig::default(),
             metrics: MetricsConfig::default(),
             log: telemetry::Settings::default(),
@@ -358,6 +358,12 @@ impl MediaConfig {
 }
 
 impl IngressConfig {
+    /// Whether there is one, so that calls can go on at other nodes.
+    #[must_use]
+    pub fn is_there(&self) -> bool {
+        !self.from.is_empty()
+    }
+
     fn check(&self) -> Result<(), Fault> {
         for (addresses, field) in [(&self.from, "ingress.from"), (&self.advertise, "ingress.advertise")] {
             short(field, addresses.len())?;

@@ -14,6 +14,9 @@
 //! - [`ports`], [`interfaces`]: where calls are reached
 //! - [`web`]: the example client
 //!
+//! One address for many nodes:
+//! - [`ingress`]: requests go to the node that has the call, and calls outlive their node
+//!
 //! Running a node:
 //! - [`config`], [`key`], [`init`], [`check`], [`run`]: from a configuration file to a running node
 //! - [`records`], [`metrics`]: what is kept of calls, and what is measured

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use trunkline_http::cli::check::{Check, Outcome};
 use trunkline_http::serve::tls::{Tls, TlsFiles};
 
-use super::config::{IngressConfig, MediaConfig};
+use super::config::{ApiConfig, IngressConfig, MediaConfig};
 use crate::key;
 use crate::tcp::PROTOCOLS;
 
@@ -15,6 +15,8 @@ pub fn all(config: &IngressConfig) -> Vec<Check> {
     let check = |what, outcome| Check { what, outcome };
     let media = &config.media;
     vec![
+        check("api.listen", api(&config.api)),
+        check("api TLS", api_tls_files(&config.api).map_or(Outcome::Fine, |files| Tls::load(files).into())),
         check("media.ufrag_key_file", key::read(&media.ufrag_key_file).into()),
         check(
             "media TLS",
@@ -31,6 +33,26 @@ pub fn all(config: &IngressConfig) -> Vec<Check> {
 pub fn tls_files(media: &MediaConfig) -> Option<TlsFiles> {
     let (certificate, key) = (media.tls_certificate.clone()?, media.tls_key.clone()?);
     Some(TlsFiles { certificate, key })
+}
+
+/// The files of the API's certificate, when it has one.
+#[must_use]
+pub fn api_tls_files(api: &ApiConfig) -> Option<TlsFiles> {
+    let (certificate, key) = (api.tls_certificate.clone()?, api.tls_key.clone()?);
+    Some(TlsFiles { certificate, key })
+}
+
+fn api(api: &ApiConfig) -> Outcome {
+    match TcpListener::bind(api.listen) {
+        Ok(_) if api.tls_certificate.is_none() && !api.listen.ip().is_loopback() => Outcome::Warning(
+            "plain HTTP beyond loopback: whoever sees the traffic sees the tokens, and browsers lend no camera".into(),
+        ),
+        Ok(_) => Outcome::Fine,
+        Err(error) => Outcome::Failed(format!(
+            "cannot listen on TCP {} ({error}): is the ingress running already, is the address this machine's?",
+            api.listen
+        )),
+    }
 }
 
 /// Where the public ports are: all addresses of this machine, if none is named.

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use trunkline_common::config::{self, ConfigError, Source};
 use trunkline_common::telemetry;
 
-use crate::config::{MetricsConfig, WORKERS_CEILING, threads};
+use crate::config::{WORKERS_CEILING, threads};
 use crate::interfaces::ADDRESSES_MAX;
 
 /// The commented example, with every setting at its default. `init-ingress` writes it with an ingress's own values.
@@ -28,6 +28,9 @@ type Fault = (String, String);
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct IngressConfig {
+    /// The nodes' API at one address.
+    #[serde(default)]
+    pub api: ApiConfig,
     /// What clients reach.
     #[serde(default)]
     pub media: MediaConfig,
@@ -39,12 +42,21 @@ pub struct IngressConfig {
     /// Limits.
     #[serde(default)]
     pub limits: LimitsConfig,
-    /// Metrics.
-    #[serde(default)]
-    pub metrics: MetricsConfig,
     /// Logs.
     #[serde(default)]
     pub log: telemetry::Settings,
+}
+
+/// The nodes' API at one address.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ApiConfig {
+    /// TCP.
+    pub listen: SocketAddr,
+    /// PEM; without it the API speaks plain HTTP.
+    pub tls_certificate: Option<PathBuf>,
+    /// PEM.
+    pub tls_key: Option<PathBuf>,
 }
 
 /// What clients reach.
@@ -101,6 +113,8 @@ pub struct LimitsConfig {
     pub source_flows_burst: NonZeroU32,
     /// TCP connections of a thread at a time.
     pub connections_max: usize,
+    /// HTTP connections at a time.
+    pub http_connections_max: usize,
 }
 
 impl IngressConfig {
@@ -111,8 +125,9 @@ impl IngressConfig {
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         let mut config = Self::checked(config::load(path)?)?;
         let base = path.parent().filter(|base| !base.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let media = &mut config.media;
-        let optional = [&mut media.tls_certificate, &mut media.tls_key];
+        let (api, media) = (&mut config.api, &mut config.media);
+        let optional =
+            [&mut api.tls_certificate, &mut api.tls_key, &mut media.tls_certificate, &mut media.tls_key];
         for path in optional.into_iter().flatten().chain([&mut media.ufrag_key_file]) {
             *path = base.join(&*path);
         }
@@ -152,10 +167,16 @@ impl IngressConfig {
             let problem = format!("expected 0 (one per core) to {WORKERS_CEILING}");
             return fault("media.threads", &problem);
         }
-        match (&media.tls_certificate, &media.tls_key) {
-            (Some(_), None) => return fault("media.tls_certificate", "expected media.tls_key with it"),
-            (None, Some(_)) => return fault("media.tls_key", "expected media.tls_certificate with it"),
-            _ => {}
+        for (section, certificate, key) in [
+            ("api", &self.api.tls_certificate, &self.api.tls_key),
+            ("media", &media.tls_certificate, &media.tls_key),
+        ] {
+            let (missing, there) = match (certificate, key) {
+                (Some(_), None) => ("tls_key", "tls_certificate"),
+                (None, Some(_)) => ("tls_certificate", "tls_key"),
+                _ => continue,
+            };
+            return fault(&format!("{section}.{there}"), &format!("expected {section}.{missing} with it"));
         }
         if self.tunnel.listen.port() == 0 {
             return fault("tunnel.listen", "expected a port above 0, which stays after a restart");
@@ -171,6 +192,12 @@ impl IngressConfig {
             if earlier.iter().any(|other| other.tunnel == node.tunnel) {
                 return fault(&format!("nodes[{at}].tunnel"), "another node has this address");
             }
+            let scheme =
+                node.api.parse::<http::Uri>().ok().and_then(|api| api.scheme_str().map(str::to_owned));
+            if !matches!(scheme.as_deref(), Some("http" | "https")) {
+                let problem = "expected the URL of the node's API, such as \"http://10.0.0.3:8444\"";
+                return fault(&format!("nodes[{at}].api"), problem);
+            }
             if node.tunnel.port() == 0 || node.tunnel.ip().is_unspecified() {
                 return fault(&format!("nodes[{at}].tunnel"), "expected the node's address and port");
             }
@@ -178,6 +205,7 @@ impl IngressConfig {
         for (field, value, ceiling) in [
             ("limits.flows_max", self.limits.flows_max, FLOWS_CEILING),
             ("limits.connections_max", self.limits.connections_max, CONNECTIONS_CEILING),
+            ("limits.http_connections_max", self.limits.http_connections_max, CONNECTIONS_CEILING),
         ] {
             if !(1..=ceiling).contains(&value) {
                 return fault(field, &format!("expected 1 to {ceiling}, found {value}"));
@@ -201,6 +229,13 @@ impl TunnelConfig {
     pub fn of(&self, thread: usize) -> Option<SocketAddr> {
         let port = u16::try_from(thread).ok().and_then(|thread| self.listen.port().checked_add(thread));
         port.map(|port| SocketAddr::new(self.listen.ip(), port))
+    }
+}
+
+impl Default for ApiConfig {
+    fn default() -> Self {
+        let listen = SocketAddr::from(([127, 0, 0, 1], 8445));
+        Self { listen, tls_certificate: None, tls_key: None }
     }
 }
 
@@ -232,6 +267,7 @@ impl Default for LimitsConfig {
             source_flows_per_s: NonZeroU32::MIN.saturating_add(199),
             source_flows_burst: NonZeroU32::MIN.saturating_add(1999),
             connections_max: 10_000,
+            http_connections_max: 10_000,
         }
     }
 }

@@ -1,19 +1,24 @@
-//! A running ingress: the threads that forward media first, then the front that everybody calls.
+//! A running ingress: the threads that forward media, and the front that everybody calls.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use thiserror::Error;
+use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 use trunkline_common::shutdown::{self, Reload, Shutdown};
 use trunkline_common::telemetry;
+use trunkline_http::serve;
 use trunkline_http::serve::tls::{Tls, TlsError};
 
-use super::check::tls_files;
+use super::check::{api_tls_files, tls_files};
 use super::config::IngressConfig;
+use super::front::{self, FrontError, Upstream};
+use super::metrics::observe;
 use super::plane::{Plane, StartError};
 use crate::key::{self, KeyError};
 use crate::metrics;
@@ -21,6 +26,12 @@ use crate::tcp::PROTOCOLS;
 
 /// How long stopping may take before what is not finished is cut off.
 const STOP_MAX: Duration = Duration::from_secs(10);
+
+/// How long requests that are under way, and events connections that are being told, may take of it.
+const API_DRAIN_MAX: Duration = Duration::from_secs(3);
+
+/// How often what the data plane counted is told. It is counted once a second itself.
+const METRICS_EVERY: Duration = Duration::from_secs(1);
 
 /// Why an ingress does not start. The text names the setting to change.
 #[derive(Debug, Error)]
@@ -33,7 +44,24 @@ pub enum RunError {
     Plane(#[from] StartError),
     /// The certificate for media within TLS.
     #[error("media: {0}")]
-    Tls(#[from] TlsError),
+    MediaTls(TlsError),
+    /// The API's certificate.
+    #[error("api: {0}")]
+    ApiTls(TlsError),
+    /// The API's port.
+    #[error("api.listen: cannot listen on {address}: {source}; is the ingress running already?")]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// Where a node's API is.
+    #[error("nodes[{0}].api: not a URL")]
+    NodeApi(usize),
+    /// The front.
+    #[error(transparent)]
+    Front(#[from] FrontError),
     /// Logs.
     #[error(transparent)]
     Telemetry(#[from] telemetry::TelemetryError),
@@ -78,43 +106,95 @@ pub async fn serve(
     shutdown: Shutdown,
     reload: Option<Reload>,
 ) -> Result<(), RunError> {
-    let tls = tls_files(&config.media).map(|files| Tls::load_for(files, PROTOCOLS)).transpose()?;
+    let media_tls = tls_files(&config.media).map(|files| Tls::load_for(files, PROTOCOLS));
+    let media_tls = media_tls.transpose().map_err(RunError::MediaTls)?;
+    let api_tls = api_tls_files(&config.api).map(Tls::load).transpose().map_err(RunError::ApiTls)?;
+    let nodes = config.nodes.iter().enumerate().map(|(at, node)| {
+        let api = node.api.parse().map_err(|_| RunError::NodeApi(at))?;
+        Ok(Upstream { node: node.node, api })
+    });
+    let nodes = nodes.collect::<Result<Vec<_>, RunError>>()?;
+    let address = config.api.listen;
+    let listener = TcpListener::bind(address).await;
+    let listener = listener.map_err(|source| RunError::Listen { address, source })?;
+    let address = listener.local_addr().map_err(system("reading a listener's address"))?;
     let key = key::read(&config.media.ufrag_key_file)?;
-    let plane = Plane::start(config, *key, tls.as_ref().map(|tls| tls.config()))?;
+    let plane = Plane::start(config, *key, media_tls.as_ref().map(|tls| tls.config()))?;
+    let plane = Arc::new(plane);
+
     let (stop, stopping) = watch::channel(false);
     let mut tasks = JoinSet::new();
-    if let Some(tls) = &tls {
+    let certificates: Vec<_> = media_tls.into_iter().chain(api_tls.clone()).collect();
+    for tls in &certificates {
         tasks.spawn(Arc::clone(tls).watch(stopping.clone()));
-        if let Some(reload) = reload {
-            tasks.spawn(reload_certificates(reload, Arc::clone(tls), stopping));
+    }
+    if let Some(reload) = reload {
+        tasks.spawn(reload_certificates(reload, certificates, stopping.clone()));
+    }
+    tasks.spawn(tell_metrics(Arc::clone(&plane), stopping.clone()));
+    let limits = serve::Limits {
+        connections_max: config.limits.http_connections_max,
+        drain: API_DRAIN_MAX,
+        ..serve::Limits::default()
+    };
+    let settings = front::Settings { tls: api_tls, limits, metrics: metrics::render_process };
+    let mut front = tokio::spawn(front::serve(listener, settings, nodes, stopping));
+    info!(nodes = config.nodes.len(), udp_port = config.media.udp_port, api = %address, "ready");
+
+    tokio::select! {
+        () = shutdown.draining() => {}
+        ended = &mut front => {
+            ended.map_err(|error| system("serving the API")(io::Error::other(error)))??;
         }
     }
-    info!(nodes = config.nodes.len(), udp_port = config.media.udp_port, "ready");
-
-    shutdown.draining().await;
+    // The front first: whoever is told to come again finds another ingress, while media still flows here.
+    stop.send_replace(true);
     let stopped = shutdown.finish(async {
+        if !front.is_finished() {
+            let _ = (&mut front).await;
+        }
+        while tasks.join_next().await.is_some() {}
         // A panic in a thread was reported when it happened.
         tokio::task::spawn_blocking(move || plane.stop()).await.ok();
-        stop.send_replace(true);
-        while tasks.join_next().await.is_some() {}
     });
     if let Err(cut_short) = stopped.await {
         warn!(%cut_short);
         tasks.shutdown().await;
+        front.abort();
     }
     info!("stopped");
     Ok(())
 }
 
-async fn reload_certificates(mut reload: Reload, tls: Arc<Tls>, mut stop: watch::Receiver<bool>) {
+/// What the data plane counted goes where the front's metrics are.
+async fn tell_metrics(plane: Arc<Plane>, mut stop: watch::Receiver<bool>) {
+    let mut ticks = tokio::time::interval(METRICS_EVERY);
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {
+                observe(&plane.counters());
+                metrics::upkeep();
+            }
+            _ = stop.wait_for(|stop| *stop) => return,
+        }
+    }
+}
+
+async fn reload_certificates(
+    mut reload: Reload,
+    certificates: Vec<Arc<Tls>>,
+    mut stop: watch::Receiver<bool>,
+) {
     loop {
         tokio::select! {
             () = reload.requested() => {}
             _ = stop.wait_for(|stop| *stop) => return,
         }
-        match tls.reload() {
-            Ok(()) => info!("the certificate was read again"),
-            Err(error) => warn!(%error, "the old certificate stays in use"),
+        for tls in &certificates {
+            match tls.reload() {
+                Ok(()) => info!("a certificate was read again"),
+                Err(error) => warn!(%error, "the old certificate stays in use"),
+            }
         }
     }
 }

@@ -6,9 +6,11 @@
 )]
 
 mod calls;
+mod front;
 mod fuzz_seeds;
 mod ingress;
 mod interop;
+mod moves;
 mod process;
 mod tcp;
 mod web;
