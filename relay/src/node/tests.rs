@@ -94,7 +94,7 @@ async fn calls_are_spread_over_workers() {
 
 #[tokio::test]
 async fn without_a_free_port_there_is_no_further_call() {
-    let port = crate::udp::Socket::bind(0, None).expect("a port").port();
+    let port = Socket::bind(0, None).expect("a port").port();
     let (node, mut records) = start(NodeConfig { udp_ports: port..=port, ..config() });
     let (call, _) = create(&node);
     let refused = node.create(CreateCall::default()).expect_err("one port, one call");
