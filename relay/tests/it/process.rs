@@ -73,6 +73,18 @@ impl Relay {
         relay
     }
 
+    /// Makes a node whose API speaks TLS with a certificate of its own in `relay/api.crt`, and starts it.
+    pub(crate) fn with_tls(node: u16) -> Self {
+        let mut relay = Self::numbered(node);
+        let certified = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+        std::fs::write(relay.path("relay/api.crt"), certified.cert.pem()).unwrap();
+        std::fs::write(relay.path("relay/api.key"), certified.signing_key.serialize_pem()).unwrap();
+        relay.set("# tls_certificate = \"tls/api.crt\"", "tls_certificate = \"api.crt\"");
+        relay.set("# tls_key = \"tls/api.key\"", "tls_key = \"api.key\"");
+        relay.start();
+        relay
+    }
+
     fn set(&self, old: &str, new: &str) {
         let file = self.path("relay/relay.toml");
         let text = std::fs::read_to_string(&file).unwrap();
@@ -80,7 +92,7 @@ impl Relay {
         std::fs::write(&file, text.replacen(old, new, 1)).unwrap();
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
@@ -277,13 +289,7 @@ fn what_a_node_logs_of_a_call_names_nobody() {
 
 #[test]
 fn the_commands_trust_the_certificate_that_the_configuration_gives_the_api() {
-    let mut relay = Relay::init();
-    let certified = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
-    std::fs::write(relay.path("relay/api.crt"), certified.cert.pem()).unwrap();
-    std::fs::write(relay.path("relay/api.key"), certified.signing_key.serialize_pem()).unwrap();
-    relay.set("# tls_certificate = \"tls/api.crt\"", "tls_certificate = \"api.crt\"");
-    relay.set("# tls_key = \"tls/api.key\"", "tls_key = \"api.key\"");
-    relay.start();
+    let relay = Relay::with_tls(9);
     let url = format!("https://{}", relay.address);
     let began = Instant::now();
     loop {
