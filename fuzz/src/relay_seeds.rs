@@ -1,10 +1,10 @@
 //! The committed seeds of the relay's parsers.
 
 use trunkline_fuzz::relay::{KEY, PWD, srtp_key};
+use trunkline_relay_proto::path::Transport;
 use trunkline_relay_proto::rtcp::{Block, Writer};
 use trunkline_relay_proto::rtp::extension;
 use trunkline_relay_proto::srtp::{Profile, Sealer};
-use trunkline_relay_proto::path::Transport;
 use trunkline_relay_proto::stun::{ANSWER_BYTES_MAX, Request, write_request};
 use trunkline_relay_proto::tunnel::{Header, Kind};
 use trunkline_relay_proto::ufrag::{Key, Route};
@@ -35,6 +35,29 @@ pub fn stun() -> Seeds {
         ("role_conflict", conflict),
         ("cut", cut),
         ("wrong_fingerprint", forged),
+    ]
+}
+
+pub fn framing() -> Seeds {
+    // A byte for the size of the pieces, then the stream.
+    let stream = |piece: u8, frames: &[&[u8]]| {
+        let framed = frames.iter().flat_map(|frame| {
+            let length = u16::try_from(frame.len()).expect("a frame").to_be_bytes();
+            [&length[..], frame].concat()
+        });
+        std::iter::once(piece).chain(framed).collect::<Vec<u8>>()
+    };
+    let rtp = [&[0x80, 96, 0, 1, 0, 0, 0, 9, 0, 0, 0, 7][..], &[0x11; 40]].concat();
+    let largest = [0x16; 2048];
+    let mut cut = stream(7, &[&rtp, &rtp]);
+    cut.truncate(80);
+    vec![
+        ("frames", stream(13, &[&rtp, &[0x16; 20], &[0x80, 200, 0, 0], &rtp])),
+        ("byte_by_byte", stream(1, &[&rtp, &[1]])),
+        ("of_no_length", stream(3, &[&[], &rtp, &[], &[]])),
+        ("largest", stream(100, &[&largest, &rtp])),
+        ("too_long", stream(200, &[&[0x16; 2049], &rtp])),
+        ("cut", cut),
     ]
 }
 
@@ -151,7 +174,8 @@ pub fn tunnel() -> Seeds {
         let remote = remote.parse().expect("an address");
         Header { kind, transport, remote, flow: 0x7f00_0001 }.write().to_vec()
     };
-    let datagram = [header(Kind::Datagram, Transport::Udp, "192.0.2.1:5000"), b"what a client sent".to_vec()].concat();
+    let datagram =
+        [header(Kind::Datagram, Transport::Udp, "192.0.2.1:5000"), b"what a client sent".to_vec()].concat();
     let closed = header(Kind::Closed, Transport::Tcp, "[2001:db8::1]:5000");
     let ssrcs: Vec<u8> = (1..=3_u32).flat_map(u32::to_be_bytes).collect();
     let dropped = [header(Kind::Dropped, Transport::Tls, "192.0.2.1:5000"), ssrcs].concat();
