@@ -12,6 +12,7 @@ use trunkline_relay_proto::counters::Counters;
 
 use crate::node::{ConnectionCounters, WorkerLoad};
 use crate::tcp::LobbyCounters;
+use crate::tunnel::TunnelCounters;
 use crate::udp::SocketCounters;
 
 /// How often histograms move their samples into buckets. Rarer holds more samples in memory between scrapes.
@@ -78,6 +79,8 @@ pub struct View {
     pub connections: ConnectionCounters,
     /// What happened at the TCP port, if there is one.
     pub lobby: Option<LobbyCounters>,
+    /// What came through the tunnel since the process started.
+    pub tunnel: TunnelCounters,
     /// What each worker is at.
     pub load: Vec<WorkerLoad>,
     /// Whether it drains.
@@ -207,6 +210,14 @@ fn observe(view: &View) {
         metrics::describe_counter!(metric, text);
     }
     metrics::describe_counter!("trunkline_relay_dropped_datagrams_total", "Packets dropped, by reason");
+    for (reason, count) in view.tunnel.dropped() {
+        counter!("trunkline_relay_dropped_datagrams_total", "reason" => reason).absolute(count);
+    }
+    metrics::describe_counter!(
+        "trunkline_relay_tunnelled_datagrams_total",
+        "Datagrams of clients that came through an ingress"
+    );
+    counter!("trunkline_relay_tunnelled_datagrams_total").absolute(view.tunnel.datagrams);
     for (name, count) in view.counters.named() {
         if let Some(reason) = name.strip_prefix(DROPPED) {
             counter!("trunkline_relay_dropped_datagrams_total", "reason" => reason).absolute(count);
@@ -304,7 +315,15 @@ mod tests {
         let connections =
             ConnectionCounters { open_tls: 4, dropped: 9, refused: 2, ..ConnectionCounters::default() };
         let load = vec![load(0.25), load(0.5)];
-        View { counters, sockets, connections, lobby: None, load, draining: true }
+        View {
+            counters,
+            sockets,
+            connections,
+            lobby: None,
+            tunnel: TunnelCounters::default(),
+            load,
+            draining: true,
+        }
     }
 
     #[test]
