@@ -2,11 +2,16 @@
 //! panic, whatever it is given. The committed seeds, in `seeds/relay`, go through the very same functions in an
 //! ordinary test.
 
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
 use trunkline_relay_proto::rtcp::{self, Packet};
 use trunkline_relay_proto::rtp::descriptor::{self, Descriptor};
 use trunkline_relay_proto::rtp::{self, Header, extension};
 use trunkline_relay_proto::srtp::{MasterKey, OpenError, Opener, Profile};
 use trunkline_relay_proto::stun::{ANSWER_BYTES_MAX, Request, Response};
+use trunkline_relay_proto::turn::{Secret, Session, Settings, TurnError};
 use trunkline_relay_proto::ufrag::Key;
 
 /// A parser that is fed.
@@ -20,6 +25,7 @@ pub const TARGETS: &[(&str, Parser)] = &[
     ("rtp", rtp),
     ("descriptor", descriptor),
     ("srtp", srtp),
+    ("turn", turn),
 ];
 
 /// The password and the key that seeds are made with.
@@ -115,5 +121,31 @@ pub fn srtp(data: &[u8]) {
     };
     if open().is_ok() {
         assert_eq!(open(), Err(OpenError::Replay), "a packet is opened once");
+    }
+}
+
+/// Seconds since the Unix epoch at which the seeds' credentials are good.
+pub const TURN_NOW_S: u64 = 1_700_000_000;
+
+/// What a client sends on a connection that speaks TURN: the same comes of it in one piece and in two.
+pub fn turn(data: &[u8]) {
+    let now = Instant::now();
+    let own: SocketAddr = ([192, 0, 2, 1], 16_384).into();
+    let settings = Arc::new(Settings { secret: Secret::derive(&KEY), own: vec![own.ip()] });
+    let outcome = |pieces: &[&[u8]]| -> Result<(Vec<u8>, Vec<Vec<u8>>), TurnError> {
+        let mut session = Session::new(settings.clone(), ([198, 51, 100, 7], 4711).into(), own, [9; 12]);
+        let (mut replies, mut payloads) = (Vec::new(), Vec::new());
+        for piece in pieces {
+            let payload = |payload: &mut [u8]| payloads.push(payload.to_vec());
+            session.handle(now, TURN_NOW_S, &mut piece.to_vec(), &mut replies, payload)?;
+            let _ = session.wrap(now, piece.len());
+        }
+        Ok((replies, payloads))
+    };
+    let (head, tail) = data.split_at(data.len() / 2);
+    let whole = outcome(&[data]);
+    // A flood is judged by what comes at once.
+    if whole != Err(TurnError::Flood) {
+        assert_eq!(outcome(&[head, tail]), whole, "how a stream is split changes nothing");
     }
 }

@@ -112,6 +112,8 @@ pub struct MediaConfig {
     pub advertise: Vec<IpAddr>,
     /// TCP port that clients are told.
     pub tcp_port: u16,
+    /// The name in the certificate of the TCP port's TLS: with it, clients are told of TURN within TLS.
+    pub tls_name: Option<String>,
     /// Worker threads; one per core when 0.
     pub workers: usize,
     /// Offer DTLS 1.3.
@@ -214,6 +216,13 @@ impl Config {
         Ok(config)
     }
 
+    /// The TURN server that clients are told of (RFC 7065), if there is one.
+    #[must_use]
+    pub fn turn_url(&self) -> Option<String> {
+        let name = self.media.tls_name.as_deref()?;
+        Some(format!("turns:{name}:{}?transport=tcp", self.media.tcp_port))
+    }
+
     /// What types alone do not say.
     fn check(&self) -> Result<(), Fault> {
         self.api.check()?;
@@ -284,6 +293,9 @@ impl MediaConfig {
         if self.workers > WORKERS_CEILING {
             return Err(("media.workers", format!("expected 0 (one per core) to {WORKERS_CEILING}")));
         }
+        if self.tls_name.as_deref().is_some_and(|name| !is_host(name)) {
+            return Err(("media.tls_name", "expected a host name or an IP address".into()));
+        }
         let twice = |(index, codec)| self.codecs.iter().skip(index + 1).any(|other| other == codec);
         if self.codecs.is_empty() || self.codecs.iter().enumerate().any(twice) {
             return Err(("media.codecs", "expected at least one codec, and none of them twice".into()));
@@ -325,6 +337,12 @@ impl RecordsConfig {
     }
 }
 
+/// Whether a text can be the host of a URI: a name, an IPv4 address, or an IPv6 address in brackets.
+fn is_host(text: &str) -> bool {
+    (1..=253).contains(&text.len())
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-.:[]".contains(&b))
+}
+
 fn short(field: &'static str, len: usize) -> Result<(), Fault> {
     if len > LIST_MAX { Err((field, format!("expected at most {LIST_MAX}, found {len}"))) } else { Ok(()) }
 }
@@ -352,6 +370,7 @@ impl Default for MediaConfig {
             listen: Vec::new(),
             advertise: Vec::new(),
             tcp_port: 443,
+            tls_name: None,
             workers: 0,
             dtls_13: false,
             codecs: CodecName::DEFAULT.to_vec(),

@@ -3,6 +3,7 @@
 //! # Layout
 //! The journey of one packet:
 //! - [`udp`]: a call's socket, batches in and trains out
+//! - [`tcp`]: connections of those without UDP
 //! - `worker`: one thread, its calls and their sockets; the rules are in `trunkline-relay-proto`
 //!
 //! Joining a call:
@@ -30,6 +31,7 @@ pub mod ports;
 pub mod records;
 pub mod run;
 pub mod sdp;
+pub mod tcp;
 pub mod token;
 pub mod udp;
 pub mod web;

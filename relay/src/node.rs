@@ -21,7 +21,7 @@ use trunkline_relay_proto::call::Settings;
 use trunkline_relay_proto::counters::Counters;
 use trunkline_relay_proto::dtls;
 use trunkline_relay_proto::event::{EndReason, ParticipantId};
-use trunkline_relay_proto::ufrag;
+use trunkline_relay_proto::{turn, ufrag};
 
 use crate::interfaces;
 use crate::ports::Ports;
@@ -38,8 +38,8 @@ mod tests;
 pub use config::{NodeConfig, StartError};
 pub use ids::{CallId, IdError, SessionId};
 pub use info::{
-    CallEvent, CallInfo, CallSnapshot, CallSummary, CreateCall, Drain, EventStream, Joined, Mode, NodeError,
-    SessionInfo, WorkerLoad,
+    CallEvent, CallInfo, CallSnapshot, CallSummary, CreateCall, Drain, EventStream, IceServer, Joined, Mode,
+    NodeError, SessionInfo, WorkerLoad,
 };
 use session::SessionEntry;
 
@@ -73,6 +73,7 @@ struct Inner {
     config: NodeConfig,
     dtls: Arc<dtls::Settings>,
     ufrag_key: ufrag::Key,
+    turn_secret: turn::Secret,
     addresses: Vec<IpAddr>,
     workers: Vec<Handle>,
     ports: Mutex<Ports>,
@@ -112,6 +113,7 @@ impl Node {
         let node = Self(Arc::new(Inner {
             dtls,
             ufrag_key: ufrag::Key::new(config.ufrag_key),
+            turn_secret: turn::Secret::derive(&config.ufrag_key),
             addresses: interfaces::candidates(&config.advertise, &config.listen)?,
             workers,
             ports: Mutex::new(ports),

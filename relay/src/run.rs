@@ -204,6 +204,7 @@ fn node_config(config: &Config) -> Result<NodeConfig, RunError> {
         advertise: media.advertise.clone(),
         udp_ports: media.udp_ports.ports(),
         tcp_port: media.tcp_port,
+        turn_url: config.turn_url(),
         dtls_13: media.dtls_13,
         codecs: media.codecs.clone(),
         ufrag_key: *key::read(&media.ufrag_key_file)?,

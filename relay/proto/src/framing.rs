@@ -14,20 +14,47 @@ pub fn length(frame: &[u8]) -> Option<[u8; LENGTH_BYTES]> {
     u16::try_from(frame.len()).ok().map(u16::to_be_bytes)
 }
 
-/// Finds frames in a stream of bytes. It keeps only what there is of an unfinished frame.
-#[derive(Debug, Default)]
-pub struct Deframer {
-    /// The beginning of a frame, its length first.
-    partial: Vec<u8>,
-    /// Bytes of an oversized frame that are still to come.
-    skip: usize,
-    /// Frames that were too long.
-    pub oversized: u64,
+/// How a stream is cut into messages.
+#[derive(Clone, Copy)]
+pub(crate) struct Format {
+    /// Bytes that say how long a message is.
+    pub(crate) head_bytes: usize,
+    /// How many more there are, of such a head. `None` when no message begins like this: the rest of the stream is lost.
+    pub(crate) rest_bytes: fn(&[u8]) -> Option<usize>,
 }
 
-impl Deframer {
-    /// Hands on each frame that is complete with these bytes. Frames of length zero say nothing, and are passed over.
-    pub fn feed(&mut self, bytes: &mut [u8], mut handle: impl FnMut(&mut [u8])) {
+/// Cuts a stream into messages, heads included. It keeps only what there is of an unfinished one.
+#[derive(Debug)]
+pub(crate) struct Splitter {
+    format: Format,
+    partial: Vec<u8>,
+    /// Bytes of an oversized message that are still to come.
+    skip: usize,
+    /// Messages that were too long.
+    pub(crate) oversized: u64,
+}
+
+/// What came was no message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct NoMessage;
+
+impl std::fmt::Debug for Format {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Format").field("head_bytes", &self.head_bytes).finish_non_exhaustive()
+    }
+}
+
+impl Splitter {
+    pub(crate) fn new(format: Format) -> Self {
+        Self { format, partial: Vec::new(), skip: 0, oversized: 0 }
+    }
+
+    /// Hands on each message that is complete with these bytes.
+    pub(crate) fn feed(
+        &mut self,
+        bytes: &mut [u8],
+        mut handle: impl FnMut(&mut [u8]),
+    ) -> Result<(), NoMessage> {
         let mut at = 0;
         while let Some(rest) = bytes.get_mut(at..).filter(|rest| !rest.is_empty()) {
             at += if self.skip > 0 {
@@ -35,46 +62,81 @@ impl Deframer {
                 self.skip -= skipped;
                 skipped
             } else if self.partial.is_empty()
-                && let Some(frame) = whole(rest)
+                && let Some(len) = self.whole(rest)?
             {
-                // Most frames are whole in what was read, and are handed on where they lie.
-                handle(frame);
-                LENGTH_BYTES + frame.len()
+                // Most messages are whole in what was read, and are handed on where they lie.
+                handle(rest.get_mut(..len).unwrap_or_default());
+                len
             } else {
-                self.collect(rest, &mut handle)
+                self.collect(rest, &mut handle)?
             };
         }
+        Ok(())
     }
 
-    /// Adds to the unfinished frame what belongs to it, and hands it on when that completes it. Bytes taken.
-    fn collect(&mut self, rest: &[u8], handle: &mut impl FnMut(&mut [u8])) -> usize {
-        let end = match self.partial.first_chunk() {
-            Some(length) => LENGTH_BYTES + usize::from(u16::from_be_bytes(*length)),
-            None => LENGTH_BYTES,
+    /// Bytes of the message in front, if it is all there and not too long.
+    fn whole(&self, bytes: &[u8]) -> Result<Option<usize>, NoMessage> {
+        let Some(head) = bytes.get(..self.format.head_bytes) else { return Ok(None) };
+        let rest = (self.format.rest_bytes)(head).ok_or(NoMessage)?;
+        let len = head.len() + rest;
+        Ok((rest <= FRAME_BYTES_MAX && len <= bytes.len()).then_some(len))
+    }
+
+    /// Adds to the unfinished message what belongs to it, and hands it on when that completes it. Bytes taken.
+    fn collect(&mut self, bytes: &[u8], handle: &mut impl FnMut(&mut [u8])) -> Result<usize, NoMessage> {
+        let end = match self.partial.get(..self.format.head_bytes) {
+            Some(head) => head.len() + (self.format.rest_bytes)(head).ok_or(NoMessage)?,
+            None => self.format.head_bytes,
         };
-        let taken = (end - self.partial.len()).min(rest.len());
-        self.partial.extend(rest.iter().take(taken));
-        let Some((length, frame)) = self.partial.split_first_chunk_mut() else { return taken };
-        let len = usize::from(u16::from_be_bytes(*length));
-        if len > FRAME_BYTES_MAX {
+        let taken = end.saturating_sub(self.partial.len()).min(bytes.len());
+        self.partial.extend(bytes.iter().take(taken));
+        let Some(head) = self.partial.get(..self.format.head_bytes) else { return Ok(taken) };
+        let rest = (self.format.rest_bytes)(head).ok_or(NoMessage)?;
+        if rest > FRAME_BYTES_MAX {
             self.oversized += 1;
-            self.skip = len;
+            self.skip = rest;
             self.partial.clear();
-        } else if frame.len() == len {
-            if len > 0 {
-                handle(frame);
-            }
+        } else if self.partial.len() == head.len() + rest {
+            handle(&mut self.partial);
             self.partial.clear();
         }
-        taken
+        Ok(taken)
     }
 }
 
-/// The frame that these bytes begin with, if it is all there, says something, and is not too long.
-fn whole(bytes: &mut [u8]) -> Option<&mut [u8]> {
-    let (length, body) = bytes.split_first_chunk_mut()?;
-    let len = usize::from(u16::from_be_bytes(*length));
-    if (1..=FRAME_BYTES_MAX).contains(&len) { body.get_mut(..len) } else { None }
+/// Two bytes of length; every length is one.
+const RFC_4571: Format = Format {
+    head_bytes: LENGTH_BYTES,
+    rest_bytes: |head| head.first_chunk().copied().map(|length| usize::from(u16::from_be_bytes(length))),
+};
+
+/// Finds frames in a stream of bytes. It keeps only what there is of an unfinished frame.
+#[derive(Debug)]
+pub struct Deframer(Splitter);
+
+impl Default for Deframer {
+    fn default() -> Self {
+        Self(Splitter::new(RFC_4571))
+    }
+}
+
+impl Deframer {
+    /// Hands on each frame that is complete with these bytes. Frames of length zero say nothing, and are passed over.
+    pub fn feed(&mut self, bytes: &mut [u8], mut handle: impl FnMut(&mut [u8])) {
+        let frame = |message: &mut [u8]| {
+            if let Some(frame) = message.get_mut(LENGTH_BYTES..).filter(|frame| !frame.is_empty()) {
+                handle(frame);
+            }
+        };
+        // Two bytes are always a length.
+        let _ = self.0.feed(bytes, frame);
+    }
+
+    /// Frames that were too long, so far.
+    #[must_use]
+    pub fn oversized(&self) -> u64 {
+        self.0.oversized
+    }
 }
 
 #[cfg(test)]
@@ -119,8 +181,8 @@ mod tests {
         let mut deframer = Deframer::default();
         let frames = frames_of(&mut deframer, stream.chunks(1000));
         assert_eq!(frames, [vec![1; 3], vec![8; FRAME_BYTES_MAX]]);
-        assert_eq!(deframer.oversized, 1);
-        assert!(deframer.partial.capacity() <= 2 * (FRAME_BYTES_MAX + LENGTH_BYTES));
+        assert_eq!(deframer.oversized(), 1);
+        assert!(deframer.0.partial.capacity() <= 2 * (FRAME_BYTES_MAX + LENGTH_BYTES));
     }
 
     proptest! {

@@ -5,7 +5,8 @@
 //! What the shell hands in and takes out:
 //! - [`media`]: what an offer and its answer agreed on
 //! - [`path`], [`egress`]: where datagrams come from, and what is to be sent
-//! - [`framing`], [`tunnel`]: datagrams on TCP connections, and between an ingress and a node
+//! - [`framing`], [`turn`], [`tunnel`]: datagrams on TCP and TLS connections, and between an ingress and a node
+//! - [`backlog`]: what waits for one connection
 //! - [`event`], [`snapshot`], [`counters`]: what is told to people and operators
 //!
 //! The journey of one packet through a [`call`]:
@@ -20,6 +21,7 @@
 //! - [`rtcp`], `key_frame`: what both sides report and ask for
 
 mod allocate;
+pub mod backlog;
 pub mod call;
 pub mod counters;
 pub mod demux;
@@ -45,4 +47,5 @@ mod speaker;
 pub mod srtp;
 pub mod stun;
 pub mod tunnel;
+pub mod turn;
 pub mod ufrag;

@@ -19,14 +19,14 @@ use http::{HeaderValue, Method, StatusCode};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// What a page may send.
-const METHODS: HeaderValue = HeaderValue::from_static("GET, POST, PATCH, DELETE");
+const METHODS: HeaderValue = HeaderValue::from_static("GET, POST, PATCH, DELETE, OPTIONS");
 
 /// With which headers.
 const REQUEST_HEADERS: HeaderValue = HeaderValue::from_static("Authorization, Content-Type, If-Match");
 
 /// What it may read of an answer, beyond what every page may.
 const ANSWER_HEADERS: HeaderValue =
-    HeaderValue::from_static("Location, ETag, Accept-Patch, Retry-After, WWW-Authenticate");
+    HeaderValue::from_static("Location, ETag, Accept-Patch, Link, Retry-After, WWW-Authenticate");
 
 /// How many seconds a browser remembers the answer to its preflight. Longer saves requests; a changed list is seen later.
 const PREFLIGHT_AGE: HeaderValue = HeaderValue::from_static("3600");

@@ -6,6 +6,7 @@
 //! - [`cors`]: web pages of other origins
 //! - `auth`: the admin token, join tokens, the session's URL
 //! - `calls`, `participants`, `events`, `operate`: the handlers
+//! - `ice_servers`: the TURN server that clients are told of
 //! - [`fail`]: the problems that only a relay has
 //! - [`limits`]: every bound there is
 //! - [`openapi`]: the document that describes the API
@@ -30,6 +31,7 @@ mod calls;
 pub mod cors;
 mod events;
 pub mod fail;
+mod ice_servers;
 pub mod limits;
 pub mod openapi;
 mod operate;

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use axum::extract::{Path, Request, State};
 use axum::response::{IntoResponse, Response};
-use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_MATCH, LOCATION};
+use http::header::{ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_MATCH, LINK, LOCATION};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use trunkline_http::auth::{bucket, source};
@@ -14,7 +14,7 @@ use trunkline_http::problem::{BAD_REQUEST, Problem};
 
 use super::calls::call_id;
 use super::routes::{FRAGMENT, SDP};
-use super::{Answer, Api, auth, fail};
+use super::{Answer, Api, auth, fail, ice_servers};
 use crate::metrics as relay_metrics;
 use crate::node::{SessionId, SessionInfo};
 use crate::sdp::{FRAGMENT_BYTES_MAX, OFFER_BYTES_MAX};
@@ -57,6 +57,9 @@ pub(super) async fn join(
     headers.insert(ETAG, value(&joined.etag)?);
     headers.insert(ACCEPT_PATCH, PATCH_TYPES);
     headers.insert(CACHE_CONTROL, NO_STORE);
+    if let Some(server) = api.node.ice_server() {
+        headers.insert(LINK, ice_servers::link(&server)?);
+    }
     Ok(response)
 }
 
@@ -109,8 +112,24 @@ pub(super) async fn leave(
     api.node.leave(&session).map(|()| StatusCode::NO_CONTENT).map_err(fail::node)
 }
 
-pub(super) async fn join_options() -> impl IntoResponse {
-    (StatusCode::NO_CONTENT, [(ALLOW, "OPTIONS, POST"), (ACCEPT_POST, SDP)])
+/// What can be posted, to everybody; the TURN server, to whoever may join.
+pub(super) async fn join_options(
+    State(api): State<Arc<Api>>,
+    Path(call): Path<String>,
+    request: Request,
+) -> Answer<Response> {
+    let (parts, _) = request.into_parts();
+    let mut response =
+        (StatusCode::NO_CONTENT, [(ALLOW, "OPTIONS, POST"), (ACCEPT_POST, SDP)]).into_response();
+    if parts.headers.contains_key(AUTHORIZATION) {
+        auth::join_token(&api, &parts, &call)?;
+        let headers = response.headers_mut();
+        headers.insert(CACHE_CONTROL, NO_STORE);
+        if let Some(server) = api.node.ice_server() {
+            headers.insert(LINK, ice_servers::link(&server)?);
+        }
+    }
+    Ok(response)
 }
 
 pub(super) async fn session_options() -> impl IntoResponse {

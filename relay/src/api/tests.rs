@@ -63,6 +63,7 @@ async fn served_with(recorder: Recorder, change: impl FnOnce(&mut Config)) -> Se
         listen: vec![[127, 0, 0, 1].into()],
         udp_ports: 40_000..=47_999,
         calls_max: config.limits.calls_max,
+        turn_url: config.turn_url(),
         ..NodeConfig::default()
     };
     let (node, events) = Node::start(node).unwrap();

@@ -24,6 +24,8 @@ pub struct NodeConfig {
     pub advertise: Vec<IpAddr>,
     /// Ports of calls.
     pub udp_ports: RangeInclusive<u16>,
+    /// The TURN server that clients are told of, `turns:name:port?transport=tcp`, which takes credentials of `ufrag_key`.
+    pub turn_url: Option<String>,
     /// TCP port that clients are told.
     pub tcp_port: u16,
     /// Offer DTLS 1.3 too.
@@ -50,6 +52,7 @@ impl Default for NodeConfig {
             listen: Vec::new(),
             advertise: Vec::new(),
             udp_ports: 16384..=19999,
+            turn_url: None,
             tcp_port: 443,
             dtls_13: false,
             codecs: CodecName::DEFAULT.to_vec(),

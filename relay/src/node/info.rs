@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 use trunkline_relay_proto::call::{JoinError, RequestError};
 use trunkline_relay_proto::event::EndReason;
 use trunkline_relay_proto::snapshot::Snapshot;
+use trunkline_relay_proto::turn;
 
 use super::{CallId, SessionId};
 use crate::ports::PortError;
@@ -129,6 +130,15 @@ pub struct CallSummary {
     pub info: CallInfo,
     /// How many are in it.
     pub participants: usize,
+}
+
+/// A TURN server, as clients are told of it.
+#[derive(Clone, Debug)]
+pub struct IceServer {
+    /// A URI of RFC 7065.
+    pub url: String,
+    /// What to sign requests with.
+    pub credentials: turn::Credentials,
 }
 
 /// Somebody who just joined.

@@ -14,7 +14,8 @@ use trunkline_relay_proto::media::{Description, IceCredentials};
 use trunkline_relay_proto::ufrag;
 
 use super::{
-    CallEntry, CallId, EventStream, Joined, NAMES_MAX, Node, NodeError, SessionId, SessionInfo, ids,
+    CallEntry, CallId, EventStream, IceServer, Joined, NAMES_MAX, Node, NodeError, SessionId, SessionInfo,
+    ids,
 };
 use crate::sdp::{self, Candidate, Fragment, Local, Offer, Transport};
 use crate::worker::{Command, EVENTS_MAX};
@@ -233,6 +234,17 @@ impl Node {
         let registry = self.registry();
         let entry = registry.sessions.get(session).ok_or(NodeError::NoSuchSession)?;
         Ok(SessionInfo { call: entry.call.clone(), participant: entry.name.clone() })
+    }
+
+    /// The TURN server for somebody who joins, if there is one. Its credentials are good for as long as the ICE user names
+    /// of a join: clients show them again whenever they refresh.
+    #[must_use]
+    pub fn ice_server(&self) -> Option<IceServer> {
+        let inner = &*self.0;
+        let url = inner.config.turn_url.clone()?;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let expires_s = (now + inner.config.ufrag_lifetime).as_secs();
+        Some(IceServer { url, credentials: inner.turn_secret.issue(expires_s, ids::random()) })
     }
 
     fn locate_session(&self, session: &SessionId) -> Result<(usize, u32, ParticipantId), NodeError> {

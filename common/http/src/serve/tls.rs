@@ -1,4 +1,4 @@
-//! TLS for the HTTP servers: a certificate and its key from two PEM files, read again when they change.
+//! TLS for servers: a certificate and its key from two PEM files, read again when they change.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -97,6 +97,18 @@ impl Tls {
     /// # Panics
     /// Never: the provider knows the protocol versions rustls starts with.
     pub fn load(files: TlsFiles) -> Result<Arc<Self>, TlsError> {
+        Self::load_for(files, &["h2", "http/1.1"])
+    }
+
+    /// The same for another protocol than HTTP: `protocols` are those of ALPN (RFC 7301) that are taken, the best first.
+    /// A client need not name any.
+    ///
+    /// # Errors
+    /// When the files cannot be used.
+    ///
+    /// # Panics
+    /// Never: the provider knows the protocol versions rustls starts with.
+    pub fn load_for(files: TlsFiles, protocols: &[&str]) -> Result<Arc<Self>, TlsError> {
         let pair = Contents::read(&files)?.pair(&files)?;
         let current = Arc::new(Current(ArcSwap::from_pointee(pair)));
         let mut config = rustls::ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
@@ -104,8 +116,14 @@ impl Tls {
             .expect("aws-lc-rs has cipher suites for TLS 1.2 and 1.3")
             .with_no_client_auth()
             .with_cert_resolver(Arc::clone(&current) as Arc<dyn ResolvesServerCert>);
-        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
         Ok(Arc::new(Self { files, current, acceptor: TlsAcceptor::from(Arc::new(config)) }))
+    }
+
+    /// What handshakes are made with. It stays the same when the files change: they are looked up through it.
+    #[must_use]
+    pub fn config(&self) -> Arc<rustls::ServerConfig> {
+        Arc::clone(self.acceptor.config())
     }
 
     /// Reads the files again; new connections use what they hold.
@@ -139,7 +157,7 @@ impl Tls {
             match found.as_ref().map(|contents| contents.pair(&self.files)) {
                 Some(Ok(pair)) => {
                     self.current.0.store(Arc::new(pair));
-                    tracing::info!("the TLS certificate of an HTTP server was replaced");
+                    tracing::info!("a TLS certificate was replaced");
                 }
                 // Half of a replacement, most likely: the next look finds the other half.
                 Some(Err(error)) => tracing::warn!(%error, "keeping the TLS certificate in use"),

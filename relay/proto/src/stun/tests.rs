@@ -50,6 +50,22 @@ fn a_request_says_who_asks_whom() {
 }
 
 #[test]
+fn whom_a_request_is_for_is_found_without_reading_the_rest() {
+    let datagram = request(true);
+    assert_eq!(local_ufrag(&datagram), Some(&b"local"[..]));
+    let behind = with_attribute(&datagram, b"\xc0\x57\x00\x03abc\0");
+    assert_eq!(local_ufrag(&behind), Some(&b"local"[..]));
+    let other = with_attribute(&datagram, b"\x00\x06\x00\x05nobod\0\0\0");
+    assert_eq!(local_ufrag(&other), None, "no colon");
+    let mut answer = datagram.clone();
+    answer[0] = 1;
+    assert_eq!(local_ufrag(&answer), None, "no request");
+    for len in 0..datagram.len() {
+        assert_eq!(local_ufrag(&datagram[..len]), None, "cut at {len}");
+    }
+}
+
+#[test]
 fn the_request_of_rfc_5769_is_read_and_verified() {
     let datagram = *b"\x00\x01\x00\x58\x21\x12\xa4\x42\xb7\xe7\xa7\x01\xbc\x34\xd6\x86\xfa\x87\xdf\xae\
         \x80\x22\x00\x10STUN test client\

@@ -265,3 +265,41 @@ async fn options_say_what_can_be_posted_and_patched() {
     assert_eq!(header(&patched, "accept-patch"), format!("{SDP}, {FRAGMENT}"));
     problem(served.request("PUT", &session).send().await.unwrap(), METHOD_NOT_ALLOWED).await;
 }
+
+/// The `Link` header of an answer.
+fn link(response: &Response) -> Option<String> {
+    Some(response.headers().get("link")?.to_str().unwrap().to_owned())
+}
+
+#[tokio::test]
+async fn whoever_may_join_is_told_of_the_turn_server_and_nobody_else_is() {
+    let served = served_with(Recorder::off(), |config| {
+        config.media.tcp_port = 8443;
+        config.media.tls_name = Some("relay.alpha.test".into());
+    })
+    .await;
+    let call = served.call(json!({})).await;
+    let token = served.token(&call, "Ann").await;
+    let path = format!("/v1/calls/{call}/participants");
+    let told = served.request("OPTIONS", &path).bearer_auth(&token).send().await.unwrap();
+    assert_eq!((told.status(), header(&told, "accept-post")), (StatusCode::NO_CONTENT, SDP.to_owned()));
+    let told = link(&told).unwrap();
+    let (url, rest) = told.split_once("; rel=\"ice-server\"; username=\"").unwrap();
+    assert_eq!(url, "<turns:relay.alpha.test:8443?transport=tcp>");
+    assert!(rest.ends_with("\"; credential-type=\"password\""), "{rest}");
+    let joined = served.join(&call, &token, OFFER).send().await.unwrap();
+    assert!(link(&joined).unwrap().starts_with(url));
+
+    let stranger = served.request("OPTIONS", &path).send().await.unwrap();
+    assert_eq!((stranger.status(), link(&stranger)), (StatusCode::NO_CONTENT, None));
+    problem(served.request("OPTIONS", &path).bearer_auth("x").send().await.unwrap(), UNAUTHENTICATED).await;
+}
+
+#[tokio::test]
+async fn without_a_certificates_name_there_is_no_turn_server() {
+    let served = served().await;
+    let call = served.call(json!({})).await;
+    let token = served.token(&call, "Ann").await;
+    let joined = served.join(&call, &token, OFFER).send().await.unwrap();
+    assert_eq!(link(&joined), None);
+}
