@@ -9,6 +9,7 @@ use trunkline_http::serve::tls::{Tls, TlsFiles};
 
 use crate::config::{ApiConfig, Config, MediaConfig};
 use crate::key;
+use crate::node::{StartError, listen_tcp};
 use crate::token::Tokens;
 
 /// Looks at everything. The configuration itself was checked when it was loaded.
@@ -23,6 +24,11 @@ pub fn all(config: &Config) -> Vec<Check> {
         check("media.ufrag_key_file", key::read(&config.media.ufrag_key_file).into()),
         check("media.listen", addresses(&config.media.listen)),
         check("media.udp_ports", ports(config)),
+        check("media.tcp_port", tcp_port(&config.media)),
+        check(
+            "media TLS",
+            media_tls_files(&config.media).map_or(Outcome::Fine, |files| Tls::load(files).into()),
+        ),
         check("media.advertise", advertise(&config.media)),
         check("records.directory", records(config)),
     ]
@@ -32,6 +38,13 @@ pub fn all(config: &Config) -> Vec<Check> {
 #[must_use]
 pub fn tls_files(api: &ApiConfig) -> Option<TlsFiles> {
     let (certificate, key) = (api.tls_certificate.clone()?, api.tls_key.clone()?);
+    Some(TlsFiles { certificate, key })
+}
+
+/// The files of the TCP port's certificate, when it has one.
+#[must_use]
+pub fn media_tls_files(media: &MediaConfig) -> Option<TlsFiles> {
+    let (certificate, key) = (media.tls_certificate.clone()?, media.tls_key.clone()?);
     Some(TlsFiles { certificate, key })
 }
 
@@ -104,6 +117,20 @@ fn ports(config: &Config) -> Outcome {
     }
 }
 
+fn tcp_port(media: &MediaConfig) -> Outcome {
+    match listen_tcp(media.tcp_port, &media.listen) {
+        Ok(Some(_)) => Outcome::Fine,
+        Ok(None) => Outcome::Warning(
+            "media.tcp_port is 0: people whose network blocks UDP cannot take part in calls".into(),
+        ),
+        Err(StartError::TcpPort { port, source }) => {
+            let help = StartError::what_to_do(&source);
+            Outcome::Failed(format!("cannot listen on TCP port {port} ({source}): {help}"))
+        }
+        Err(error) => Outcome::Failed(error.to_string()),
+    }
+}
+
 fn advertise(media: &MediaConfig) -> Outcome {
     let families =
         |v4: bool| media.listen.is_empty() || media.listen.iter().any(|address| address.is_ipv4() == v4);
@@ -147,6 +174,7 @@ mod tests {
             listen: Some("127.0.0.1:0".parse().unwrap()),
             media_listen: vec!["127.0.0.1".parse().unwrap()],
             advertise: vec!["192.0.2.1".parse().unwrap()],
+            tcp_port: Some(0),
             ..Options::default()
         };
         let mut config = Config::load(&init(&options).unwrap().config).unwrap();
@@ -178,6 +206,9 @@ mod tests {
             config.media.ufrag_key_file = "missing".into();
             config.tokens.hs256_secret_file = Some("missing".into());
             config.media.udp_ports = format!("{port}-{port}").parse().unwrap();
+            config.media.tcp_port = held.local_addr().unwrap().port();
+            config.media.tls_certificate = Some("missing".into());
+            config.media.tls_key = Some("missing".into());
             config.media.advertise = vec![other];
             config.records.directory = Some("missing".into());
         });

@@ -110,8 +110,14 @@ pub struct MediaConfig {
     pub listen: Vec<IpAddr>,
     /// Addresses that clients are told, instead of those listened on: behind NAT.
     pub advertise: Vec<IpAddr>,
-    /// TCP port that clients are told.
+    /// TCP port of media, which clients are told; none when 0.
     pub tcp_port: u16,
+    /// Tell clients of TCP only.
+    pub force_tcp: bool,
+    /// PEM; without it there is no TLS on the TCP port.
+    pub tls_certificate: Option<PathBuf>,
+    /// PEM.
+    pub tls_key: Option<PathBuf>,
     /// The name in the certificate of the TCP port's TLS: with it, clients are told of TURN within TLS.
     pub tls_name: Option<String>,
     /// Worker threads; one per core when 0.
@@ -245,6 +251,8 @@ impl Config {
         let optional = [
             &mut self.api.tls_certificate,
             &mut self.api.tls_key,
+            &mut self.media.tls_certificate,
+            &mut self.media.tls_key,
             &mut self.tokens.hs256_secret_file,
             &mut self.records.directory,
         ];
@@ -292,6 +300,18 @@ impl MediaConfig {
         }
         if self.workers > WORKERS_CEILING {
             return Err(("media.workers", format!("expected 0 (one per core) to {WORKERS_CEILING}")));
+        }
+        match (&self.tls_certificate, &self.tls_key) {
+            (Some(_), None) => {
+                return Err(("media.tls_certificate", "expected media.tls_key with it".into()));
+            }
+            (None, Some(_)) => {
+                return Err(("media.tls_key", "expected media.tls_certificate with it".into()));
+            }
+            _ => {}
+        }
+        if self.force_tcp && self.tcp_port == 0 {
+            return Err(("media.force_tcp", "expected false, or a media.tcp_port that is not 0".into()));
         }
         if self.tls_name.as_deref().is_some_and(|name| !is_host(name)) {
             return Err(("media.tls_name", "expected a host name or an IP address".into()));
@@ -370,6 +390,9 @@ impl Default for MediaConfig {
             listen: Vec::new(),
             advertise: Vec::new(),
             tcp_port: 443,
+            force_tcp: false,
+            tls_certificate: None,
+            tls_key: None,
             tls_name: None,
             workers: 0,
             dtls_13: false,

@@ -30,6 +30,8 @@ pub struct Options {
     pub listen: Option<SocketAddr>,
     /// Its UDP ports, when not the default ones.
     pub udp_ports: Option<PortRange>,
+    /// Its TCP port of media, when not the default one; 0 for none.
+    pub tcp_port: Option<u16>,
     /// Addresses to take media on; all when empty.
     pub media_listen: Vec<IpAddr>,
     /// Addresses that clients are told instead.
@@ -126,6 +128,7 @@ fn configuration(options: &Options) -> String {
     let mut settings = vec![("", "node", options.node.to_string())];
     settings.extend(options.listen.map(|listen| ("api", "listen", quoted(listen))));
     settings.extend(options.udp_ports.map(|ports| ("media", "udp_ports", quoted(ports))));
+    settings.extend(options.tcp_port.map(|port| ("media", "tcp_port", port.to_string())));
     for (key, addresses) in [("listen", &options.media_listen), ("advertise", &options.advertise)] {
         if !addresses.is_empty() {
             settings.push(("media", key, list(addresses)));
@@ -156,12 +159,13 @@ mod tests {
             node: 7,
             listen: Some("127.0.0.1:1".parse().unwrap()),
             udp_ports: Some("20000-20009".parse().unwrap()),
+            tcp_port: Some(8443),
             advertise: vec!["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()],
             ..Options::default()
         };
         let made = init(&options).unwrap();
         let config = Config::load(&made.config).unwrap();
-        assert_eq!((config.node, config.api.listen.port()), (7, 1));
+        assert_eq!((config.node, config.api.listen.port(), config.media.tcp_port), (7, 1, 8443));
         assert_eq!((config.media.advertise.len(), config.media.udp_ports.first), (2, 20_000));
         Tokens::load(&config.tokens).unwrap();
         key::read(&config.media.ufrag_key_file).unwrap();

@@ -10,7 +10,8 @@ use metrics::{Histogram, Unit, counter, gauge, histogram};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use trunkline_relay_proto::counters::Counters;
 
-use crate::node::WorkerLoad;
+use crate::node::{ConnectionCounters, WorkerLoad};
+use crate::tcp::LobbyCounters;
 use crate::udp::SocketCounters;
 
 /// How often histograms move their samples into buckets. Rarer holds more samples in memory between scrapes.
@@ -69,6 +70,10 @@ pub struct View {
     pub counters: Counters,
     /// Counts of all sockets since the process started.
     pub sockets: SocketCounters,
+    /// Counts of all TCP and TLS connections since the process started.
+    pub connections: ConnectionCounters,
+    /// What happened at the TCP port, if there is one.
+    pub lobby: Option<LobbyCounters>,
     /// What each worker is at.
     pub load: Vec<WorkerLoad>,
     /// Whether it drains.
@@ -177,6 +182,7 @@ fn observe(view: &View) {
         gauge!("trunkline_relay_worker_busy_ratio", "worker" => worker.to_string()).set(load.busy);
     }
     observe_sockets(&view.sockets);
+    observe_connections(&view.connections, &view.lobby.unwrap_or_default());
     for (_, metric, text) in COUNTS {
         metrics::describe_counter!(metric, text);
     }
@@ -217,6 +223,54 @@ fn observe_sockets(sockets: &SocketCounters) {
     }
 }
 
+#[allow(clippy::cast_precision_loss, reason = "Prometheus has only floating point; 2^53 is far away")]
+fn observe_connections(connections: &ConnectionCounters, lobby: &LobbyCounters) {
+    metrics::describe_gauge!("trunkline_relay_connections", "Media connections now, by transport");
+    metrics::describe_counter!(
+        "trunkline_relay_connections_admitted_total",
+        "Media connections that showed a good check, by transport"
+    );
+    for (transport, open, admitted) in
+        [("tcp", connections.open_tcp, lobby.admitted_tcp), ("tls", connections.open_tls, lobby.admitted_tls)]
+    {
+        gauge!("trunkline_relay_connections", "transport" => transport).set(open as f64);
+        counter!("trunkline_relay_connections_admitted_total", "transport" => transport).absolute(admitted);
+    }
+    metrics::describe_counter!(
+        "trunkline_relay_connections_refused_total",
+        "Media connections closed before they were anybody's, by reason"
+    );
+    for (reason, count) in lobby.refusals().chain([("no_call", connections.refused)]) {
+        counter!("trunkline_relay_connections_refused_total", "reason" => reason).absolute(count);
+    }
+    for (metric, text, count) in [
+        ("trunkline_relay_connections_accepted_total", "Media connections accepted", lobby.accepted),
+        (
+            "trunkline_relay_accept_failures_total",
+            "Times that no media connection could be accepted: file descriptors ran out",
+            lobby.accept_failed,
+        ),
+        (
+            "trunkline_relay_connection_datagrams_total",
+            "Datagrams handed to media connections, dropped ones included",
+            connections.datagrams,
+        ),
+        (
+            "trunkline_relay_connection_writes_total",
+            "System calls that wrote to media connections",
+            connections.writes,
+        ),
+        (
+            "trunkline_relay_connection_dropped_datagrams_total",
+            "Datagrams dropped because their connection was too slow",
+            connections.dropped,
+        ),
+    ] {
+        metrics::describe_counter!(metric, text);
+        counter!(metric).absolute(count);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
@@ -227,7 +281,10 @@ mod tests {
         let counters = Counters { media_out: 42, dropped_replay: 3, ..Counters::default() };
         let sockets = SocketCounters { dropped_full: 7, ..SocketCounters::default() };
         let load = |busy| WorkerLoad { busy, calls: 1, participants: 3 };
-        View { counters, sockets, load: vec![load(0.25), load(0.5)], draining: true }
+        let connections =
+            ConnectionCounters { open_tls: 4, dropped: 9, refused: 2, ..ConnectionCounters::default() };
+        let load = vec![load(0.25), load(0.5)];
+        View { counters, sockets, connections, lobby: None, load, draining: true }
     }
 
     #[test]
@@ -244,6 +301,10 @@ mod tests {
             "trunkline_relay_send_dropped_datagrams_total{reason=\"full\"} 7",
             "trunkline_relay_worker_busy_ratio{worker=\"1\"} 0.5",
             "trunkline_relay_draining 1",
+            "trunkline_relay_connections{transport=\"tls\"} 4",
+            "trunkline_relay_connections_refused_total{reason=\"no_call\"} 2",
+            "trunkline_relay_connections_refused_total{reason=\"ufrag_forged\"} 0",
+            "trunkline_relay_connection_dropped_datagrams_total 9",
             "trunkline_relay_join_seconds_count 1",
             "trunkline_relay_records_lost_total 0",
         ] {

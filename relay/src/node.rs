@@ -6,6 +6,7 @@
 //! - `config`: how it is set up
 //! - `info`: what it is asked for, and what it tells; `ids`: names of calls and sessions
 //! - here: calls, and draining
+//! - `door`: the TCP port; who comes in is handed to the workers
 //! - `session`: joining, and what people in a call ask for
 
 use std::collections::HashMap;
@@ -25,22 +26,27 @@ use trunkline_relay_proto::{turn, ufrag};
 
 use crate::interfaces;
 use crate::ports::Ports;
+use crate::tcp::LobbyCounters;
 use crate::udp::SocketCounters;
 use crate::worker::{Command, Handle, Hosted, Report};
 
 mod config;
+mod door;
 mod ids;
 mod info;
 mod session;
 #[cfg(test)]
 mod tests;
 
-pub use config::{NodeConfig, StartError};
+pub use crate::worker::ConnectionCounters;
+pub use config::{NodeConfig, StartError, listen_tcp};
 pub use ids::{CallId, IdError, SessionId};
 pub use info::{
     CallEvent, CallInfo, CallSnapshot, CallSummary, CreateCall, Drain, EventStream, IceServer, Joined, Mode,
     NodeError, SessionInfo, WorkerLoad,
 };
+
+use door::Door;
 use session::SessionEntry;
 
 /// Call reports that wait for whoever keeps records. What finds no room is dropped and said in the log.
@@ -76,6 +82,7 @@ struct Inner {
     turn_secret: turn::Secret,
     addresses: Vec<IpAddr>,
     workers: Vec<Handle>,
+    door: Option<Door>,
     ports: Mutex<Ports>,
     registry: Mutex<Registry>,
     records: mpsc::Sender<CallEvent>,
@@ -107,6 +114,9 @@ impl Node {
         let workers = (0..config.workers.max(1))
             .map(|number| Handle::start(number, reports.clone()))
             .collect::<io::Result<Vec<_>>>()?;
+        let addresses = interfaces::candidates(&config.advertise, &config.listen)?;
+        let mailboxes = workers.iter().map(|worker| worker.mailbox.clone()).collect();
+        let door = Door::open(&config, &addresses, mailboxes)?;
         let start = usize::from(u16::from_ne_bytes(ids::random()));
         let ports = Ports::new(config.udp_ports.clone(), config.listen.first().copied(), start);
         let (records, record_events) = mpsc::channel(RECORDS_MAX);
@@ -114,8 +124,9 @@ impl Node {
             dtls,
             ufrag_key: ufrag::Key::new(config.ufrag_key),
             turn_secret: turn::Secret::derive(&config.ufrag_key),
-            addresses: interfaces::candidates(&config.advertise, &config.listen)?,
+            addresses,
             workers,
+            door,
             ports: Mutex::new(ports),
             registry: Mutex::new(Registry::default()),
             records,
@@ -135,6 +146,9 @@ impl Node {
     pub fn create(&self, create: CreateCall) -> Result<CallInfo, NodeError> {
         let inner = &*self.0;
         let now = Instant::now();
+        if create.force_tcp && inner.config.tcp_port == 0 {
+            return Err(NodeError::NoTcp);
+        }
         {
             let registry = self.registry();
             if registry.drain.is_some() {
@@ -156,7 +170,9 @@ impl Node {
             call_id: id.as_str().to_owned(),
             calluri: self.uri(port, IpAddr::is_ipv4).or_else(|| self.uri(port, |_| true)).unwrap_or_default(),
             calluriipv6: self.uri(port, IpAddr::is_ipv6).filter(|_| socket.is_ipv6()),
-            tcpuri: self.uri(inner.config.tcp_port, |_| true).unwrap_or_default(),
+            tcpuri: Some(inner.config.tcp_port)
+                .filter(|port| *port != 0)
+                .and_then(|port| self.uri(port, |_| true)),
             mode: create.mode,
             max_participants: participants_max,
             created_at: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
@@ -177,7 +193,7 @@ impl Node {
             key,
             worker,
             port,
-            force_tcp: create.force_tcp,
+            force_tcp: create.force_tcp || inner.config.force_tcp,
             info: info.clone(),
             started,
             names: Vec::new(),
@@ -284,18 +300,28 @@ impl Node {
 
     /// What was counted since the start, calls that ended included: up to a second old.
     #[must_use]
-    pub fn counters(&self) -> (Counters, SocketCounters) {
-        let mut sum = (Counters::default(), SocketCounters::default());
+    pub fn counters(&self) -> (Counters, SocketCounters, ConnectionCounters) {
+        let mut sum = (Counters::default(), SocketCounters::default(), ConnectionCounters::default());
         for worker in &self.0.workers {
-            let (counters, socket_counters) = worker.shared.counts();
+            let (counters, socket_counters, connections) = worker.shared.counts();
             sum.0.add(&counters);
             sum.1.add(&socket_counters);
+            sum.2.add(&connections);
         }
         sum
     }
 
+    /// What the lobby of the TCP port counted since the start. `None` when there is no such port.
+    #[must_use]
+    pub fn lobby_counters(&self) -> Option<LobbyCounters> {
+        self.0.door.as_ref().map(Door::counters)
+    }
+
     /// Ends every call and stops the workers. People are told. Blocks until the workers are done.
     pub fn shutdown(&self) {
+        if let Some(door) = &self.0.door {
+            door.close();
+        }
         self.0.workers.iter().for_each(Handle::stop);
     }
 

@@ -23,12 +23,13 @@ use trunkline_http::serve::tls::{Tls, TlsError};
 use trunkline_http::serve::{self, Limits};
 
 use crate::api::{self, Api, Parts};
-use crate::check::tls_files;
+use crate::check::{media_tls_files, tls_files};
 use crate::config::{Config, WORKERS_CEILING};
 use crate::key::{self, KeyError as UfragKeyError};
 use crate::metrics;
 use crate::node::{CallEvent, Node, NodeConfig, StartError};
 use crate::records::{Book, Recorder, RecordsError, Settings as RecordsSettings, Writer};
+use crate::tcp::PROTOCOLS;
 use crate::token::{KeyError, Tokens};
 
 /// How long stopping may take before what is not finished is cut off.
@@ -69,6 +70,9 @@ pub enum RunError {
     /// The API's certificate.
     #[error("api: {0}")]
     Tls(#[from] TlsError),
+    /// The certificate of the TCP port.
+    #[error("media: {0}")]
+    MediaTls(TlsError),
     /// Logs.
     #[error(transparent)]
     Telemetry(#[from] telemetry::TelemetryError),
@@ -118,18 +122,22 @@ pub async fn serve(config: &Config, shutdown: Shutdown, reload: Option<Reload>) 
     let listener = TcpListener::bind(address).await;
     let listener = listener.map_err(|source| RunError::Listen { address, source })?;
     let address = listener.local_addr().map_err(system("reading a listener's address"))?;
-    let (node, events) = Node::start(node_config(config)?)?;
+    let media_tls = media_tls_files(&config.media).map(|files| Tls::load_for(files, PROTOCOLS));
+    let media_tls = media_tls.transpose().map_err(RunError::MediaTls)?;
+    let node = NodeConfig { tls: media_tls.as_ref().map(|tls| tls.config()), ..node_config(config)? };
+    let (node, events) = Node::start(node)?;
 
     let (stop_api, stopping) = watch::channel(false);
     let mut tasks = JoinSet::new();
     let (stop_recording, recording_stops) = watch::channel(false);
     let recording = tokio::spawn(record(Arc::clone(&book), events, recording_stops));
     tasks.spawn(upkeep(stopping.clone()));
-    if let Some(tls) = &tls {
+    let certificates: Vec<_> = tls.iter().chain(&media_tls).cloned().collect();
+    for tls in &certificates {
         tasks.spawn(Arc::clone(tls).watch(stopping.clone()));
     }
-    if let (Some(reload), Some(tls)) = (reload, &tls) {
-        tasks.spawn(reload_on_signal(reload, Arc::clone(tls), stopping.clone()));
+    if let Some(reload) = reload.filter(|_| !certificates.is_empty()) {
+        tasks.spawn(reload_on_signal(reload, certificates, stopping.clone()));
     }
     let parts =
         Parts { node: node.clone(), tokens, admin: TokenHash::of(admin.trim()), book: Arc::clone(&book) };
@@ -204,6 +212,7 @@ fn node_config(config: &Config) -> Result<NodeConfig, RunError> {
         advertise: media.advertise.clone(),
         udp_ports: media.udp_ports.ports(),
         tcp_port: media.tcp_port,
+        force_tcp: media.force_tcp,
         turn_url: config.turn_url(),
         dtls_13: media.dtls_13,
         codecs: media.codecs.clone(),
@@ -215,15 +224,17 @@ fn node_config(config: &Config) -> Result<NodeConfig, RunError> {
     })
 }
 
-async fn reload_on_signal(mut reload: Reload, tls: Arc<Tls>, mut stop: watch::Receiver<bool>) {
+async fn reload_on_signal(mut reload: Reload, certificates: Vec<Arc<Tls>>, mut stop: watch::Receiver<bool>) {
     loop {
         tokio::select! {
             () = reload.requested() => {}
             _ = stop.wait_for(|stop| *stop) => return,
         }
-        match tls.reload() {
-            Ok(_) => info!("the API's certificate was read again"),
-            Err(error) => warn!(%error, "the API's old certificate stays in use"),
+        for tls in &certificates {
+            match tls.reload() {
+                Ok(()) => info!("a certificate was read again"),
+                Err(error) => warn!(%error, "the old certificate stays in use"),
+            }
         }
     }
 }

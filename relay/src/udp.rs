@@ -171,7 +171,7 @@ impl Socket {
         Ok(came)
     }
 
-    /// Sends every train. One destination that cannot be reached costs its own datagrams only.
+    /// Sends every train that goes out by this socket, and leaves the others alone. One destination that cannot be reached costs its own datagrams only.
     pub fn send(&mut self, egress: &Egress) {
         let mut at = Position::default();
         let mut wait_until = None;
@@ -264,6 +264,9 @@ impl Position {
     /// These messages are done with, one way or the other.
     fn pass(&mut self, egress: &Egress, messages: &[sys::Message<'_>]) {
         for message in messages {
+            while egress.trains().get(self.train).is_some_and(|train| train.path.via != Via::Socket) {
+                self.train += 1;
+            }
             self.offset += message.bytes.len();
             if egress.trains().get(self.train).is_none_or(|train| self.offset >= train.len) {
                 *self = Self { train: self.train + 1, offset: 0, single: false };
@@ -277,6 +280,9 @@ fn gather<'a>(egress: &'a Egress, at: Position, offload: bool, messages: &mut [s
     let mut count = 0;
     let Position { mut offset, mut single, .. } = at;
     for train in egress.trains().get(at.train..).unwrap_or_default() {
+        if train.path.via != Via::Socket {
+            continue;
+        }
         let rest = egress.bytes(train).get(offset..).unwrap_or_default();
         let unit = if offload && !single { rest.len() } else { train.segment };
         (offset, single) = (0, false);
@@ -293,6 +299,8 @@ fn gather<'a>(egress: &'a Egress, at: Position, offload: bool, messages: &mut [s
 mod tests {
     use std::collections::HashMap;
     use std::net::UdpSocket;
+
+    use trunkline_relay_proto::path::Transport;
 
     use super::*;
 
@@ -438,6 +446,26 @@ mod tests {
         assert!(clients.iter().all(|(client, _)| drain(client, 20).len() == 20));
         assert_eq!(socket.counters.offload_refused, u64::from(REFUSALS_MAX));
         assert_eq!((socket.counters.datagrams, socket.counters.datagrams_in_trains), (40, 0));
+    }
+
+    #[test]
+    fn trains_of_other_ways_out_are_left_alone() {
+        let mut socket = Socket::bind(0, None).expect("a port");
+        let (client, path) = loopback("127.0.0.1");
+        let other = Path::over(path.remote, Via::Connection { transport: Transport::Tcp, number: 1 });
+        let mut egress = Egress::default();
+        for size in [50, 60] {
+            train(&mut egress, other, &[size; 3]);
+            train(&mut egress, path, &[size; 2]);
+        }
+        train(&mut egress, other, &[70; 2]);
+        for offload in [true, false] {
+            socket.offload = offload;
+            socket.send(&egress);
+            let sizes: Vec<_> = drain(&client, 4).iter().map(Vec::len).collect();
+            assert_eq!(sizes, [50, 50, 60, 60], "offload: {offload}");
+        }
+        assert_eq!(socket.counters.datagrams, 8);
     }
 
     #[test]

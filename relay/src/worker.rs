@@ -18,7 +18,13 @@ use trunkline_relay_proto::event::{Audience, EndReason, Event, Notice, Participa
 use trunkline_relay_proto::media::{Description, IceCredentials};
 use trunkline_relay_proto::snapshot::Snapshot;
 
+use crate::tcp::Admitted;
 use crate::udp::{Batch, Socket, SocketCounters};
+
+mod connections;
+
+pub use connections::ConnectionCounters;
+use connections::Connections;
 
 /// Commands taken before sockets are looked at again.
 const COMMANDS_PER_TURN: usize = 64;
@@ -63,6 +69,10 @@ pub(crate) enum Command {
     Leave {
         key: u32,
         id: ParticipantId,
+    },
+    /// Of the call that its route names.
+    Connection {
+        admitted: Box<Admitted>,
     },
     Events {
         key: u32,
@@ -147,19 +157,40 @@ pub(crate) struct Shared {
     pub(crate) participants: AtomicUsize,
     /// Share of the last second it was busy, in thousandths.
     pub(crate) busy_permille: AtomicU32,
-    counts: Mutex<(Counters, SocketCounters)>,
+    counts: Mutex<Counts>,
 }
 
+/// What calls, their sockets and their connections counted.
+pub(crate) type Counts = (Counters, SocketCounters, ConnectionCounters);
+
 impl Shared {
-    pub(crate) fn counts(&self) -> (Counters, SocketCounters) {
+    pub(crate) fn counts(&self) -> Counts {
         *self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Where a worker is told what to do. Clones are the same worker's.
+#[derive(Clone)]
+pub(crate) struct Mailbox {
+    commands: mpsc::Sender<Command>,
+    wake: Arc<OwnedFd>,
+}
+
+impl Mailbox {
+    /// Hands a command over. False when the worker is gone.
+    pub(crate) fn tell(&self, command: Command) -> bool {
+        // A full counter (EAGAIN) wakes it as well.
+        self.commands.send(command).is_ok()
+            && matches!(
+                rustix::io::write(&*self.wake, &1_u64.to_ne_bytes()),
+                Ok(_) | Err(rustix::io::Errno::AGAIN)
+            )
     }
 }
 
 /// The API's end of a worker.
 pub(crate) struct Handle {
-    commands: mpsc::Sender<Command>,
-    wake: Arc<OwnedFd>,
+    pub(crate) mailbox: Mailbox,
     pub(crate) shared: Arc<Shared>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -179,6 +210,7 @@ impl Handle {
             reports,
             shared: shared.clone(),
             calls: HashMap::new(),
+            connections: Connections::new(),
             timers: BinaryHeap::new(),
             egress: Egress::default(),
             batch: Batch::default(),
@@ -186,17 +218,13 @@ impl Handle {
         };
         let thread =
             std::thread::Builder::new().name(format!("media-{number}")).spawn(move || worker.run())?;
-        Ok(Self { commands, wake, shared, thread: Mutex::new(Some(thread)) })
+        let mailbox = Mailbox { commands, wake };
+        Ok(Self { mailbox, shared, thread: Mutex::new(Some(thread)) })
     }
 
     /// Hands a command over. False when the worker is gone.
     pub(crate) fn tell(&self, command: Command) -> bool {
-        // A full counter (EAGAIN) wakes it as well.
-        self.commands.send(command).is_ok()
-            && matches!(
-                rustix::io::write(&*self.wake, &1_u64.to_ne_bytes()),
-                Ok(_) | Err(rustix::io::Errno::AGAIN)
-            )
+        self.mailbox.tell(command)
     }
 
     /// Ends every call, and waits for the thread.
@@ -217,6 +245,7 @@ struct Worker {
     reports: channel::UnboundedSender<Report>,
     shared: Arc<Shared>,
     calls: HashMap<u32, Hosted>,
+    connections: Connections,
     timers: BinaryHeap<Reverse<(Instant, u32)>>,
     egress: Egress,
     batch: Batch,
@@ -242,14 +271,16 @@ impl Worker {
             let began = Instant::now();
             if woken.is_ok() {
                 for at in 0..ready.len() {
-                    let Some(token) = ready.get(at).map(|event: &epoll::Event| event.data.u64()) else {
-                        break;
-                    };
+                    let Some(event) = ready.get(at).copied() else { break };
+                    let event: epoll::Event = event;
+                    let token = event.data.u64();
                     if token == COMMANDS {
                         let mut count = [0; 8];
                         let _ = rustix::io::read(&*self.wake, &mut count);
                     } else if let Ok(key) = u32::try_from(token) {
                         self.receive(key);
+                    } else if let Some(number) = Connections::of_token(token) {
+                        self.attend(number, event.flags);
                     }
                 }
             }
@@ -275,6 +306,7 @@ impl Worker {
             busy += after.saturating_duration_since(began);
             if after >= publish_at {
                 self.end_empty(after);
+                self.connections.sweep(after, |key| self.calls.get(&key).map(|hosted| &hosted.call));
                 self.publish(busy);
                 busy = Duration::ZERO;
                 publish_at = after + PUBLISH;
@@ -303,17 +335,43 @@ impl Worker {
         }
     }
 
+    /// A connection has something for us, or takes something again.
+    fn attend(&mut self, number: u32, flags: epoll::EventFlags) {
+        let Some(key) = self.connections.call_of(number) else { return };
+        let Some(hosted) = self.calls.get_mut(&key) else { return };
+        let now = Instant::now();
+        if flags.contains(epoll::EventFlags::OUT) {
+            self.connections.writable(number);
+        }
+        // What is neither is an error or the end, which reading tells.
+        if flags.difference(epoll::EventFlags::OUT) != epoll::EventFlags::empty() {
+            self.connections.receive(now, number, &mut hosted.call, &mut self.egress);
+        }
+        self.settle(key, now);
+    }
+
+    /// Takes over a connection from the lobby.
+    fn take_over(&mut self, admitted: Admitted) {
+        let (key, now) = (admitted.route.call, Instant::now());
+        let Some(hosted) = self.calls.get_mut(&key) else { return self.connections.refuse() };
+        if self.connections.add(&self.epoll, now, admitted, (&mut hosted.call, &mut self.egress)) {
+            self.settle(key, now);
+        }
+    }
+
     /// Sends what a call wants sent, tells what it has to tell, and notes when it wants to be woken.
     fn settle(&mut self, key: u32, now: Instant) {
         let Some(hosted) = self.calls.get_mut(&key) else { return };
         loop {
             let more = hosted.call.poll_egress(now, &mut self.egress);
             hosted.socket.send(&self.egress);
+            self.connections.take(now, &self.egress);
             hosted.dropped += self.egress.clear();
             if !more {
                 break;
             }
         }
+        self.connections.flush(&self.epoll, now, &mut hosted.call);
         while let Some(event) = hosted.call.poll_event() {
             if let Event { to: Audience::One(id), notice: Notice::Ended { .. } } = &event {
                 let _ = self.reports.send(Report::Left { key, id: *id });
@@ -372,6 +430,7 @@ impl Worker {
                 let _ = reply.send(call.restart_ice(now, id, remote, local));
             }),
             Command::Leave { key, id } => self.with(key, now, |call| call.leave(now, id, EndReason::Left)),
+            Command::Connection { admitted } => self.take_over(*admitted),
             Command::Events { key, id, to } => {
                 // Somebody who has just left would never be told so: the stream ends at once.
                 if let Some(hosted) = self.calls.get_mut(&key).filter(|hosted| hosted.call.has(id)) {
@@ -407,6 +466,7 @@ impl Worker {
         }
         self.settle(key, now);
         let Some(hosted) = self.calls.remove(&key) else { return };
+        self.connections.close_call(key);
         self.ended.0.add(&hosted.counters());
         self.ended.1.add(&hosted.socket.counters);
         // The node frees the port when it hears of it: the socket has to be closed by then.
@@ -440,7 +500,8 @@ impl Worker {
         self.shared.participants.store(participants, Ordering::Relaxed);
         let permille = u32::try_from(busy.as_millis() * 1000 / PUBLISH.as_millis()).unwrap_or(1000);
         self.shared.busy_permille.store(permille.min(1000), Ordering::Relaxed);
-        *self.shared.counts.lock().unwrap_or_else(PoisonError::into_inner) = (counters, socket_counters);
+        *self.shared.counts.lock().unwrap_or_else(PoisonError::into_inner) =
+            (counters, socket_counters, self.connections.counters());
     }
 }
 

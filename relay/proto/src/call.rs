@@ -324,6 +324,33 @@ impl Call {
         Ok(())
     }
 
+    /// A path is gone: its connection closed. Media goes on by the one heard last, if there is another.
+    pub fn handle_closed(&mut self, path: Path) {
+        let Some(index) = self.by_path.remove(&path) else { return };
+        let Self { participants, sources, counters, .. } = self;
+        let Some(participant) = participants.get_mut(index).and_then(Option::as_deref_mut) else { return };
+        let before = participant.ice.path();
+        participant.ice.forget(path);
+        if let Some(to) = participant.ice.path().filter(|after| before != Some(*after)) {
+            feedback::moved(participant, sources, counters, before, to);
+        }
+    }
+
+    /// What was to go out on a path was dropped, because the path was too slow for it: packets of these SSRCs. What they
+    /// show has to begin anew. SSRCs of sound, of retransmissions and of nobody do not matter.
+    pub fn handle_dropped(&mut self, now: Instant, path: Path, ssrcs: impl IntoIterator<Item = u32>) {
+        let Some(index) = self.by_path.get(&path).copied() else { return };
+        for ssrc in ssrcs {
+            self.begin_anew(now, index, ssrc);
+        }
+    }
+
+    /// Whether a path belongs to a participant.
+    #[must_use]
+    pub fn knows(&self, path: Path) -> bool {
+        self.by_path.contains_key(&path)
+    }
+
     /// Something is due.
     pub fn handle_timeout(&mut self, now: Instant, egress: &mut Egress) {
         if self.loss_at.is_some_and(|at| at <= now) {

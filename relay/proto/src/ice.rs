@@ -2,7 +2,8 @@
 //!
 //! Where media goes is what the client nominated last. Before any nomination it is the first path that a check
 //! authenticated: waiting for the nomination would cost a third of the time it takes to join. A path that falls silent
-//! while the client is heard on another (its NAT gave it another port) is left without being asked to.
+//! while the client is heard on another (its NAT gave it another port) is left without being asked to. So is one when the
+//! same client socket is heard by another way, over another ingress or thread of one: its packets now come there.
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -185,7 +186,9 @@ impl Agent {
         }
         let (added, evicted) = self.note(now, path);
         let nominates = request.use_candidate() && current;
-        let change = if nominates || self.is_silent(now, SILENCE_CHECK) { self.select(path) } else { None };
+        let moved = self.selected.is_some_and(|selected| comes_another_way(selected, path));
+        let change =
+            if nominates || moved || self.is_silent(now, SILENCE_CHECK) { self.select(path) } else { None };
         Ok(Handled { len, change: change.or(added.then_some(Change::PathAdded)), evicted })
     }
 
@@ -247,6 +250,11 @@ impl Agent {
         let from = self.selected.replace(path);
         (from != Some(path)).then_some(Change::Selected { from, to: path })
     }
+}
+
+/// Whether two paths are of one client socket, by two ways.
+fn comes_another_way(one: Path, other: Path) -> bool {
+    one.remote == other.remote && one.transport() == other.transport() && one.via != other.via
 }
 
 #[cfg(test)]

@@ -63,9 +63,6 @@ pub(super) async fn create(
             format!("max_participants: expected 1 to {ceiling} in this mode, found {participants_max}");
         return Err(fail::malformed(detail));
     }
-    if force_tcp {
-        return Err(fail::malformed("force_tcp: this node takes media over UDP only"));
-    }
     if meeting_id.as_ref().is_some_and(|id| id.chars().count() > MEETING_ID_CHARS_MAX) {
         return Err(fail::malformed(format!(
             "meeting_id: expected at most {MEETING_ID_CHARS_MAX} characters"

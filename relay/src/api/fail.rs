@@ -55,6 +55,9 @@ pub(super) fn node(error: NodeError) -> Problem {
         NodeError::NoSuchCall => no_call(),
         NodeError::NoSuchSession => no_session(),
         NodeError::Draining => draining(),
+        NodeError::NoTcp => malformed(
+            "force_tcp: this node takes media over UDP only: leave it out, or ask a node with `media.tcp_port`",
+        ),
         NodeError::TooManyCalls => {
             Problem::new(OVERLOADED, "the node has as many calls as it takes: use another")
                 .retry_after(FULL_RETRY)

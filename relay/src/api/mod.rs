@@ -124,8 +124,9 @@ impl Api {
     }
 
     fn view(&self) -> View {
-        let (counters, sockets) = self.node.counters();
-        View { counters, sockets, load: self.node.load(), draining: self.is_draining() }
+        let (counters, sockets, connections) = self.node.counters();
+        let lobby = self.node.lobby_counters();
+        View { counters, sockets, connections, lobby, load: self.node.load(), draining: self.is_draining() }
     }
 }
 

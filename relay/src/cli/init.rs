@@ -21,6 +21,9 @@ pub(super) struct Args {
     /// UDP ports of calls [default: 16384-19999]
     #[arg(long, value_name = "FIRST-LAST")]
     udp_ports: Option<PortRange>,
+    /// TCP port of media, for people without UDP; 0 for none [default: 443]
+    #[arg(long, value_name = "PORT")]
+    tcp_port: Option<u16>,
     /// An address to take media on; may be given again [default: all]
     #[arg(long = "media-listen", value_name = "ADDRESS")]
     media_listen: Vec<IpAddr>,
@@ -41,6 +44,7 @@ pub(super) fn init(target: &Target, args: Args, out: &mut Console<'_>) -> Result
         node: args.node,
         listen: args.listen,
         udp_ports: args.udp_ports,
+        tcp_port: args.tcp_port,
         media_listen: args.media_listen,
         advertise: args.advertise,
         ufrag_key: args.ufrag_key,

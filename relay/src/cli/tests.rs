@@ -60,7 +60,16 @@ fn a_check_shows_a_table_and_fails_with_the_first_failure() {
     let dir = tempfile::tempdir().unwrap();
     let at = dir.path().join("relay");
     let at = at.to_str().unwrap();
-    let ports = ["--udp-ports", "47000-47019", "--media-listen", "127.0.0.1", "--advertise", "127.0.0.1"];
+    let ports = [
+        "--udp-ports",
+        "47000-47019",
+        "--media-listen",
+        "127.0.0.1",
+        "--advertise",
+        "127.0.0.1",
+        "--tcp-port",
+        "0",
+    ];
     run(&[&["init", "--dir", at, "--listen", "127.0.0.1:0"], &ports[..]].concat());
     let (code, out, err) = run(&["--dir", at, "node", "--check"]);
     assert_eq!(code, 0, "{out}{err}");
@@ -68,7 +77,7 @@ fn a_check_shows_a_table_and_fails_with_the_first_failure() {
     std::fs::remove_file(dir.path().join("relay/ufrag.key")).unwrap();
     let (code, _, err) = run(&["--dir", at, "node", "--check"]);
     assert_eq!(code, 1);
-    assert!(err.starts_with("error: 1 of 9 checks failed: media.ufrag_key_file: cannot read"), "{err}");
+    assert!(err.starts_with("error: 1 of 11 checks failed: media.ufrag_key_file: cannot read"), "{err}");
 }
 
 #[test]

@@ -1,8 +1,9 @@
 //! How a node is set up.
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, TcpListener};
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 use std::time::Duration;
 
 use thiserror::Error;
@@ -10,6 +11,7 @@ use trunkline_relay_proto::dtls;
 
 use super::ids;
 use crate::sdp::CodecName;
+use crate::tcp::lobby;
 
 /// How a node is set up.
 #[derive(Clone)]
@@ -26,8 +28,12 @@ pub struct NodeConfig {
     pub udp_ports: RangeInclusive<u16>,
     /// The TURN server that clients are told of, `turns:name:port?transport=tcp`, which takes credentials of `ufrag_key`.
     pub turn_url: Option<String>,
-    /// TCP port that clients are told.
+    /// TCP port of media, which clients are told; none when 0.
     pub tcp_port: u16,
+    /// Tell clients of TCP only, in every call.
+    pub force_tcp: bool,
+    /// TLS on the TCP port.
+    pub tls: Option<Arc<rustls::ServerConfig>>,
     /// Offer DTLS 1.3 too.
     pub dtls_13: bool,
     /// Codecs taken, the best first.
@@ -53,7 +59,9 @@ impl Default for NodeConfig {
             advertise: Vec::new(),
             udp_ports: 16384..=19999,
             turn_url: None,
-            tcp_port: 443,
+            tcp_port: 0,
+            force_tcp: false,
+            tls: None,
             dtls_13: false,
             codecs: CodecName::DEFAULT.to_vec(),
             ufrag_key: ids::random(),
@@ -80,9 +88,43 @@ pub enum StartError {
     /// A thread, an event queue or a socket cannot be had.
     #[error("media workers cannot start: {0}")]
     System(#[from] io::Error),
+    /// The TCP port cannot be had.
+    #[error("media.tcp_port: cannot listen on TCP port {port}: {source}; {}", Self::what_to_do(source))]
+    TcpPort {
+        /// Which.
+        port: u16,
+        /// Why.
+        source: io::Error,
+    },
     /// More than one address to listen on.
     #[error("media.listen takes one address, or none for all of this machine")]
     Listen,
+}
+
+impl StartError {
+    /// What helps against a TCP port that cannot be had.
+    #[must_use]
+    pub fn what_to_do(error: &io::Error) -> &'static str {
+        match error.kind() {
+            io::ErrorKind::PermissionDenied => {
+                "choose a port above 1023, or 0 for none, or give the relay the capability CAP_NET_BIND_SERVICE"
+            }
+            io::ErrorKind::AddrInUse => "stop what listens there, or choose another port, or 0 for none",
+            _ => "choose another port, or 0 for none",
+        }
+    }
+}
+
+/// Listens on the TCP port, if there is to be one.
+///
+/// # Errors
+/// When it cannot be had.
+pub fn listen_tcp(port: u16, listen: &[IpAddr]) -> Result<Option<TcpListener>, StartError> {
+    if port == 0 {
+        return Ok(None);
+    }
+    let listener = lobby::listen(port, listen.first().copied(), false);
+    listener.map(Some).map_err(|source| StartError::TcpPort { port, source })
 }
 
 /// The node's DTLS certificate: made at start-up, known to clients by the fingerprint in each answer.

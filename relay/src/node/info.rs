@@ -28,6 +28,9 @@ pub enum NodeError {
     /// The node takes no new calls and nobody new.
     #[error("this relay is draining: it takes nobody new")]
     Draining,
+    /// A call over TCP only, and there is no TCP port.
+    #[error("this relay takes media over UDP only")]
+    NoTcp,
     /// As many calls as it takes.
     #[error("this relay has as many calls as it takes")]
     TooManyCalls,
@@ -97,7 +100,8 @@ pub struct CallInfo {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub calluriipv6: Option<String>,
     /// Where it goes over TCP.
-    pub tcpuri: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tcpuri: Option<String>,
     /// What kind.
     pub mode: Mode,
     /// Participants at a time.

@@ -255,12 +255,12 @@ impl Node {
     }
 
     fn candidates(&self, call: &CallEntry) -> Vec<Candidate> {
-        let udp = self
-            .0
-            .addresses
-            .iter()
-            .map(|ip| Candidate { address: SocketAddr::new(*ip, call.port), transport: Transport::Udp });
-        udp.filter(|_| !call.force_tcp).collect()
+        let at = |port: u16, transport| {
+            let addresses = self.0.addresses.iter().filter(move |_| port != 0);
+            addresses.map(move |ip| Candidate { address: SocketAddr::new(*ip, port), transport })
+        };
+        let udp = at(if call.force_tcp { 0 } else { call.port }, Transport::Udp);
+        udp.chain(at(self.0.config.tcp_port, Transport::TcpPassive)).collect()
     }
 
     /// A number for the user name of an ICE restart, which must differ from the one before (RFC 8445, section 9).

@@ -235,7 +235,6 @@ pub struct Lobby {
     next: u64,
     paused_until: Option<Instant>,
     scratch: Box<[u8]>,
-    ready: Vec<epoll::Event>,
     /// What it did.
     pub counters: LobbyCounters,
 }
@@ -289,7 +288,6 @@ impl Lobby {
             next: 0,
             paused_until: None,
             scratch: vec![0; SCRATCH_BYTES].into(),
-            ready: Vec::with_capacity(EVENTS_PER_TURN),
             counters: LobbyCounters::default(),
         })
     }
@@ -319,8 +317,7 @@ impl Lobby {
             self.paused_until = None;
             self.arm_listeners(epoll::EventFlags::IN);
         }
-        let mut ready = std::mem::take(&mut self.ready);
-        ready.clear();
+        let mut ready: Vec<epoll::Event> = Vec::with_capacity(EVENTS_PER_TURN);
         let nothing = Timespec::default();
         // An interrupted look is repeated at the next turn, as the descriptor stays readable.
         let _ = epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut ready), Some(&nothing));
@@ -332,7 +329,6 @@ impl Lobby {
                 self.hear(now, token, &mut leads_here, &mut admit);
             }
         }
-        self.ready = ready;
         while let Some((token, waiting)) = self.waiting.first_key_value() {
             if waiting.deadline > now {
                 break;

@@ -4,10 +4,12 @@
 use std::time::{Duration, Instant};
 
 use super::{Call, LOSS_TICK};
+use crate::counters::Counters;
 use crate::egress::Egress;
 use crate::event::{Audience, Notice};
 use crate::media::Kind;
 use crate::participant::Participant;
+use crate::path::{Path, Transport};
 use crate::rtcp::{self, Packet, Writer};
 use crate::source::Source;
 
@@ -90,6 +92,12 @@ impl Call {
         let Self { participants, sources, counters, .. } = self;
         let Some(participant) = participants.get_mut(index).and_then(Option::as_deref_mut) else { return };
         let Some((sender, slots)) = participant.sender_and_slots() else { return };
+        // A connection loses nothing. What is missing there was too old for it, or is still to come from its sender.
+        let (_, path) = sender;
+        if path.transport() != Transport::Udp {
+            counters.nacks_in += lost.count() as u64;
+            return;
+        }
         let Some(slot) = slots.iter_mut().find(|slot| slot.ssrc() == media) else { return };
         for sequence in lost {
             counters.nacks_in += 1;
@@ -103,6 +111,11 @@ impl Call {
 
     fn want_key_frame(&mut self, now: Instant, index: usize, media: u32) {
         self.counters.key_frame_requests_in += 1;
+        self.begin_anew(now, index, media);
+    }
+
+    /// What a participant is shown under an SSRC has to begin with a key frame again, if it has not had that too often.
+    pub(super) fn begin_anew(&mut self, now: Instant, index: usize, media: u32) {
         let Some(participant) = self.participant_mut(index) else { return };
         let Some(slot) = participant.slots.iter_mut().find(|slot| slot.ssrc() == media) else { return };
         let Some(source) = slot.source.filter(|_| slot.asker.allow(now)) else { return };
@@ -113,13 +126,8 @@ impl Call {
 
     /// Somebody can receive from now on: what its video slots show has to begin with a key frame.
     pub(super) fn start_video(&mut self, index: usize) {
-        let Some(participant) = self.participant(index) else { return };
-        let shown: Vec<usize> =
-            participant.slots_of(Kind::Video).filter_map(|(_, slot)| slot.source).collect();
-        for source in shown {
-            if let Some(source) = self.source_mut(source) {
-                source.key_frames.want();
-            }
+        if let Some(participant) = self.participants.get(index).and_then(Option::as_deref) {
+            want_key_frames(participant, &mut self.sources);
         }
     }
 
@@ -240,6 +248,31 @@ impl Call {
                 let (quality, cause) = participant.quality;
                 self.tell(Audience::One(id), Notice::Quality { quality, cause });
             }
+        }
+    }
+}
+
+/// Media of a participant goes by another path than before. What was under way on a network of another kind is lost, and
+/// waiting until it is asked for again would take longer than a new picture.
+pub(super) fn moved(
+    participant: &Participant,
+    sources: &mut [Option<Source>],
+    counters: &mut Counters,
+    from: Option<Path>,
+    to: Path,
+) {
+    let Some(from) = from else { return };
+    counters.migrations += 1;
+    if from.transport() != to.transport() {
+        want_key_frames(participant, sources);
+    }
+}
+
+/// What a participant's video slots show has to begin with a key frame.
+fn want_key_frames(participant: &Participant, sources: &mut [Option<Source>]) {
+    for (_, slot) in participant.slots_of(Kind::Video) {
+        if let Some(source) = slot.source.and_then(|at| sources.get_mut(at)).and_then(Option::as_mut) {
+            source.key_frames.want();
         }
     }
 }

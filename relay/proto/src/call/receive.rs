@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use super::feedback::moved;
 use super::{Call, LOSS_TICK};
 use crate::demux::{self, Protocol};
 use crate::egress::{DATAGRAM_BYTES_MAX, Egress};
@@ -86,8 +87,11 @@ impl Call {
                 before.ice.forget(path);
             }
         }
-        if let Some(Change::Selected { from: Some(_), .. }) = handled.change {
-            self.counters.migrations += 1;
+        if let Some(Change::Selected { from, to }) = handled.change {
+            let Self { participants, sources, counters, .. } = self;
+            if let Some(participant) = participants.get(index).and_then(Option::as_deref) {
+                moved(participant, sources, counters, from, to);
+            }
         }
     }
 
@@ -157,8 +161,8 @@ impl Call {
                 return;
             }
         };
-        if participant.ice.handle_media(now, path).is_some() {
-            counters.migrations += 1;
+        if let Some(Change::Selected { from, to }) = participant.ice.handle_media(now, path) {
+            moved(participant, sources, counters, from, to);
         }
         let packet = datagram.get(..opened.len).unwrap_or_default();
         let stream = participant.stream(header.ssrc).or_else(|| {
@@ -254,8 +258,8 @@ impl Call {
         };
         match secure.opener.open_rtcp(datagram) {
             Ok(len) => {
-                if participant.ice.handle_media(now, path).is_some() {
-                    self.counters.migrations += 1;
+                if let Some(Change::Selected { from, to }) = participant.ice.handle_media(now, path) {
+                    moved(participant, &mut self.sources, &mut self.counters, from, to);
                 }
                 self.handle_feedback(now, index, datagram.get(..len).unwrap_or_default(), egress);
             }

@@ -1,4 +1,5 @@
 use super::*;
+use crate::path::{Transport, Via};
 
 fn credentials(name: &str) -> IceCredentials {
     IceCredentials { ufrag: name.to_owned(), pwd: format!("password of {name}") }
@@ -75,6 +76,21 @@ fn the_last_nomination_wins() {
     assert_eq!(pair.check(path(2), true), None);
     assert_eq!(pair.check(path(1), false), None);
     assert_eq!(pair.check(path(1), true), Some(Change::Selected { from: Some(path(2)), to: path(1) }));
+}
+
+#[test]
+fn a_client_socket_that_comes_another_way_is_followed_at_once() {
+    let way = |remote: Path, transport, flow| {
+        Path::over(remote.remote, Via::Ingress { endpoint: 1, transport, flow })
+    };
+    let mut pair = Pair::new();
+    let (first, second) = (way(path(1), Transport::Udp, 1), way(path(1), Transport::Udp, 2));
+    pair.check(first, true);
+    assert_eq!(pair.check(second, false), Some(Change::Selected { from: Some(first), to: second }));
+    // Another socket of the client, and one that only has the same port, have to be nominated.
+    assert_eq!(pair.check(way(path(2), Transport::Udp, 3), false), Some(Change::PathAdded));
+    assert_eq!(pair.check(way(path(1), Transport::Tcp, 4), false), Some(Change::PathAdded));
+    assert_eq!(pair.agent.path(), Some(second));
 }
 
 #[test]

@@ -3,5 +3,6 @@
 
 mod calls;
 mod client;
+mod connections;
 mod fuzz_seeds;
 mod simulation;
