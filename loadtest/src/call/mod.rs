@@ -193,7 +193,7 @@ pub(crate) struct CallReport {
     cpu_ms_per_join: f64,
     /// Resident memory everybody's joining cost, before there was media.
     rss_bytes_per_participant: f64,
-    /// Share of datagrams that left the relay in trains. Null when the relay does not say.
+    /// Share of datagrams that left the relay in trains. Null when it sent none, or does not say.
     gso_fraction: Option<f64>,
     /// Allocations of the relay for each forwarded packet. Null when it is another program.
     allocations_per_packet: Option<f64>,
