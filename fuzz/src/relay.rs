@@ -6,11 +6,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
+use trunkline_relay_proto::backlog::Backlog;
+use trunkline_relay_proto::framing::{self, Deframer, FRAME_BYTES_MAX};
 use trunkline_relay_proto::rtcp::{self, Packet};
 use trunkline_relay_proto::rtp::descriptor::{self, Descriptor};
 use trunkline_relay_proto::rtp::{self, Header, extension};
 use trunkline_relay_proto::srtp::{MasterKey, OpenError, Opener, Profile};
-use trunkline_relay_proto::stun::{ANSWER_BYTES_MAX, Request, Response};
+use trunkline_relay_proto::stun::{ANSWER_BYTES_MAX, Request, Response, local_ufrag};
 use trunkline_relay_proto::turn::{Secret, Session, Settings, TurnError};
 use trunkline_relay_proto::ufrag::Key;
 
@@ -26,6 +28,7 @@ pub const TARGETS: &[(&str, Parser)] = &[
     ("descriptor", descriptor),
     ("srtp", srtp),
     ("turn", turn),
+    ("framing", framing),
 ];
 
 /// The password and the key that seeds are made with.
@@ -34,7 +37,9 @@ pub const KEY: [u8; 32] = [0x5e; 32];
 
 /// A check, or an answer to one. What is taken can be answered.
 pub fn stun(data: &[u8]) {
+    let found = local_ufrag(data);
     if let Ok(request) = Request::parse(data) {
+        assert_eq!(found, Some(request.local_ufrag().as_bytes()), "routing goes by what is verified later");
         let _ = request.verify(PWD);
         let mut out = [0; ANSWER_BYTES_MAX];
         let mapped = ([0x20, 0x01, 0x0d, 0xb8, 0, 0, 0, 1], 1).into();
@@ -147,5 +152,31 @@ pub fn turn(data: &[u8]) {
     // A flood is judged by what comes at once.
     if whole != Err(TurnError::Flood) {
         assert_eq!(outcome(&[head, tail]), whole, "how a stream is split changes nothing");
+    }
+}
+
+/// A stream of frames (RFC 4571), after a byte that says in which pieces it comes. The same comes of it in one piece and
+/// in many, and what was framed can be queued, framed again and read again.
+pub fn framing(data: &[u8]) {
+    let Some((piece, stream)) = data.split_first() else { return };
+    let frames_of = |pieces: &mut dyn Iterator<Item = &[u8]>| {
+        let (mut deframer, mut frames) = (Deframer::default(), Vec::new());
+        for piece in pieces {
+            deframer.feed(&mut piece.to_vec(), |frame| frames.push(frame.to_vec()));
+        }
+        frames
+    };
+    let frames = frames_of(&mut std::iter::once(stream));
+    let split = frames_of(&mut stream.chunks(usize::from(*piece).max(1)));
+    assert_eq!(split, frames, "how a stream is split changes nothing");
+    assert!(frames.iter().all(|frame| (1..=FRAME_BYTES_MAX).contains(&frame.len())));
+    let (mut backlog, now) = (Backlog::default(), Instant::now());
+    let fits = frames.iter().all(|frame| {
+        let length = framing::length(frame).expect("no longer than a frame may be");
+        backlog.push(now, &length, frame, 0)
+    });
+    if fits && backlog.dropped() == 0 {
+        let again: Vec<u8> = backlog.stretches().flatten().copied().collect();
+        assert_eq!(frames_of(&mut std::iter::once(&again[..])), frames, "what waits is what was framed");
     }
 }

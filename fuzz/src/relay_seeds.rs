@@ -36,6 +36,29 @@ pub fn stun() -> Seeds {
     ]
 }
 
+pub fn framing() -> Seeds {
+    // A byte for the size of the pieces, then the stream.
+    let stream = |piece: u8, frames: &[&[u8]]| {
+        let framed = frames.iter().flat_map(|frame| {
+            let length = u16::try_from(frame.len()).expect("a frame").to_be_bytes();
+            [&length[..], frame].concat()
+        });
+        std::iter::once(piece).chain(framed).collect::<Vec<u8>>()
+    };
+    let rtp = [&[0x80, 96, 0, 1, 0, 0, 0, 9, 0, 0, 0, 7][..], &[0x11; 40]].concat();
+    let largest = [0x16; 2048];
+    let mut cut = stream(7, &[&rtp, &rtp]);
+    cut.truncate(80);
+    vec![
+        ("frames", stream(13, &[&rtp, &[0x16; 20], &[0x80, 200, 0, 0], &rtp])),
+        ("byte_by_byte", stream(1, &[&rtp, &[1]])),
+        ("of_no_length", stream(3, &[&[], &rtp, &[], &[]])),
+        ("largest", stream(100, &[&largest, &rtp])),
+        ("too_long", stream(200, &[&[0x16; 2049], &rtp])),
+        ("cut", cut),
+    ]
+}
+
 pub fn rtcp() -> Seeds {
     let written = |write: &dyn Fn(&mut Writer<'_>) -> bool| {
         let mut out = [0; 1500];

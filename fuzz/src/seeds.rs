@@ -24,7 +24,7 @@ type Seeds = Vec<(&'static str, Vec<u8>)>;
 fn main() -> Result<(), Box<dyn Error>> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("seeds");
     let certificate = self_signed("alpha.test")?;
-    let targets: [(&str, Seeds); 12] = [
+    let targets: [(&str, Seeds); 13] = [
         ("frame", frames()),
         ("bundle", bundles()?),
         ("certificate", certificates(&certificate)?),
@@ -35,6 +35,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         ("relay/rtp", relay_seeds::rtp()),
         ("relay/descriptor", relay_seeds::descriptor()),
         ("relay/srtp", relay_seeds::srtp()),
+        ("relay/framing", relay_seeds::framing()),
         ("node/sdp", node_seeds::sdp()),
         ("node/token", node_seeds::token()),
     ];

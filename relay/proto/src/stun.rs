@@ -255,13 +255,15 @@ fn examine(datagram: &[u8]) -> Result<u16, StunError> {
     if t0 > 0x3f || [c0, c1, c2, c3] != MAGIC_COOKIE || len != rest.len() || !len.is_multiple_of(4) {
         return Err(StunError::Malformed);
     }
-    let mut integrity = false;
+    let (mut integrity, mut named) = (false, false);
     while let Some(([k0, k1, l0, l1], value)) = rest.split_first_chunk::<4>() {
         let kind = u16::from_be_bytes([*k0, *k1]);
         let len = usize::from(u16::from_be_bytes([*l0, *l1]));
         let (value, behind) = value.split_at_checked(len.next_multiple_of(4)).ok_or(StunError::Malformed)?;
         match kind {
             MESSAGE_INTEGRITY if len == 20 => integrity = true,
+            // One that is routed by, and another that is verified.
+            USERNAME if std::mem::replace(&mut named, true) => return Err(StunError::Attribute),
             FINGERPRINT if len == 4 => check_fingerprint(datagram, rest.len(), value)?,
             NETWORK_COST if len == 4 => {}
             MESSAGE_INTEGRITY | FINGERPRINT | NETWORK_COST => return Err(StunError::Attribute),

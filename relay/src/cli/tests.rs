@@ -85,7 +85,7 @@ fn a_node_that_is_not_there_is_said_in_one_line_with_what_to_do() {
     let dir = tempfile::tempdir().unwrap();
     let at = dir.path().join("relay");
     let at = at.to_str().unwrap();
-    run(&["init", "--dir", at, "--listen", "127.0.0.1:9"]);
+    run(&["init", "--dir", at, "--listen", "127.0.0.1:9", "--tcp-port", "0"]);
     let (code, _, err) = run(&["--dir", at, "status"]);
     assert_eq!((code, err.lines().count()), (1, 1), "{err}");
     assert!(err.contains("Start it with `trunkline-relay node --config"), "{err}");

@@ -9,4 +9,5 @@ mod calls;
 mod fuzz_seeds;
 mod interop;
 mod process;
+mod tcp;
 mod web;

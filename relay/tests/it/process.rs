@@ -35,7 +35,7 @@ impl Relay {
         let relay = Self { dir: tempfile::tempdir().unwrap(), child: None, address: String::new() };
         let made = command()
             .args(["init", "--node", "9", "--listen", "127.0.0.1:0", "--udp-ports", "48000-48999"])
-            .args(["--media-listen", "127.0.0.1", "--dir"])
+            .args(["--tcp-port", "0", "--media-listen", "127.0.0.1", "--dir"])
             .arg(relay.path("relay"))
             .output()
             .unwrap();

@@ -50,6 +50,12 @@ fn a_request_says_who_asks_whom() {
 }
 
 #[test]
+fn a_request_has_one_user_name() {
+    let twice = with_attribute(&request(true), b"\x00\x06\x00\x05own:x\0\0\0");
+    assert_eq!((error(&twice), local_ufrag(&twice)), (StunError::Attribute, Some(&b"own"[..])));
+}
+
+#[test]
 fn whom_a_request_is_for_is_found_without_reading_the_rest() {
     let datagram = request(true);
     assert_eq!(local_ufrag(&datagram), Some(&b"local"[..]));
