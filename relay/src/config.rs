@@ -59,6 +59,9 @@ pub struct Config {
     /// Limits.
     #[serde(default)]
     pub limits: LimitsConfig,
+    /// The ingresses in front of this node, if there are any.
+    #[serde(default)]
+    pub ingress: IngressConfig,
     /// Call records.
     #[serde(default)]
     pub records: RecordsConfig,
@@ -158,6 +161,22 @@ pub struct LimitsConfig {
     pub events_max: usize,
 }
 
+/// The ingresses in front of this node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct IngressConfig {
+    /// Their addresses: only these may speak for clients.
+    pub from: Vec<IpAddr>,
+}
+
+impl IngressConfig {
+    /// Whether there is one, so that calls can go on at other nodes.
+    #[must_use]
+    pub fn is_there(&self) -> bool {
+        !self.from.is_empty()
+    }
+}
+
 /// Call records.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -189,6 +208,7 @@ impl Config {
             media: MediaConfig::default(),
             calls: CallsConfig::default(),
             limits: LimitsConfig::default(),
+            ingress: IngressConfig::default(),
             records: RecordsConfig::default(),
             metrics: MetricsConfig::default(),
             log: telemetry::Settings::default(),
@@ -236,6 +256,7 @@ impl Config {
         self.media.check()?;
         self.limits.check()?;
         self.records.check()?;
+        short("ingress.from", self.ingress.from.len())?;
         for (span, field) in [
             (self.calls.unjoined_timeout, "calls.unjoined_timeout"),
             (self.calls.empty_timeout, "calls.empty_timeout"),

@@ -13,6 +13,9 @@
 //! - [`ports`], [`interfaces`]: where calls are reached
 //! - [`web`]: the example client
 //!
+//! One address for many nodes:
+//! - [`ingress`]: requests go to the node that has the call, and calls outlive their node
+//!
 //! Running a node:
 //! - [`config`], [`key`], [`init`], [`check`], [`run`]: from a configuration file to a running node
 //! - [`records`], [`metrics`]: what is kept of calls, and what is measured
@@ -22,6 +25,7 @@ pub mod api;
 pub mod check;
 pub mod cli;
 pub mod config;
+pub mod ingress;
 pub mod init;
 pub mod interfaces;
 pub mod key;

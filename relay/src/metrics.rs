@@ -116,10 +116,20 @@ impl Process {
                 "trunkline_relay_records_lost_total",
                 "Call records that could not be written"
             );
+            metrics::describe_counter!(
+                "trunkline_relay_recreated_calls_total",
+                "Calls made again from their id: their node was lost, restarted, or handed them over"
+            );
+            metrics::describe_counter!(
+                "trunkline_relay_handed_over_calls_total",
+                "Calls whose people were told to join at another node"
+            );
             // They are there before anything happens, so that an alarm on them works from the start.
             counter!("trunkline_failed_logins_total").absolute(0);
             counter!("trunkline_relay_records_written_total").absolute(0);
             counter!("trunkline_relay_records_lost_total").absolute(0);
+            counter!("trunkline_relay_recreated_calls_total").absolute(0);
+            counter!("trunkline_relay_handed_over_calls_total").absolute(0);
             gauge!("trunkline_relay_events_connections").set(0.0);
             Self { handle, join_seconds: histogram!("trunkline_relay_join_seconds") }
         });
@@ -154,6 +164,12 @@ pub fn render(view: &View) -> String {
     let recorder = builder().build_recorder();
     metrics::with_local_recorder(&recorder, || observe(view));
     format!("{}{}", PROCESS.handle.render(), recorder.handle().render())
+}
+
+/// What the process records as it happens, without a node: an ingress has none.
+#[must_use]
+pub fn render_process() -> String {
+    PROCESS.handle.render()
 }
 
 fn builder() -> PrometheusBuilder {

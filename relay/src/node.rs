@@ -8,6 +8,7 @@
 //! - here: calls, and draining
 //! - `door`: the TCP port; who comes in is handed to the workers
 //! - `session`: joining, and what people in a call ask for
+//! - `moves`: calls that are made again, or handed over to another node
 
 use std::collections::HashMap;
 use std::io;
@@ -34,19 +35,22 @@ mod config;
 mod door;
 mod ids;
 mod info;
+mod moves;
 mod session;
 #[cfg(test)]
 mod tests;
 
 pub use crate::worker::ConnectionCounters;
 pub use config::{NodeConfig, StartError, listen_tcp};
-pub use ids::{CallId, IdError, SessionId};
+pub use ids::{CallId, CallSettings, IdError, SessionId};
 pub use info::{
     CallEvent, CallInfo, CallSnapshot, CallSummary, CreateCall, Drain, EventStream, IceServer, Joined, Mode,
-    NodeError, SessionInfo, WorkerLoad,
+    NodeError, SessionInfo, Totals, WorkerLoad,
 };
+pub use moves::{Asked, Standing};
 
 use door::Door;
+use moves::{Fate, Fates};
 use session::SessionEntry;
 
 /// Call reports that wait for whoever keeps records. What finds no room is dropped and said in the log.
@@ -65,6 +69,10 @@ struct CallEntry {
     started: SystemTime,
     names: Vec<Arc<str>>,
     sessions: HashMap<ParticipantId, SessionId>,
+    /// Handed over: it takes nobody new.
+    moved: bool,
+    /// Somebody asked for its end.
+    deleted: bool,
 }
 
 #[derive(Default)]
@@ -73,6 +81,7 @@ struct Registry {
     by_key: HashMap<u32, CallId>,
     sessions: HashMap<SessionId, SessionEntry>,
     drain: Option<Drain>,
+    fates: Fates,
 }
 
 struct Inner {
@@ -88,6 +97,8 @@ struct Inner {
     records: mpsc::Sender<CallEvent>,
     next_key: AtomicU32,
     next_participant: AtomicU32,
+    /// Seconds since the Unix epoch when the process began with calls.
+    started_s: u64,
 }
 
 /// A running node. Clones are the same node.
@@ -133,6 +144,7 @@ impl Node {
             // Numbers begin anywhere, so that packets of clients from before a restart find nobody.
             next_key: AtomicU32::new(u32::from_ne_bytes(ids::random()) >> 1),
             next_participant: AtomicU32::new(u32::from_ne_bytes(ids::random()) >> 1),
+            started_s: now_s(),
             config,
         }));
         tokio::spawn(node.clone().take_reports(received));
@@ -144,6 +156,19 @@ impl Node {
     /// # Errors
     /// When the node drains, is full, or has no port.
     pub fn create(&self, create: CreateCall) -> Result<CallInfo, NodeError> {
+        let most = create.mode.participants_max();
+        let participants_max = create.participants_max.map_or(most, |wanted| wanted.clamp(1, most));
+        let settings = CallSettings {
+            mode: create.mode,
+            force_tcp: create.force_tcp,
+            participants_max: u16::try_from(participants_max).unwrap_or(u16::MAX),
+            created_s: u32::try_from(now_s()).unwrap_or(u32::MAX),
+        };
+        self.make(CallId::new(self.0.config.node, settings), create)
+    }
+
+    /// Makes a call of this name, unless it is there.
+    fn make(&self, id: CallId, create: CreateCall) -> Result<CallInfo, NodeError> {
         let inner = &*self.0;
         let now = Instant::now();
         if create.force_tcp && inner.config.tcp_port == 0 {
@@ -165,7 +190,6 @@ impl Node {
         let seed = u64::from_ne_bytes(ids::random());
         let settings = Settings { participants_max, dtls: inner.dtls.clone(), seed };
         let key = inner.next_key.fetch_add(1, Ordering::Relaxed);
-        let id = CallId::random(inner.config.node);
         let info = CallInfo {
             call_id: id.as_str().to_owned(),
             calluri: self.uri(port, IpAddr::is_ipv4).or_else(|| self.uri(port, |_| true)).unwrap_or_default(),
@@ -175,11 +199,18 @@ impl Node {
                 .and_then(|port| self.uri(port, |_| true)),
             mode: create.mode,
             max_participants: participants_max,
-            created_at: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
+            created_at: id.settings().created_s.into(),
             meeting_id: create.meeting_id,
         };
         let started = SystemTime::now();
         let mut registry = self.registry();
+        if let Some(entry) = registry.calls.get(&id) {
+            // Two people came back to it at once.
+            let info = entry.info.clone();
+            drop(registry);
+            self.ports().release(now, port);
+            return Ok(info);
+        }
         let worker = self.least_loaded(&registry);
         let hosted = Hosted::new(
             now,
@@ -198,6 +229,8 @@ impl Node {
             started,
             names: Vec::new(),
             sessions: HashMap::new(),
+            moved: false,
+            deleted: false,
         };
         registry.by_key.insert(key, id.clone());
         registry.calls.insert(id.clone(), entry);
@@ -217,7 +250,12 @@ impl Node {
     /// # Errors
     /// When there is none.
     pub fn end(&self, call: &CallId, reason: EndReason) -> Result<(), NodeError> {
-        let (worker, key) = self.locate(call)?;
+        let (worker, key) = {
+            let mut registry = self.registry();
+            let entry = registry.calls.get_mut(call).ok_or(NodeError::NoSuchCall)?;
+            entry.deleted |= reason == EndReason::CallEnded;
+            (entry.worker, entry.key)
+        };
         self.tell(worker, Command::End { key, reason })
     }
 
@@ -225,8 +263,11 @@ impl Node {
     #[must_use]
     pub fn list(&self) -> Vec<CallSummary> {
         let registry = self.registry();
-        let summary =
-            |entry: &CallEntry| CallSummary { info: entry.info.clone(), participants: entry.sessions.len() };
+        let summary = |entry: &CallEntry| CallSummary {
+            info: entry.info.clone(),
+            participants: entry.sessions.len(),
+            moved: entry.moved,
+        };
         registry.calls.values().map(summary).collect()
     }
 
@@ -250,12 +291,28 @@ impl Node {
         self.registry().calls.contains_key(call)
     }
 
-    /// Takes no new calls and nobody new from now on; at the deadline, calls that are still there end.
+    /// How many calls and people there are, and when the node began, in seconds since the Unix epoch.
+    #[must_use]
+    pub fn totals(&self) -> Totals {
+        let registry = self.registry();
+        Totals {
+            calls: registry.calls.len(),
+            calls_max: self.0.config.calls_max,
+            participants: registry.sessions.len(),
+            started_s: self.0.started_s,
+        }
+    }
+
+    /// Takes no new calls and nobody new from now on; at the deadline, calls that are still there end. Behind an
+    /// ingress calls are handed over before.
     pub fn drain(&self, deadline: Option<Duration>) {
         let deadline = deadline.map(|after| Instant::now() + after);
         let drain = Drain { deadline };
         self.registry().drain = Some(drain);
         if let Some(deadline) = deadline {
+            if self.0.config.hands_over {
+                tokio::spawn(self.clone().hand_over_slowly(drain, deadline));
+            }
             let node = self.clone();
             tokio::spawn(async move {
                 tokio::time::sleep_until(deadline.into()).await;
@@ -267,7 +324,7 @@ impl Node {
         }
     }
 
-    /// Takes calls again.
+    /// Takes calls again. What was handed over stays so.
     pub fn undrain(&self) {
         self.registry().drain = None;
     }
@@ -391,6 +448,8 @@ impl Node {
         for session in entry.sessions.values() {
             registry.sessions.remove(session);
         }
+        let fate = if entry.moved && !entry.deleted { Fate::Moved } else { Fate::Ended };
+        registry.fates.set(&entry.id, fate);
         drop(registry);
         self.ports().release(Instant::now(), entry.port);
         let call = Redacted::new(&entry.id, Detail::Messaging, "call");
@@ -398,4 +457,9 @@ impl Node {
         let CallEntry { info, started, names, .. } = entry;
         self.record(CallEvent::Ended { info, started, at: SystemTime::now(), participants: names, reason });
     }
+}
+
+/// Seconds since the Unix epoch.
+fn now_s() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

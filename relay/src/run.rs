@@ -149,6 +149,10 @@ pub async fn serve(config: &Config, shutdown: Shutdown, reload: Option<Reload>) 
 
     shutdown.draining().await;
     info!("stopping: telling everybody who is on a call");
+    if config.ingress.is_there() {
+        // It finds them another node, or this one when it is back.
+        node.hand_over_all();
+    }
     let stopped = shutdown.finish(async {
         let workers = node.clone();
         // A panic in a worker was reported when it happened.
@@ -218,6 +222,7 @@ fn node_config(config: &Config) -> Result<NodeConfig, RunError> {
         codecs: media.codecs.clone(),
         ufrag_key: *key::read(&media.ufrag_key_file)?,
         calls_max: config.limits.calls_max,
+        hands_over: config.ingress.is_there(),
         never_joined_timeout: config.calls.unjoined_timeout.0,
         all_left_timeout: config.calls.empty_timeout.0,
         ..NodeConfig::default()

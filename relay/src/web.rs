@@ -26,6 +26,8 @@ const FILES: &[(&str, &str, &str)] = &[
     ("/call/tiles.js", JAVASCRIPT, include_str!("../web/tiles.js")),
     ("/call/trunkline-client.js", JAVASCRIPT, include_str!("../web/trunkline-client.js")),
     ("/call/api.js", JAVASCRIPT, include_str!("../web/api.js")),
+    ("/call/session.js", JAVASCRIPT, include_str!("../web/session.js")),
+    ("/call/pulse.js", JAVASCRIPT, include_str!("../web/pulse.js")),
     ("/call/media.js", JAVASCRIPT, include_str!("../web/media.js")),
     ("/call/encryption.js", JAVASCRIPT, include_str!("../web/encryption.js")),
     ("/call/stats.js", JAVASCRIPT, include_str!("../web/stats.js")),

@@ -89,6 +89,9 @@ pub(crate) enum Command {
         key: u32,
         reply: oneshot::Sender<(Snapshot, Counters)>,
     },
+    HandOver {
+        key: u32,
+    },
     End {
         key: u32,
         reason: EndReason,
@@ -111,6 +114,8 @@ pub(crate) struct Hosted {
     call: Call,
     empty: Empty,
     events: HashMap<ParticipantId, channel::Sender<Arc<str>>>,
+    /// Handed over: everybody is told to join elsewhere, and it ends with the last who leaves.
+    moved: bool,
     wake_at: Option<Instant>,
     /// Datagrams that found no room in the arena.
     dropped: u64,
@@ -138,6 +143,7 @@ impl Hosted {
             call: Call::new(now, settings),
             empty: Empty { since: Some(now), never_joined, all_left, joined: false },
             events: HashMap::new(),
+            moved: false,
             wake_at: None,
             dropped: 0,
         }
@@ -376,7 +382,13 @@ impl Worker {
             if let Event { to: Audience::One(id), notice: Notice::Ended { .. } } = &event {
                 let _ = self.reports.send(Report::Left { key, id: *id });
             }
-            deliver(&mut hosted.events, event);
+            // Whoever was told to join elsewhere is not told that it is over.
+            let drained = matches!(event.notice, Notice::Ended { reason: EndReason::Drained });
+            if !(hosted.moved && drained) {
+                deliver(&mut hosted.events, event);
+            } else if let Audience::One(id) = event.to {
+                hosted.events.remove(&id);
+            }
         }
         let empty = hosted.call.participants() == 0;
         hosted.empty.joined |= !empty;
@@ -435,6 +447,9 @@ impl Worker {
                 // Somebody who has just left would never be told so: the stream ends at once.
                 if let Some(hosted) = self.calls.get_mut(&key).filter(|hosted| hosted.call.has(id)) {
                     hosted.events.insert(id, to);
+                    if hosted.moved {
+                        deliver(&mut hosted.events, Event { to: Audience::One(id), notice: Notice::Moved });
+                    }
                 }
                 self.with(key, now, |call| call.resend_state(id));
             }
@@ -444,6 +459,12 @@ impl Worker {
             Command::Snapshot { key, reply } => {
                 if let Some(hosted) = self.calls.get(&key) {
                     let _ = reply.send((hosted.call.snapshot(now), hosted.counters()));
+                }
+            }
+            Command::HandOver { key } => {
+                if let Some(hosted) = self.calls.get_mut(&key) {
+                    hosted.moved = true;
+                    deliver(&mut hosted.events, Event { to: Audience::Everyone, notice: Notice::Moved });
                 }
             }
             Command::End { key, reason } => self.end(key, reason),
@@ -479,8 +500,11 @@ impl Worker {
             .calls
             .iter()
             .filter(|(_, hosted)| {
-                let limit =
-                    if hosted.empty.joined { hosted.empty.all_left } else { hosted.empty.never_joined };
+                let limit = match hosted.empty {
+                    _ if hosted.moved => Duration::ZERO,
+                    Empty { joined: true, all_left, .. } => all_left,
+                    Empty { never_joined, .. } => never_joined,
+                };
                 hosted.empty.since.is_some_and(|since| now.saturating_duration_since(since) >= limit)
             })
             .map(|(key, _)| *key)

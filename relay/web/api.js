@@ -8,7 +8,7 @@
 const REQUEST_TIMEOUT_MS = 10_000;
 
 /** Back-off between attempts doubles from the first to the last. Half of it is random: not all come back at once. */
-const BACKOFF_FIRST_MS = 250;
+const BACKOFF_FIRST_MS = 100;
 const BACKOFF_LAST_MS = 15_000;
 
 /** A request the relay did not grant. */
@@ -52,12 +52,60 @@ export async function sendOffer(method, url, { offer, token, etag }) {
 }
 
 /**
+ * Asks which ICE servers to use (RFC 9725, section 4.6).
+ *
+ * @param {URL} url of the call's participants
+ * @param {string} token a join token
+ * @returns {Promise<RTCIceServer[] | undefined>} undefined when that cannot be known: a join does without them
+ */
+export async function askIceServers(url, token) {
+  try {
+    const headers = { authorization: `Bearer ${token}` };
+    const response = await fetch(url, { method: 'OPTIONS', headers, signal: AbortSignal.timeout(REQUEST_TIMEOUT_MS) });
+    return response.ok ? parseIceServers(response.headers.get('link') ?? '') : undefined;
+  } catch {
+    return undefined;
+  }
+}
+
+/**
+ * ICE servers in `Link` headers (RFC 8288), as many as there are, joined by commas.
+ *
+ * @param {string} text
+ * @returns {RTCIceServer[]}
+ */
+export function parseIceServers(text) {
+  const servers = [];
+  // A target, and parameters whose values may be quoted; commas and semicolons may stand in both.
+  for (const [, target, rest] of text.matchAll(/<([^<>]*)>((?:\s*;\s*[\w!#$&+^`|~.*-]+(?:\s*=\s*(?:"(?:[^"\\]|\\.)*"|[^\s",;]*))?)*)/g)) {
+    const values = new Map();
+    for (const [, name, quoted, plain] of rest.matchAll(/;\s*([\w-]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s",;]*))/g)) {
+      const key = name.toLowerCase();
+      // The first of each counts (RFC 8288, section 3).
+      if (!values.has(key)) values.set(key, quoted === undefined ? plain : quoted.replace(/\\(.)/g, '$1'));
+    }
+    const kinds = (values.get('rel') ?? '').toLowerCase().split(/\s+/);
+    if (!kinds.includes('ice-server') || !/^(stun|turn)s?:./i.test(target)) continue;
+    const { username, credential, type = 'password' } = {
+      username: values.get('username'), credential: values.get('credential'), type: values.get('credential-type'),
+    };
+    if (/^stun/i.test(target)) servers.push({ urls: target });
+    // A browser refuses the whole configuration when one TURN server lacks these.
+    else if (username !== undefined && credential !== undefined && type === 'password') {
+      servers.push({ urls: target, username, credential });
+    }
+  }
+  return servers;
+}
+
+/**
  * Ends a session. Works also while the page is being closed, and tells nobody when it fails: the relay notices.
  *
  * @param {URL} url
+ * @returns {Promise<void>} once it is answered, or cannot be
  */
 export function endSession(url) {
-  fetch(url, { method: 'DELETE', keepalive: true }).catch(() => {});
+  return fetch(url, { method: 'DELETE', keepalive: true }).then(() => {}, () => {});
 }
 
 /**

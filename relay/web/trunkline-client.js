@@ -4,19 +4,29 @@
  *
  * @module trunkline-client
  */
-import { TrunklineError, backoffMs, endSession, pause, sendOffer } from './api.js';
+import { TrunklineError, askIceServers, backoffMs, pause } from './api.js';
 import { FrameEncryption } from './encryption.js';
-import { SOURCES, markSlides, offerRawPacketization, prepare } from './media.js';
+import { Pulse } from './pulse.js';
+import { SOURCES } from './media.js';
+import { Session } from './session.js';
 import { summarise } from './stats.js';
 
 /** How long a connection may be without a sign of life before it is restarted. Less restarts at every hiccup. */
 const DISCONNECTED_MS = 2_000;
-/** How long a restart or a join may take to connect before the next attempt. */
+/** How long a restart may take to be heard of before the call is joined anew. */
+const RESTART_MS = 1_500;
+/** How long a join may take to connect before the next attempt. */
 const CONNECT_TIMEOUT_MS = 8_000;
+/** How long a new connection that carries no media yet may let the old one be shown. */
+const SWITCH_MS = 1_500;
+/** How long the events connection may be closed before the call is joined anew. */
+const EVENTS_LOST_MS = 2_500;
+/** How long a first join waits to hear of ICE servers: they are needed in few networks. */
+const ICE_SERVERS_MS = 500;
 /** Attempts in a row to come back before giving up: with the back-off about two minutes. */
-const RECOVERY_ATTEMPTS_MAX = 10;
-/** Attempts at the events connection before the session itself is asked whether it is still there. */
-const EVENTS_ATTEMPTS_MAX = 3;
+const RECOVERY_ATTEMPTS_MAX = 15;
+/** How often it is looked whether anything comes from the relay. */
+const PULSE_MS = 500;
 
 export { TrunklineError };
 
@@ -72,29 +82,30 @@ export class TrunklineCall extends EventTarget {
 
   /** @type {?JoinOptions} */
   #options = null;
-  #pc = null;
   /** @type {?FrameEncryption} */
   #encryption = null;
-  /** @type {?URL} of this participation */
-  #location = null;
-  #etag = null;
-  /** @type {?WebSocket} */
-  #events = null;
-  #eventsAttempts = 0;
-  /** @type {Map<string, RTCRtpTransceiver>} by source */
-  #senders = new Map();
+  /** @type {?Session} that is shown */
+  #session = null;
+  /** @type {?Session} that will be, once it carries media */
+  #next = null;
+  /** @type {RTCIceServer[] | undefined} those last heard of */
+  #iceServers;
   /** @type {Map<string, MediaStreamTrack>} by source */
   #tracks = new Map();
   /** Muted by their owner. What has no track counts as muted whatever is said here. */
   #muted = new Set();
   /** @type {Map<string, object>} by slot; told again to a new events connection */
   #pins = new Map();
-  #negotiations = Promise.resolve();
   #recovering = false;
+  /** Ends an ICE restart that is under way: only a new join will do. */
+  #hurry = () => {};
+  /** Why there will be no other connection after this one; it is used for as long as it lasts. */
+  #farewell = null;
+  #pulse = new Pulse();
   #timers = new Set();
-  #timing = {};
+  #watch = null;
   #onPageHide = () => {
-    this.#deleteSession();
+    this.#hangUp({ leave: true });
     this.#finish('left', { silent: true });
   };
 
@@ -123,18 +134,23 @@ export class TrunklineCall extends EventTarget {
       }
       if (options.audio) this.#tracks.set('microphone', options.audio);
       if (options.video) this.#tracks.set('camera', options.video);
-      await this.#connect();
+      const session = this.#makeSession();
+      this.#session = session;
+      await this.#joinWith(session);
+      if (this.state === 'ended') return;
+      this.#show(session);
     } catch (error) {
       this.#finish('refused', { silent: true });
       throw error;
     }
     addEventListener('pagehide', this.#onPageHide);
+    this.#watch = setInterval(() => this.#look(), PULSE_MS);
   }
 
   /** Leaves, also while the page is being closed. Tracks stay with whoever made them. */
   leave() {
     if (this.state === 'ended' || this.state === 'idle') return;
-    this.#deleteSession();
+    this.#hangUp({ leave: true });
     this.#finish('left');
   }
 
@@ -148,8 +164,9 @@ export class TrunklineCall extends EventTarget {
   async setTrack(source, track) {
     if (track) this.#tracks.set(source, track);
     else this.#tracks.delete(source);
-    await this.#senders.get(source)?.sender.replaceTrack(track);
-    this.#tellMute(source);
+    const senders = this.#sessions().map((session) => session.senders.get(source)?.sender.replaceTrack(track));
+    await Promise.all(senders);
+    for (const session of this.#sessions()) this.#tellMute(session, source);
   }
 
   /**
@@ -163,7 +180,7 @@ export class TrunklineCall extends EventTarget {
     else this.#muted.delete(source);
     const track = this.#tracks.get(source);
     if (track) track.enabled = !muted;
-    this.#tellMute(source);
+    for (const session of this.#sessions()) this.#tellMute(session, source);
   }
 
   /** Whether a source is muted, or has nothing to send. */
@@ -181,7 +198,7 @@ export class TrunklineCall extends EventTarget {
     const pin = { slot, participant, source, height };
     if (participant) this.#pins.set(slot, pin);
     else this.#pins.delete(slot);
-    this.#send({ pin });
+    for (const session of this.#sessions()) session.send({ pin });
   }
 
   /**
@@ -205,85 +222,56 @@ export class TrunklineCall extends EventTarget {
    *   sealed, opened and dropped ones when there is a key
    */
   async stats() {
-    const senders = [...this.#senders].map(([source, { mid }]) => ({ source, mid }));
-    const report = this.#pc ? await this.#pc.getStats() : new Map();
+    const session = this.#session;
+    const senders = [...(session?.senders ?? [])].map(([source, { mid }]) => ({ source, mid }));
+    const report = (await session?.stats()) ?? new Map();
     const frames = (await this.#encryption?.counts()) ?? null;
-    return { state: this.state, ...summarise(report, this.slots, senders), timing: { ...this.#timing }, frames };
+    return { state: this.state, ...summarise(report, this.slots, senders), timing: { ...session?.timing }, frames };
   }
 
-  // Joining, and coming back.
+  // Joining.
 
-  async #connect() {
-    this.#hangUp();
-    const started = performance.now();
-    this.#timing = {};
-    const mark = (name) => {
-      this.#timing[name] = Math.round(performance.now() - started);
-    };
-    const pc = this.#makePeerConnection();
-    this.#pc = pc;
-    pc.addEventListener('connectionstatechange', () => {
-      if (pc !== this.#pc) return;
-      if (pc.connectionState === 'connected' && this.#timing.connectedMs === undefined) mark('connectedMs');
-      this.#onConnectionState(pc.connectionState);
+  #makeSession() {
+    this.#pulse.stop();
+    return new Session(this.#options, this.#tracks, this.#encryption, this.#iceServers ?? [], {
+      onState: (session, state) => session === this.#session && this.#onConnectionState(state),
+      onNotice: (session, notice) => session === this.#session && this.#onNotice(notice),
+      onEventsOpen: (session) => {
+        for (const source of session.senders.keys()) this.#tellMute(session, source);
+        for (const pin of this.#pins.values()) session.send({ pin });
+      },
+      onEventsLost: (session) => {
+        this.#later(EVENTS_LOST_MS, () => {
+          // The socket does not say why it was refused; a join does.
+          if (session === this.#session && !session.hasEvents) this.#recover('rejoin');
+        });
+      },
     });
-    const offer = await this.#offer(pc);
-    this.#adoptSlots(pc);
-    mark('offeredMs');
+  }
+
+  async #joinWith(session) {
     const { api, callId, token } = this.#options;
     const url = new URL(`${api}/v1/calls/${encodeURIComponent(callId)}/participants`, document.baseURI);
-    const { response, answer } = await sendOffer('POST', url, { token, offer });
-    mark('answeredMs');
-    this.#location = new URL(response.headers.get('location') ?? '', response.url);
-    this.#etag = response.headers.get('etag');
-    if (this.state === 'ended') {
-      // Left while the request was under way.
-      this.#deleteSession();
-      return;
-    }
-    await pc.setRemoteDescription({ type: 'answer', sdp: answer });
-    this.#openEvents();
+    // What is known already will do, or else the join that matters would wait for what seldom does.
+    const wait = this.#iceServers ? 0 : ICE_SERVERS_MS;
+    const asked = askIceServers(url, token).then((servers) => {
+      this.#iceServers = servers ?? this.#iceServers;
+      return servers;
+    });
+    await session.join(url, asked, wait);
   }
 
-  #makePeerConnection() {
-    const pc = new RTCPeerConnection({ bundlePolicy: 'max-bundle', rtcpMuxPolicy: 'require' });
-    this.#senders.clear();
-    for (const [source, { kind, slides, bitrateMax }] of Object.entries(this.#options.sends ? SOURCES : {})) {
-      const track = this.#tracks.get(source) ?? null;
-      // A track that comes later needs no negotiation when its section is there and sends already. A screen is
-      // different: others see from the section's direction whether one is shared.
-      const direction = slides && !track ? 'inactive' : 'sendonly';
-      const sendEncodings = bitrateMax ? [{ maxBitrate: bitrateMax }] : undefined;
-      const transceiver = pc.addTransceiver(track ?? kind, { direction, sendEncodings });
-      this.#senders.set(source, transceiver);
-      prepare(transceiver, kind, 'send', this.#options.codecs);
-      // At once: a transform that is set after something else was awaited comes too late for Chromium, which then
-      // sends in clear.
-      this.#encryption?.send(transceiver.sender, kind, source);
-    }
-    for (const kind of ['audio', 'video']) {
-      for (let index = 0; index < this.#options.slots[kind]; index += 1) {
-        const transceiver = pc.addTransceiver(kind, { direction: 'recvonly' });
-        prepare(transceiver, kind, 'receive', this.#options.codecs);
-        this.#encryption?.receive(transceiver.receiver, kind, `${kind} ${index}`);
-      }
-    }
-    return pc;
-  }
-
-  /** Makes an offer and gives its text for the relay. Nothing waits for candidates: the relay learns addresses. */
-  async #offer(pc, options) {
-    const offer = await pc.createOffer(options);
-    const raw = this.encrypted ? offerRawPacketization : (sdp) => sdp;
-    await pc.setLocalDescription({ type: 'offer', sdp: raw(offer.sdp) });
-    const slides = [...this.#senders].filter(([source]) => SOURCES[source].slides).map(([, { mid }]) => mid);
-    return markSlides(raw(pc.localDescription.sdp), slides);
+  /** Shows a session's media, and hears what its relay says. */
+  #show(session) {
+    this.#session = session;
+    this.#pulse.stop();
+    this.#adoptSlots(session);
+    if (session.state === 'connected') this.#setState('connected');
+    session.show();
   }
 
   /** Slots stay the same objects when the connection is made anew; only their tracks change. */
-  #adoptSlots(pc) {
-    const sending = new Set(this.#senders.values());
-    const receiving = pc.getTransceivers().filter((transceiver) => !sending.has(transceiver));
+  #adoptSlots({ receiving }) {
     this.slots = receiving.map(({ mid, receiver: { track } }, index) => {
       const blank = { participant: null, source: null, csrc: null, pinned: false, undecryptable: false };
       const slot = this.slots[index] ?? { stream: new MediaStream(), ...blank };
@@ -293,99 +281,125 @@ export class TrunklineCall extends EventTarget {
     });
   }
 
-  /** Another offer in the same session, after those that are under way. */
-  #negotiate(options) {
-    const run = this.#negotiations.then(() => this.#negotiateNow(options));
-    this.#negotiations = run.catch(() => {});
-    return run;
+  #sessions() {
+    return [this.#session, this.#next].filter(Boolean);
   }
 
-  async #negotiateNow(options) {
-    const pc = this.#pc;
-    if (!pc || !this.#location) throw new TrunklineError(0, 'not in a call');
-    const offer = await this.#offer(pc, options);
-    try {
-      const { response, answer } = await sendOffer('PATCH', this.#location, { offer, etag: this.#etag });
-      this.#etag = response.headers.get('etag') ?? this.#etag;
-      await pc.setRemoteDescription({ type: 'answer', sdp: answer });
-    } catch (error) {
-      if (pc.signalingState === 'have-local-offer') await pc.setLocalDescription({ type: 'rollback' });
-      throw error;
-    }
-  }
+  // Coming back.
 
   #onConnectionState(state) {
     if (this.state === 'ended') return;
-    if (state === 'connected') this.#setState('connected');
+    if (state === 'connected' && !this.#recovering) this.#setState('connected');
     if (state === 'failed') this.#recover('restart');
     if (state === 'disconnected') {
-      const pc = this.#pc;
+      const session = this.#session;
       this.#later(DISCONNECTED_MS, () => {
-        if (pc === this.#pc && pc.connectionState === 'disconnected') this.#recover('restart');
+        if (session === this.#session && session.state === 'disconnected') this.#recover('restart');
       });
     }
   }
 
-  /** Restarts ICE, or joins anew when that is not enough, until connected or out of attempts. */
+  /** Browsers take long to notice that nothing comes any more. */
+  async #look() {
+    const session = this.#session;
+    if (!session || this.#recovering || session.state !== 'connected') return;
+    const signs = await session.signs();
+    if (session === this.#session && this.#pulse.look(performance.now(), signs)) this.#recover('restart');
+  }
+
+  /**
+   * Restarts ICE, or joins anew when that is not enough, until connected or out of attempts.
+   *
+   * @param {'restart' | 'rejoin'} step to begin with
+   */
   async #recover(step) {
-    if (this.#recovering || this.state === 'ended') return;
+    if (this.state === 'ended') return;
+    if (this.#recovering) {
+      if (step === 'rejoin') this.#hurry();
+      return;
+    }
+    if (this.#farewell) {
+      if (step === 'restart') this.#finish(this.#farewell);
+      return;
+    }
     this.#recovering = true;
-    this.#setState('reconnecting');
-    for (let attempt = 0; attempt < RECOVERY_ATTEMPTS_MAX; attempt += 1) {
+    if (step === 'restart' && (await this.#restart())) step = 'done';
+    for (let attempt = 0; step !== 'done' && attempt < RECOVERY_ATTEMPTS_MAX; attempt += 1) {
       if (attempt > 0) await pause(backoffMs(attempt));
       if (this.state === 'ended') break;
+      if (this.#session.state !== 'connected') this.#setState('reconnecting');
       try {
-        if (step === 'restart') await this.#negotiate({ iceRestart: true });
-        else await this.#connect();
-        if (await this.#connectedSoon()) break;
-        step = 'rejoin';
+        if (await this.#replace()) break;
       } catch (error) {
-        if (step === 'rejoin' && [401, 403, 404, 422].includes(error.status)) {
-          this.#finish(error.status === 404 ? 'call_ended' : 'unauthorized');
-        }
-        // Without an answer the session may well be there still; with any other the relay knows better.
-        if (error.status !== 0) step = 'rejoin';
+        if (await this.#isRefused(error)) break;
       }
     }
     this.#recovering = false;
-    if (this.#pc?.connectionState === 'connected') this.#setState('connected');
-    else this.#finish('lost');
+    if (this.state === 'ended') return;
+    if (this.#session.state !== 'connected') this.#finish(this.#farewell ?? 'lost');
+    else this.#setState('connected');
+    // Moved again meanwhile.
+    if (this.#session.moved && !this.#farewell) this.#later(0, () => this.#recover('rejoin'));
   }
 
-  async #connectedSoon() {
-    const pc = this.#pc;
-    const until = performance.now() + CONNECT_TIMEOUT_MS;
-    while (pc === this.#pc && performance.now() < until) {
-      // An ICE restart leaves the state at connected for as long as the old path works.
-      if (pc.connectionState === 'connected') return true;
-      await pause(100);
+  /** Whether ICE could be restarted: then something is heard from the relay. */
+  async #restart() {
+    const session = this.#session;
+    const hurried = new Promise((resolve) => {
+      this.#hurry = () => resolve(false);
+    });
+    const restarted = async () => {
+      const signs = await session.signs();
+      await session.negotiate({ iceRestart: true });
+      return session.heardWithin(RESTART_MS, signs);
+    };
+    if (session.state !== 'connected') this.#setState('reconnecting');
+    const slow = pause(2 * RESTART_MS).then(() => false);
+    // Whatever the relay says to it: a join will tell.
+    const done = await Promise.race([restarted().catch(() => false), slow, hurried]);
+    this.#hurry = () => {};
+    return done && !session.moved;
+  }
+
+  /** Makes before it breaks: the old connection is shown until the new one has something to show. */
+  async #replace() {
+    const old = this.#session;
+    const next = this.#makeSession();
+    this.#next = next;
+    try {
+      await this.#joinWith(next);
+      if (!(await next.connectedWithin(CONNECT_TIMEOUT_MS))) {
+        next.close({ leave: true });
+        return false;
+      }
+      const seen = this.slots.filter(({ kind, participant }) => kind === 'video' && participant !== null).length;
+      await next.showsWithin(SWITCH_MS, seen);
+      if (this.state === 'ended') return false;
+      this.#show(next);
+      // At the same relay the new session has taken the old one's place, and a relay that is gone needs no word.
+      old.close({ leave: old.moved && old.hasEvents });
+      await this.#agreeOnScreen();
+      return true;
+    } catch (error) {
+      next.close();
+      throw error;
+    } finally {
+      this.#next = null;
     }
-    return false;
+  }
+
+  /** Whether an error says that there is no way back. While the old connection lasts it is used nevertheless. */
+  async #isRefused({ status }) {
+    // Also when the browser did not do its part: that may be better the next time.
+    if (![401, 403, 404, 422].includes(status)) return false;
+    const reason = status === 404 ? 'call_ended' : 'unauthorized';
+    const signs = await this.#session.signs();
+    if (await this.#session.heardWithin(RESTART_MS, signs)) this.#farewell = reason;
+    else this.#finish(reason);
+    return true;
   }
 
   // Events.
-
-  #openEvents() {
-    const url = new URL(`${this.#location}/events`);
-    url.protocol = url.protocol === 'https:' ? 'wss:' : 'ws:';
-    const socket = new WebSocket(url);
-    this.#events = socket;
-    socket.onopen = () => {
-      this.#eventsAttempts = 0;
-      for (const source of this.#senders.keys()) this.#tellMute(source);
-      for (const pin of this.#pins.values()) this.#send({ pin });
-    };
-    socket.onmessage = ({ data }) => this.#onNotice(JSON.parse(data));
-    socket.onclose = () => {
-      if (socket !== this.#events || this.state === 'ended') return;
-      this.#eventsAttempts += 1;
-      // The socket does not say why it was refused; the session does.
-      if (this.#eventsAttempts % EVENTS_ATTEMPTS_MAX === 0) this.#recover('restart');
-      this.#later(backoffMs(this.#eventsAttempts), () => {
-        if (socket === this.#events) this.#openEvents();
-      });
-    };
-  }
 
   #onNotice({ event, ...detail }) {
     if (event === 'roster') this.#onRoster(detail);
@@ -397,10 +411,13 @@ export class TrunklineCall extends EventTarget {
     if (event === 'speakers') this.speakers = detail.speakers;
     if (['roster', 'slots', 'speakers', 'quality', 'moved'].includes(event)) this.#emit(event, detail);
     if (event === 'moved') this.#recover('rejoin');
-    if (event === 'ended') {
-      if (detail.reason === 'timed_out') this.#recover('rejoin');
-      else this.#finish(detail.reason);
-    }
+    if (event === 'ended') this.#onEnded(detail);
+  }
+
+  #onEnded({ reason }) {
+    if (reason === 'timed_out') this.#recover('rejoin');
+    // By ourselves, or of a relay that was left already.
+    else if (!(this.#recovering && ['replaced', 'drained'].includes(reason))) this.#finish(reason);
   }
 
   #onRoster({ complete, participants, left }) {
@@ -412,21 +429,17 @@ export class TrunklineCall extends EventTarget {
     }
   }
 
-  #tellMute(source) {
+  #tellMute(session, source) {
     // A screen that is not shared has no section that sends.
     if (SOURCES[source].slides && !this.#tracks.has(source)) return;
-    this.#send({ mute: { source, muted: this.isMuted(source) } });
-  }
-
-  #send(request) {
-    if (this.#events?.readyState === WebSocket.OPEN) this.#events.send(JSON.stringify(request));
+    session.send({ mute: { source, muted: this.isMuted(source) } });
   }
 
   // The screen, encryption, the end.
 
   async #useScreen(video, audio) {
     const change = async (source, track) => {
-      const transceiver = this.#senders.get(source);
+      const transceiver = this.#session?.senders.get(source);
       if (!transceiver) throw new TrunklineError(403, 'this participant sends nothing');
       if (track) this.#tracks.set(source, track);
       else this.#tracks.delete(source);
@@ -435,11 +448,20 @@ export class TrunklineCall extends EventTarget {
     };
     await Promise.all([change('screen', video), change('screen_audio', audio)]);
     try {
-      await this.#negotiate();
+      await this.#session.negotiate();
     } catch (error) {
       await Promise.all([change('screen', null), change('screen_audio', null)]);
       throw error;
     }
+  }
+
+  /** A screen that was switched on or off while the connection was made anew. */
+  async #agreeOnScreen() {
+    const differs = ([source, { direction }]) =>
+      SOURCES[source].slides && (direction === 'sendonly') !== this.#tracks.has(source);
+    if (![...this.#session.senders].some(differs)) return;
+    const [video, audio] = ['screen', 'screen_audio'].map((source) => this.#tracks.get(source) ?? null);
+    await this.#useScreen(video, audio).catch(() => {});
   }
 
   #onFailing(label, state) {
@@ -450,26 +472,16 @@ export class TrunklineCall extends EventTarget {
     this.#emit('undecryptable', { slot: slot.mid, state });
   }
 
-  #deleteSession() {
-    if (this.#location) endSession(this.#location);
-    this.#location = null;
-  }
-
-  /** Drops connection and events, but not the call. */
-  #hangUp() {
-    const [pc, events] = [this.#pc, this.#events];
-    this.#pc = null;
-    this.#events = null;
-    this.#location = null;
-    this.#etag = null;
-    pc?.close();
-    events?.close();
+  /** Drops connections and events, but not the call. */
+  #hangUp(how) {
+    for (const session of this.#sessions()) session.close(how);
   }
 
   #finish(reason, { silent = false } = {}) {
     if (this.state === 'ended') return;
     removeEventListener('pagehide', this.#onPageHide);
     this.#hangUp();
+    clearInterval(this.#watch);
     this.#encryption?.stop();
     this.#encryption = null;
     for (const timer of this.#timers) clearTimeout(timer);

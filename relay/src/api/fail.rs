@@ -4,7 +4,7 @@ use http::StatusCode;
 use trunkline_http::problem::{INTERNAL, MALFORMED, NOT_FOUND, OVERLOADED, Problem, ProblemType, STOPPING};
 use trunkline_relay_proto::call::JoinError;
 
-use super::limits::{DRAINING_RETRY, FULL_RETRY};
+use super::limits::{DRAINING_RETRY, FULL_RETRY, MOVED_RETRY};
 use crate::node::NodeError;
 use crate::ports::PortError;
 
@@ -22,6 +22,9 @@ pub const NO_PRECONDITION: ProblemType =
 /// The node takes nothing new.
 pub const DRAINING: ProblemType =
     ProblemType::new("draining", StatusCode::SERVICE_UNAVAILABLE, "The node is draining");
+/// The call was handed over to another node.
+pub const MOVED: ProblemType =
+    ProblemType::new("moved", StatusCode::SERVICE_UNAVAILABLE, "The call goes on at another node");
 /// No UDP port is left.
 pub const NO_PORT: ProblemType =
     ProblemType::new("no-port", StatusCode::SERVICE_UNAVAILABLE, "No UDP port is free");
@@ -55,6 +58,10 @@ pub(super) fn node(error: NodeError) -> Problem {
         NodeError::NoSuchCall => no_call(),
         NodeError::NoSuchSession => no_session(),
         NodeError::Draining => draining(),
+        NodeError::Moved => {
+            Problem::new(MOVED, "this node handed the call over: join it through the ingress, which finds it")
+                .retry_after(MOVED_RETRY)
+        }
         NodeError::NoTcp => malformed(
             "force_tcp: this node takes media over UDP only: leave it out, or ask a node with `media.tcp_port`",
         ),

@@ -34,3 +34,7 @@ pub const DRAINING_RETRY: Duration = Duration::from_secs(30);
 
 /// When to come back to a node that is full of calls.
 pub const FULL_RETRY: Duration = Duration::from_secs(10);
+
+/// When to come back for a call that was handed over and is not at another node yet. Those who were on it are there
+/// within a second or two.
+pub const MOVED_RETRY: Duration = Duration::from_secs(1);

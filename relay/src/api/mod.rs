@@ -4,6 +4,7 @@
 //! In the order a request meets them:
 //! - [`routes`]: every route with who may use it, from which the router and the OpenAPI document are both made
 //! - [`cors`]: web pages of other origins
+//! - [`ingress`]: what ingresses say and are told
 //! - `auth`: the admin token, join tokens, the session's URL
 //! - `calls`, `participants`, `events`, `operate`: the handlers
 //! - `ice_servers`: the TURN server that clients are told of
@@ -32,6 +33,7 @@ pub mod cors;
 mod events;
 pub mod fail;
 mod ice_servers;
+pub mod ingress;
 pub mod limits;
 pub mod openapi;
 mod operate;
@@ -39,6 +41,8 @@ mod participants;
 pub mod routes;
 #[cfg(test)]
 mod tests;
+
+pub use operate::Health;
 
 use crate::config::Config;
 use crate::metrics::View;
@@ -52,6 +56,7 @@ use routes::{Access, ROUTES};
 /// What the handlers share.
 #[derive(Debug)]
 pub struct Api {
+    number: u16,
     node: Node,
     tokens: Tokens,
     admin: TokenHash,
@@ -63,6 +68,7 @@ pub struct Api {
     joins: Budget<IpAddr>,
     events: Arc<Semaphore>,
     origins: Origins,
+    ingresses: Arc<[IpAddr]>,
     metrics_open: bool,
     conference_participants_max: usize,
     broadcast_participants_max: usize,
@@ -95,6 +101,7 @@ impl Api {
             .as_ref()
             .map(|directory| Reader::new(directory.clone(), config.records.prefix.clone()));
         Self {
+            number: config.node,
             node,
             tokens,
             admin,
@@ -106,6 +113,7 @@ impl Api {
             joins: Budget::new(config.limits.joins_per_s, "joins from this address"),
             events: Arc::new(Semaphore::new(config.limits.events_max)),
             origins: config.api.origins.clone().into(),
+            ingresses: config.ingress.from.iter().map(IpAddr::to_canonical).collect(),
             metrics_open: config.metrics.open,
             conference_participants_max: config.limits.conference_participants_max,
             broadcast_participants_max: config.limits.broadcast_participants_max,
@@ -155,6 +163,7 @@ pub fn router(api: Api) -> Router {
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(from_fn_with_state(origins, cors::layer))
+        .layer(from_fn_with_state(Arc::clone(&api), ingress::layer))
         .with_state(api)
 }
 

@@ -1,5 +1,6 @@
 //! For those who run the node: records, drain, health, metrics and the API's own description.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use trunkline_http::problem::{INTERNAL, Problem};
 use super::limits::{DRAIN_MAX, DRAINING_RETRY, JSON_BYTES_MAX, RECORDS_DEFAULT};
 use super::{Answer, Api, fail};
 use crate::metrics as relay_metrics;
+use crate::node::Totals;
 use crate::records::{PAGE_MAX, Page};
 
 #[derive(Debug, Deserialize)]
@@ -33,6 +35,27 @@ pub(super) struct DrainStart {
 pub(super) struct Drain {
     draining: bool,
     calls: usize,
+}
+
+/// How a node is, for whoever can reach it. It names nobody. An ingress reads it each second.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Health {
+    /// `alive` or `stopping`.
+    pub status: Cow<'static, str>,
+    /// Its number.
+    pub node: u16,
+    /// It takes nobody new.
+    pub draining: bool,
+    /// Calls on it,
+    pub calls: usize,
+    /// and how many it takes.
+    pub calls_max: usize,
+    /// People in them.
+    pub participants: usize,
+    /// Share of the last second that its media threads worked, 0 to 1.
+    pub busy: f64,
+    /// When it started, in seconds since the Unix epoch.
+    pub started_at: u64,
 }
 
 pub(super) async fn records(
@@ -86,8 +109,21 @@ pub(super) async fn metrics(State(api): State<Arc<Api>>) -> ([(HeaderName, &'sta
     ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text)
 }
 
-pub(super) async fn healthz() -> &'static str {
-    "alive\n"
+pub(super) async fn healthz(State(api): State<Arc<Api>>) -> JsonAnswer<Health> {
+    let Totals { calls, calls_max, participants, started_s } = api.node.totals();
+    let load = api.node.load();
+    let workers = u32::try_from(load.len().max(1)).unwrap_or(u32::MAX);
+    let stopping = *api.stopping.borrow();
+    JsonAnswer(Health {
+        status: if stopping { "stopping".into() } else { "alive".into() },
+        node: api.number,
+        draining: stopping || api.is_draining(),
+        calls,
+        calls_max,
+        participants,
+        busy: load.iter().map(|worker| worker.busy).sum::<f64>() / f64::from(workers),
+        started_at: started_s,
+    })
 }
 
 pub(super) async fn readyz(State(api): State<Arc<Api>>) -> Answer<&'static str> {

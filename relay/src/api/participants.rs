@@ -14,7 +14,7 @@ use trunkline_http::problem::{BAD_REQUEST, Problem};
 
 use super::calls::call_id;
 use super::routes::{FRAGMENT, SDP};
-use super::{Answer, Api, auth, fail, ice_servers};
+use super::{Answer, Api, auth, fail, ice_servers, ingress};
 use crate::metrics as relay_metrics;
 use crate::node::{SessionId, SessionInfo};
 use crate::sdp::{FRAGMENT_BYTES_MAX, OFFER_BYTES_MAX};
@@ -38,15 +38,15 @@ pub(super) async fn join(
     let (parts, body) = request.into_parts();
     api.joins.count(&bucket(source(&parts.extensions)))?;
     let grant = auth::join_token(&api, &parts, &call)?;
-    if api.is_draining() {
-        return Err(fail::draining());
-    }
+    let asked = ingress::asked(&parts);
     let id = call_id(&call)?;
+    let most = api.participants_max(id.settings().mode);
     if media_type(&parts.headers) != Some(SDP) {
         return Err(unsupported(SDP));
     }
     let offer = text(Request::from_parts(parts, body), OFFER_BYTES_MAX).await?;
     let began = Instant::now();
+    api.node.admit(&id, asked, most).map_err(fail::node)?;
     let joined = api.node.join(&id, &grant.participant, grant.role, &offer).await.map_err(fail::node)?;
     relay_metrics::join_answered(began.elapsed());
     let location = format!("/v1/calls/{id}/participants/{}", joined.session.expose());

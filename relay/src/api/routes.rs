@@ -184,8 +184,10 @@ pub static ROUTES: &[Route] = &[
         get(operate::metrics)
     })
     .gives(200, "text/plain", ""),
-    route(Method::Get, "/healthz", Access::Open, "Whether the process is alive.", || get(operate::healthz))
-        .gives(200, "text/plain", ""),
+    route(Method::Get, "/healthz", Access::Open, "That the process is alive, and how busy it is.", || {
+        get(operate::healthz)
+    })
+    .gives(200, JSON, "Health"),
     route(Method::Get, "/readyz", Access::Open, "Whether the node takes calls: 503 while it drains.", || {
         get(operate::readyz)
     })

@@ -15,6 +15,7 @@ use trunkline_http::serve::{Limits, serve};
 
 use super::*;
 use crate::config::Config;
+use crate::ingress::front;
 use crate::node::{CallEvent, NodeConfig};
 use crate::records::Recorder;
 
@@ -171,6 +172,9 @@ fn every_problem_type_is_documented_with_its_status() {
         fail::STALE,
         fail::NO_PRECONDITION,
         fail::DRAINING,
+        fail::MOVED,
+        front::NODE_ONLY,
+        front::NO_NODE,
         fail::NO_PORT,
         fail::NOT_CONFIGURED,
         fail::NOT_READY,

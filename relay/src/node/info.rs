@@ -28,6 +28,9 @@ pub enum NodeError {
     /// The node takes no new calls and nobody new.
     #[error("this relay is draining: it takes nobody new")]
     Draining,
+    /// The call was handed over.
+    #[error("the call goes on at another node: join it there")]
+    Moved,
     /// A call over TCP only, and there is no TCP port.
     #[error("this relay takes media over UDP only")]
     NoTcp,
@@ -55,7 +58,7 @@ pub enum NodeError {
 }
 
 /// What kind of call.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Mode {
     /// Everybody may send; 100 people.
@@ -134,6 +137,9 @@ pub struct CallSummary {
     pub info: CallInfo,
     /// How many are in it.
     pub participants: usize,
+    /// Handed over to another node; those who are here have not left yet.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub moved: bool,
 }
 
 /// A TURN server, as clients are told of it.
@@ -199,6 +205,19 @@ pub struct WorkerLoad {
     pub calls: usize,
     /// People in them.
     pub participants: usize,
+}
+
+/// What a node has, and since when.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Totals {
+    /// Calls,
+    pub calls: usize,
+    /// and how many it takes.
+    pub calls_max: usize,
+    /// People in them.
+    pub participants: usize,
+    /// When the node began, in seconds since the Unix epoch.
+    pub started_s: u64,
 }
 
 /// A drain in progress.

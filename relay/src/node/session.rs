@@ -49,6 +49,9 @@ impl Node {
                 return Err(NodeError::Draining);
             }
             let entry = registry.calls.get(call).ok_or(NodeError::NoSuchCall)?;
+            if entry.moved {
+                return Err(NodeError::Moved);
+            }
             (entry.worker, entry.key, self.candidates(entry))
         };
         let id = ParticipantId(inner.next_participant.fetch_add(1, Ordering::Relaxed));

@@ -275,3 +275,199 @@ async fn shutting_down_tells_everybody() {
     while !matches!(next(&mut records).await, CallEvent::Ended { .. }) {}
     assert!(matches!(node.create(CreateCall::default()), Err(NodeError::Worker)));
 }
+
+fn restarted(call: &CallId) -> CallId {
+    let settings = CallSettings { created_s: 1_000_000_000, ..call.settings() };
+    CallId::new(call.node(), settings)
+}
+
+fn admits(node: &Node, call: &CallId, asked: Asked) -> Result<(), NodeError> {
+    node.admit(call, asked, 100)
+}
+
+#[tokio::test]
+async fn a_call_from_before_the_start_is_made_again_at_its_own_node_with_its_settings() {
+    let (node, mut records) = start(config());
+    let settings = CallSettings {
+        mode: Mode::Broadcast,
+        force_tcp: false,
+        participants_max: 7,
+        created_s: 1_000_000_000,
+    };
+    let call = CallId::new(1, settings);
+    admits(&node, &call, Asked::Directly).expect("is made again");
+    join(&node, &call, "ann").await;
+    let info = node.snapshot(&call).await.expect("it is there").info;
+    assert_eq!((info.call_id.as_str(), info.mode), (call.as_str(), Mode::Broadcast));
+    assert_eq!((info.max_participants, info.created_at), (7, 1_000_000_000));
+    let CallEvent::Started { info, .. } = next(&mut records).await else { panic!("it begins first") };
+    assert_eq!(info.call_id, call.as_str());
+    // Whoever comes next finds it there.
+    admits(&node, &call, Asked::ThroughIngress).expect("it is there");
+    assert_eq!(node.list().len(), 1);
+    node.shutdown();
+}
+
+#[tokio::test]
+async fn fewer_people_are_let_in_where_the_node_takes_fewer() {
+    let (node, _records) = start(config());
+    let call = restarted(&create(&node).0);
+    node.admit(&call, Asked::Directly, 3).expect("is made again");
+    assert_eq!(node.snapshot(&call).await.expect("it is there").info.max_participants, 3);
+    node.shutdown();
+}
+
+#[tokio::test]
+async fn another_nodes_call_is_made_again_only_when_an_ingress_asks() {
+    let (node, _records) = start(config());
+    let call = CallId::new(2, create(&node).0.settings());
+    for asked in [Asked::Directly, Asked::ThroughIngress] {
+        assert!(matches!(admits(&node, &call, asked), Err(NodeError::NoSuchCall)), "{asked:?}");
+    }
+    admits(&node, &call, Asked::ToRecreate).expect("is made again");
+    assert_eq!(node.standing(&call), Standing::Here);
+    node.shutdown();
+}
+
+#[tokio::test]
+async fn behind_an_ingress_a_restarted_node_waits_to_be_asked_because_the_call_may_be_elsewhere() {
+    let (node, _records) = start(config());
+    let call = restarted(&create(&node).0);
+    assert!(matches!(admits(&node, &call, Asked::ThroughIngress), Err(NodeError::NoSuchCall)));
+    admits(&node, &call, Asked::ToRecreate).expect("is made again");
+    node.shutdown();
+}
+
+#[tokio::test]
+async fn a_call_that_ended_here_is_never_made_again() {
+    let (node, _records) = start(config());
+    let (own, _) = create(&node);
+    let others = CallId::new(2, own.settings());
+    let old = restarted(&own);
+    admits(&node, &others, Asked::ToRecreate).expect("is made again");
+    admits(&node, &old, Asked::Directly).expect("is made again");
+    for call in [&own, &others, &old] {
+        node.end(call, EndReason::CallEnded).expect("it is there");
+        until(async || !node.has(call)).await;
+        for asked in [Asked::Directly, Asked::ThroughIngress, Asked::ToRecreate] {
+            assert!(matches!(admits(&node, call, asked), Err(NodeError::NoSuchCall)), "{asked:?}");
+        }
+        assert_eq!(node.standing(call), Standing::Ended);
+    }
+    node.shutdown();
+}
+
+#[tokio::test]
+async fn a_call_is_not_made_again_beyond_the_limit_or_while_draining() {
+    let (node, _records) = start(NodeConfig { calls_max: 1, ..config() });
+    let call = restarted(&create(&node).0);
+    assert!(matches!(admits(&node, &call, Asked::ToRecreate), Err(NodeError::TooManyCalls)));
+    node.drain(None);
+    assert!(matches!(admits(&node, &call, Asked::ToRecreate), Err(NodeError::Draining)));
+    assert_eq!(node.standing(&call), Standing::Unknown);
+    node.shutdown();
+}
+
+#[tokio::test]
+async fn who_is_on_a_call_that_is_handed_over_is_told_and_served_until_they_leave() {
+    let (node, mut records) = start(config());
+    let (call, _) = create(&node);
+    let ann = join(&node, &call, "ann").await;
+    let mut events = node.events(&ann.session).expect("it is there");
+    node.hand_over(&call).expect("it is there");
+    while event(&mut events).await.expect("it is told") != "moved" {}
+    let late = node.join(&call, "ben", Role::Presenter, OFFER).await;
+    assert!(matches!(late, Err(NodeError::Moved)));
+    assert!(matches!(admits(&node, &call, Asked::ToRecreate), Err(NodeError::Moved)));
+    // A new events connection hears of it first.
+    let mut again = node.events(&ann.session).expect("it is there");
+    assert_eq!(event(&mut again).await.as_deref(), Some("moved"));
+    assert_eq!(event(&mut again).await.as_deref(), Some("roster"));
+    node.leave(&ann.session).expect("it is there");
+    // With the last who leaves, it is gone from here, and may come back.
+    while !matches!(next(&mut records).await, CallEvent::Ended { .. }) {}
+    assert_eq!(node.standing(&call), Standing::Moved);
+    for asked in [Asked::Directly, Asked::ThroughIngress] {
+        assert!(matches!(admits(&node, &call, asked), Err(NodeError::Moved)), "{asked:?}");
+    }
+    admits(&node, &call, Asked::ToRecreate).expect("is made again");
+    node.shutdown();
+}
+
+#[tokio::test]
+async fn a_call_that_is_ended_after_it_was_handed_over_has_ended() {
+    let (node, _records) = start(config());
+    let (call, _) = create(&node);
+    let ann = join(&node, &call, "ann").await;
+    let mut events = node.events(&ann.session).expect("it is there");
+    node.hand_over(&call).expect("it is there");
+    node.end(&call, EndReason::CallEnded).expect("it is there");
+    while event(&mut events).await.expect("it is told") != "ended" {}
+    until(async || node.standing(&call) == Standing::Ended).await;
+    node.shutdown();
+}
+
+#[tokio::test]
+async fn a_drain_behind_an_ingress_hands_calls_over_in_its_first_half_and_undoing_it_keeps_the_rest() {
+    tokio::time::pause();
+    let (node, _records) = start(NodeConfig { hands_over: true, ..config() });
+    let calls: Vec<CallId> = (0..4).map(|_| create(&node).0).collect();
+    for call in &calls {
+        join(&node, call, "ann").await;
+    }
+    let moved = || calls.iter().filter(|call| node.standing(call) == Standing::Moved).count();
+    let began = Instant::now();
+    node.drain(Some(Duration::from_secs(80)));
+    // Due at 0, 10, 20 and 30 seconds.
+    tokio::time::sleep(Duration::from_secs(15)).await;
+    assert_eq!(moved(), 2);
+    node.undrain();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!((moved(), node.list().len()), (2, 4));
+    assert!(began.elapsed() < PATIENCE, "time is virtual");
+    for call in calls.iter().filter(|call| node.standing(call) == Standing::Here) {
+        join(&node, call, "ben").await;
+    }
+    node.shutdown();
+}
+
+#[tokio::test]
+async fn a_drain_without_an_ingress_hands_nothing_over() {
+    tokio::time::pause();
+    let (node, _records) = start(config());
+    let (call, _) = create(&node);
+    node.drain(Some(Duration::from_secs(10)));
+    tokio::time::sleep(Duration::from_secs(9)).await;
+    assert_eq!(node.standing(&call), Standing::Here);
+    assert!(matches!(admits(&node, &call, Asked::ToRecreate), Err(NodeError::Draining)));
+    node.shutdown();
+}
+
+#[tokio::test]
+async fn a_draining_node_hands_a_call_over_when_it_is_about_to_be_made_elsewhere() {
+    let (node, _records) = start(NodeConfig { hands_over: true, ..config() });
+    let (call, _) = create(&node);
+    let ann = join(&node, &call, "ann").await;
+    let mut events = node.events(&ann.session).expect("it is there");
+    node.drain(None);
+    assert!(matches!(admits(&node, &call, Asked::ThroughIngress), Err(NodeError::Draining)));
+    assert_eq!(node.standing(&call), Standing::Here);
+    assert!(matches!(admits(&node, &call, Asked::ToRecreate), Err(NodeError::Moved)));
+    while event(&mut events).await.expect("it is told") != "moved" {}
+    node.shutdown();
+}
+
+#[tokio::test]
+async fn who_was_told_to_join_elsewhere_is_not_told_that_it_is_over() {
+    let (node, _records) = start(NodeConfig { hands_over: true, ..config() });
+    let (call, _) = create(&node);
+    let ann = join(&node, &call, "ann").await;
+    let mut events = node.events(&ann.session).expect("it is there");
+    node.hand_over_all();
+    node.shutdown();
+    let mut told = Vec::new();
+    while let Some(event) = event(&mut events).await {
+        told.push(event);
+    }
+    assert_eq!(told.last().map(String::as_str), Some("moved"), "{told:?}");
+}

@@ -66,5 +66,5 @@
     return durations;
   };
 
-  window.test = { joins, slot, states, watch };
+  window.test = { connections, joins, slot, states, watch };
 })();

@@ -11,9 +11,9 @@ use trunkline_browser::{Browser, Options, Page};
 use crate::process::Relay;
 
 /// For what takes about a second on a machine that has nothing else to do.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
-const KEY: &str = "AAECAwQFBgcICQoLDA0ODw";
+pub(crate) const KEY: &str = "AAECAwQFBgcICQoLDA0ODw";
 const OTHER_KEY: &str = "Dw4NDAsKCQgHBgUEAwIBAA";
 
 /// How long a receiver with another key is watched asking for key frames.
@@ -36,7 +36,7 @@ const JOIN_MEDIAN_MAX_MS: u64 = 1_000;
 /// Few frames a second: several pages encode and decode on few cores.
 const CAMERA: &str = "--use-fake-device-for-media-stream=fps=10";
 
-async fn start_browser() -> Browser {
+pub(crate) async fn start_browser() -> Browser {
     Browser::start(&Options { flags: vec![CAMERA.to_owned()], ..Options::default() }).await.unwrap()
 }
 
@@ -76,7 +76,7 @@ async fn visit(page: &Page, invitation: &str) {
 }
 
 /// Joins by an invitation, with camera and microphone.
-async fn join(page: &Page, invitation: &str) {
+pub(crate) async fn join(page: &Page, invitation: &str) {
     visit(page, invitation).await;
     page.click("#join").await.unwrap();
     connected(page).await;
@@ -100,7 +100,7 @@ async fn watch_as(page: &Page, name: &str, call: &str, token: &str, key: Option<
 }
 
 /// Waits until a slot shows a source and decodes more of it than it did at first.
-async fn decodes(page: &Page, participant: &str, source: &str) {
+pub(crate) async fn decodes(page: &Page, participant: &str, source: &str) {
     let amount = if source == "microphone" { "totalAudioEnergy" } else { "framesDecoded" };
     let now = format!("(await test.slot('{participant}', '{source}')).{amount}");
     let before = page.wait_until(&format!("{now} > 0 && {now}"), PATIENCE).await.unwrap();
@@ -125,7 +125,7 @@ async fn shoot(page: &Page, name: &str) {
 }
 
 /// What went wrong in any page, by its console.
-async fn errors(browser: &Browser) -> Vec<String> {
+pub(crate) async fn errors(browser: &Browser) -> Vec<String> {
     let console = browser.console().await.unwrap();
     console.iter().filter(|entry| entry.is_error()).map(ToString::to_string).collect()
 }

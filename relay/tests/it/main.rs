@@ -6,8 +6,10 @@
 )]
 
 mod calls;
+mod front;
 mod fuzz_seeds;
 mod interop;
+mod moves;
 mod process;
 mod tcp;
 mod web;

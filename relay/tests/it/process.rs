@@ -32,10 +32,14 @@ fn command() -> Command {
 impl Relay {
     /// Makes a node on loopback whose API is on a port that the system chooses.
     fn init() -> Self {
+        Self::numbered(9)
+    }
+
+    fn numbered(node: u16) -> Self {
         let relay = Self { dir: tempfile::tempdir().unwrap(), child: None, address: String::new() };
         let made = command()
-            .args(["init", "--node", "9", "--listen", "127.0.0.1:0", "--udp-ports", "48000-48999"])
-            .args(["--tcp-port", "0", "--media-listen", "127.0.0.1", "--dir"])
+            .args(["init", "--node", &node.to_string(), "--listen", "127.0.0.1:0"])
+            .args(["--udp-ports", "48000-48999", "--tcp-port", "0", "--media-listen", "127.0.0.1", "--dir"])
             .arg(relay.path("relay"))
             .output()
             .unwrap();
@@ -53,6 +57,22 @@ impl Relay {
         relay
     }
 
+    /// Makes a node behind ingresses at these addresses, with the secrets of another one, and starts it.
+    pub(crate) fn behind(node: u16, ingresses: &[&str], like: Option<&Self>) -> Self {
+        let mut relay = Self::numbered(node);
+        for secret in ["admin.token", "tokens.secret", "ufrag.key"] {
+            if let Some(other) = like {
+                let name = format!("relay/{secret}");
+                std::fs::copy(other.path(&name), relay.path(&name)).unwrap();
+            }
+        }
+        relay.set("# from = [\"10.0.0.2\"]", &format!("from = {ingresses:?}"));
+        relay.start();
+        // It comes back at the same address.
+        relay.set("listen = \"127.0.0.1:0\"", &format!("listen = \"{}\"", relay.address));
+        relay
+    }
+
     fn set(&self, old: &str, new: &str) {
         let file = self.path("relay/relay.toml");
         let text = std::fs::read_to_string(&file).unwrap();
@@ -64,7 +84,7 @@ impl Relay {
         self.dir.path().join(name)
     }
 
-    fn start(&mut self) {
+    pub(crate) fn start(&mut self) {
         let mut child = command()
             .arg("--dir")
             .arg(self.path("relay"))
@@ -110,18 +130,18 @@ impl Relay {
         answer
     }
 
-    fn admin_token(&self) -> String {
+    pub(crate) fn admin_token(&self) -> String {
         std::fs::read_to_string(self.path("relay/admin.token")).unwrap().trim().to_owned()
     }
 
-    fn signal(&self, signal: &str) {
+    pub(crate) fn signal(&self, signal: &str) {
         let (child, _) = self.child.as_ref().unwrap();
         let sent = Command::new("kill").args(["-s", signal, &child.id().to_string()]).status().unwrap();
         assert!(sent.success());
     }
 
     /// Waits for the process's end: its exit code, and what it still logged.
-    fn ended(&mut self) -> (Option<i32>, String) {
+    pub(crate) fn ended(&mut self) -> (Option<i32>, String) {
         let (mut child, mut log) = self.child.take().unwrap();
         let mut rest = String::new();
         log.read_to_string(&mut rest).unwrap();
@@ -185,7 +205,7 @@ fn a_day_with_the_command_line_is_recorded() {
     assert_eq!(std::fs::metadata(&token_file).unwrap().permissions().mode() & 0o077, 0);
     assert_eq!(relay.json(&["call", "show", id])["participants"], serde_json::json!([]));
     relay.json(&["call", "end", id]);
-    let gone = relay.cli(&["call", "show", "0009-AAAAAAAAAAAAAAAAAAAAAA"]);
+    let gone = relay.cli(&["call", "show", "0009-AABkawJT4QAAAAAAAAAAAAAAAAAAAAA"]);
     assert_eq!(gone.status.code(), Some(1));
 
     assert_eq!(relay.json(&["drain", "--deadline-s", "60"])["draining"], true);

@@ -31,6 +31,7 @@ const ANNAS_TOKEN: &str =
 async fn serve() -> String {
     let tests = Router::new()
         .route("/call/test/sframe.js", javascript(include_str!("../../web/test/sframe.js")))
+        .route("/call/test/units.js", javascript(include_str!("../../web/test/units.js")))
         .route("/call/test/loopback.js", javascript(include_str!("../../web/test/loopback.js")))
         .route("/call/test/mirror.js", javascript(include_str!("../../web/test/mirror.js")));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -160,6 +161,16 @@ async fn sframe_keeps_its_promises_in_a_browser() {
     let page = browser.first_page();
     page.open(&format!("{base}/call")).await.unwrap();
     let result = page.value("(await import('/call/test/sframe.js')).run()").await.unwrap();
+    assert_eq!(result, json!({ "held": 10, "failures": [] }));
+}
+
+#[tokio::test]
+async fn the_small_parts_keep_their_promises_in_a_browser() {
+    let base = serve().await;
+    let browser = Browser::start(&Options::default()).await.unwrap();
+    let page = browser.first_page();
+    page.open(&format!("{base}/call")).await.unwrap();
+    let result = page.value("(await import('/call/test/units.js')).run()").await.unwrap();
     assert_eq!(result, json!({ "held": 10, "failures": [] }));
 }
 
@@ -333,15 +344,48 @@ async fn a_call_that_moves_is_joined_again_and_pictures_go_on() {
     enter(&page, &base, KEY, &mirror(KEY, &["ben"])).await.unwrap();
     let decoded = "(await window.trunklineCall.stats()).slots.some((slot) => slot.framesDecoded > 5)";
     page.wait_until(decoded, PATIENCE).await.unwrap();
-    page.run("window.mirror.tell({ event: 'moved' })", &[]).await.unwrap();
-    page.wait_until("window.trunklineCall.state === 'reconnecting'", PATIENCE).await.unwrap();
-    page.wait_until("window.trunklineCall.state === 'connected'", PATIENCE).await.unwrap();
+    page.run(
+        "window.states = []; window.tracks = window.trunklineCall.slots.map(({ stream }) => stream.getTracks()[0]); \
+         window.trunklineCall.addEventListener('state', ({ detail }) => window.states.push(detail.state)); \
+         window.mirror.tell({ event: 'moved' })",
+        &[],
+    )
+    .await
+    .unwrap();
+    let switched = "window.trunklineCall.slots.every(({ stream }, at) => \
+        stream.getTracks().length === 1 && stream.getTracks()[0] !== window.tracks[at])";
+    page.wait_until(switched, PATIENCE).await.unwrap();
+    // Nobody saw an interruption.
     assert_eq!(page.value("window.mirror.offers.length").await.unwrap(), 2);
+    assert_eq!(page.value("window.states").await.unwrap(), json!([]));
+    page.wait_until("window.mirror.left", PATIENCE).await.unwrap();
     page.wait_until(decoded, PATIENCE).await.unwrap();
     all_pictures_move(&page, 2).await;
     let sent = "await window.mirror.decoded().then(({ frames }) => frames > 5)";
     page.wait_until(sent, PATIENCE).await.unwrap();
     assert_eq!(errors(&browser).await, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn ice_servers_are_those_the_relay_names_and_no_join_waits_long_for_them() {
+    let base = serve().await;
+    let browser = Browser::start(&Options::default()).await.unwrap();
+    let page = browser.first_page();
+    page.devtools("Page.addScriptToEvaluateOnNewDocument", json!({ "source": include_str!("calls.js") }))
+        .await
+        .unwrap();
+    let mut options = mirror(KEY, &["ben"]);
+    let turn = "<turn:127.0.0.1:9?transport=tcp>; rel=\"ice-server\"; username=\"1:a\"; credential=\"b\"";
+    options["links"] = json!(turn);
+    enter(&page, &base, KEY, &options).await.unwrap();
+    let servers = page.value("test.connections[0].getConfiguration().iceServers").await.unwrap();
+    assert_eq!(servers[0]["username"], "1:a", "{servers}");
+    assert_eq!(page.value("window.mirror.iceServersAsked").await.unwrap(), 1);
+
+    options["links"] = json!("never");
+    enter(&page, &base, KEY, &options).await.unwrap();
+    let offered = page.value("(await window.trunklineCall.stats()).timing.offeredMs").await.unwrap();
+    assert!(offered.as_u64().unwrap() >= 500, "it was waited for: {offered}");
 }
 
 #[tokio::test]

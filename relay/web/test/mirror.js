@@ -17,11 +17,11 @@ const COLOURS = ['#2d6a4f', '#9d4edd', '#bc6c25', '#1d6fa5', '#ae2012', '#5f6c37
 /**
  * Puts itself in the place of `fetch` for the API, and of `WebSocket`.
  *
- * @param {{self: string, key?: Uint8Array, people: Person[], refuse?: number}} options `refuse`: the status with which
- *   every join is refused
+ * @param {{self: string, key?: Uint8Array, people: Person[], refuse?: number, links?: string}} options `refuse`: the
+ *   status with which every join is refused; `links`: the `Link` header that names ICE servers
  * @returns {Promise<object>} the mirror, also as `window.mirror`
  */
-export async function install({ self, key, people, refuse }) {
+export async function install({ self, key, people, refuse, links }) {
   const encryption = key ? await FrameEncryption.start(Uint8Array.from(key), () => {}) : null;
   const mirror = {
     offers: [],
@@ -29,12 +29,16 @@ export async function install({ self, key, people, refuse }) {
     left: false,
     pc: null,
     socket: null,
+    iceServersAsked: 0,
     refuse,
     tell: (notice) => mirror.socket?.onmessage?.({ data: JSON.stringify(notice) }),
     counts: () => encryption?.counts(),
     decoded,
   };
   let context = null;
+  let joined = 0;
+  /** By the path of the session. */
+  const connections = new Map();
 
   async function decoded() {
     const report = [...(await mirror.pc.getStats()).values()].filter(({ type }) => type === 'inbound-rtp');
@@ -113,18 +117,26 @@ export async function install({ self, key, people, refuse }) {
     const { method, body } = options;
     if (method === 'DELETE') {
       mirror.left = true;
+      connections.get(new URL(url).pathname)?.close();
       return new Response(null, { status: 204 });
+    }
+    if (method === 'OPTIONS') {
+      mirror.iceServersAsked += 1;
+      if (links === 'never') return new Promise(() => {});
+      return new Response(null, { status: 204, headers: links ? { link: links } : {} });
     }
     if (mirror.refuse) {
       return Response.json({ title: 'Refused', detail: 'refused by the test' }, { status: mirror.refuse });
     }
     if (method === 'POST') {
-      // Who joins anew has another connection.
-      mirror.pc?.close();
+      // Who joins anew has another connection, and the first one until they leave it.
       mirror.pc = null;
+      joined += 1;
     }
+    const path = `/v1/calls/c/participants/p${joined}`;
     const sdp = await answer(body);
-    const headers = { 'content-type': 'application/sdp', location: `${location.origin}/v1/calls/c/participants/p` };
+    connections.set(path, mirror.pc);
+    const headers = { 'content-type': 'application/sdp', location: `${location.origin}${path}` };
     const response = new Response(sdp, { status: method === 'POST' ? 201 : 200, headers });
     Object.defineProperty(response, 'url', { value: String(url) });
     return response;

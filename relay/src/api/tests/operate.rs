@@ -13,7 +13,10 @@ async fn health_metrics_and_the_description_are_open() {
         assert_eq!(response.status(), StatusCode::OK, "{path}");
         response.text().await.unwrap()
     };
-    assert_eq!(get("/healthz").await, "alive\n");
+    let health: Health = serde_json::from_str(&get("/healthz").await).unwrap();
+    assert_eq!((&*health.status, health.node, health.draining), ("alive", 7, false));
+    assert_eq!((health.calls, health.participants), (0, 0));
+    assert!(health.started_at > 0 && health.calls_max > 0, "{health:?}");
     assert_eq!(get("/readyz").await, "ready\n");
     assert!(get("/metrics").await.contains("trunkline_relay_calls 0"));
     let document: Value = serde_json::from_str(&get("/openapi.json").await).unwrap();

@@ -1,0 +1,423 @@
+//! The nodes as the front sees them: polled, and asked.
+
+use std::io;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::response::Response;
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use reqwest::{Client, Url};
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinSet;
+use trunkline_http::serve::{Stopping, stopped};
+
+use super::limits::{
+    ANSWER_BYTES_MAX, ANSWER_MAX, CONNECT_MAX, HEALTH_BYTES_MAX, IDLE_MAX, IDLE_PER_NODE_MAX, POLL_EVERY,
+    POLL_MAX,
+};
+use crate::api::Health;
+use crate::api::ingress::{DRAINING, FORWARDED_FOR, RECREATE, STANDING};
+use crate::ingress::nodes::{Poll, Table};
+
+/// Headers that belong to one connection (RFC 9110, section 7.6.1), or that only this program may set.
+const NOT_PASSED_ON: [HeaderName; 17] = [
+    header::CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    header::PROXY_AUTHENTICATE,
+    header::PROXY_AUTHORIZATION,
+    header::TE,
+    header::TRAILER,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+    header::HOST,
+    header::CONTENT_LENGTH,
+    header::EXPECT,
+    header::FORWARDED,
+    FORWARDED_FOR,
+    RECREATE,
+    STANDING,
+    DRAINING,
+];
+
+/// A node behind the front.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Upstream {
+    /// Its number.
+    pub node: u16,
+    /// Where its API is, such as `http://10.0.0.5:8444`.
+    pub api: Url,
+}
+
+/// A request that goes to nodes, to one after another if need be.
+#[derive(Clone, Debug)]
+pub(super) struct Request {
+    pub(super) method: Method,
+    /// Path and query.
+    pub(super) target: String,
+    pub(super) headers: HeaderMap,
+    pub(super) body: Bytes,
+}
+
+/// A node's answer.
+#[derive(Clone, Debug)]
+pub(super) struct Answer {
+    pub(super) status: StatusCode,
+    headers: HeaderMap,
+    pub(super) body: Bytes,
+    /// How the call stands with the node.
+    pub(super) standing: Option<String>,
+    /// It takes nobody new.
+    pub(super) draining: bool,
+}
+
+/// What came of asking a node.
+#[derive(Clone, Debug)]
+pub(super) enum Outcome {
+    Answered(Answer),
+    /// It is down, for certain.
+    Gone,
+    /// It did not answer, and may live.
+    Silent,
+}
+
+/// All nodes, and what is known of them.
+#[derive(Debug)]
+pub(super) struct Upstreams {
+    nodes: Vec<Node>,
+    table: Mutex<Table>,
+    http: Client,
+}
+
+#[derive(Debug)]
+struct Node {
+    number: u16,
+    api: Url,
+    live: watch::Sender<bool>,
+    poll_now: Notify,
+}
+
+impl Request {
+    /// A request as it came from a client, whose address goes along.
+    pub(super) fn new(parts: &http::request::Parts, body: Bytes, client: IpAddr) -> Self {
+        let mut headers = passed_on(&parts.headers);
+        if let Ok(client) = HeaderValue::from_str(&client.to_canonical().to_string()) {
+            headers.insert(FORWARDED_FOR, client);
+        }
+        let target = parts.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str).to_owned();
+        Self { method: parts.method.clone(), target, headers, body }
+    }
+
+    /// The same, which asks for the call to be made again.
+    pub(super) fn to_recreate(&self) -> Self {
+        let mut request = self.clone();
+        request.headers.insert(RECREATE, HeaderValue::from_static("1"));
+        request
+    }
+}
+
+impl Answer {
+    pub(super) fn into_response(self) -> Response {
+        let mut response = Response::new(Body::from(self.body));
+        *response.status_mut() = self.status;
+        *response.headers_mut() = self.headers;
+        response
+    }
+
+    fn new(status: StatusCode, headers: &HeaderMap, body: Bytes) -> Self {
+        let standing = headers.get(STANDING).and_then(|value| value.to_str().ok()).map(str::to_owned);
+        let draining = headers.contains_key(DRAINING);
+        Self { status, headers: passed_on(headers), body, standing, draining }
+    }
+
+    pub(super) fn stands(&self, standing: &str) -> bool {
+        self.standing.as_deref() == Some(standing)
+    }
+}
+
+impl Upstreams {
+    /// # Errors
+    /// When the HTTP client cannot start.
+    pub(super) fn new(nodes: Vec<Upstream>) -> reqwest::Result<Self> {
+        // Whoever was first installed the same.
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let http = Client::builder()
+            .no_proxy()
+            .http1_only()
+            .redirect(reqwest::redirect::Policy::none())
+            .connect_timeout(CONNECT_MAX)
+            .pool_idle_timeout(IDLE_MAX)
+            .pool_max_idle_per_host(IDLE_PER_NODE_MAX)
+            .tcp_nodelay(true)
+            .build()?;
+        let table = Mutex::new(Table::new(nodes.iter().map(|node| node.node)));
+        let node = |Upstream { node, api }| {
+            gauge_up(node, true);
+            Node { number: node, api, live: watch::Sender::new(true), poll_now: Notify::new() }
+        };
+        Ok(Self { nodes: nodes.into_iter().map(node).collect(), table, http })
+    }
+
+    pub(super) fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Follows whether a node lives.
+    pub(super) fn life(&self, at: usize) -> Option<watch::Receiver<bool>> {
+        Some(self.nodes.get(at)?.live.subscribe())
+    }
+
+    /// A connection to a node broke: how is it?
+    pub(super) fn doubt(&self, at: usize) {
+        if let Some(node) = self.nodes.get(at) {
+            node.poll_now.notify_one();
+        }
+    }
+
+    /// Asks every node once, together.
+    pub(super) async fn poll_all(self: &Arc<Self>) {
+        let mut polls = JoinSet::new();
+        for at in 0..self.nodes.len() {
+            let upstreams = Arc::clone(self);
+            polls.spawn(async move { upstreams.poll(at).await });
+        }
+        while polls.join_next().await.is_some() {}
+    }
+
+    /// Asks a node again and again, until told to stop.
+    pub(super) async fn watch(self: Arc<Self>, at: usize, mut stopping: Stopping) {
+        let Some(node) = self.nodes.get(at) else { return };
+        let mut ticks = tokio::time::interval(POLL_EVERY);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = ticks.tick() => {}
+                () = node.poll_now.notified() => {}
+                () = stopped(&mut stopping) => return,
+            }
+            self.poll(at).await;
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.nodes.len()
+    }
+
+    async fn poll(&self, at: usize) {
+        let Some(node) = self.nodes.get(at) else { return };
+        self.table().poll_begins(at);
+        let poll = match tokio::time::timeout(POLL_MAX, self.health(node)).await {
+            Ok(Ok(Some(health))) => {
+                if health.node != node.number {
+                    let (expected, found) = (node.number, health.node);
+                    tracing::error!(expected, found, "another node answers: correct [[nodes]]");
+                }
+                Poll::Answered(health)
+            }
+            Ok(Err(error)) if is_refused(&error) => Poll::Refused,
+            Ok(Ok(None) | Err(_)) | Err(_) => Poll::Missed,
+        };
+        self.table().poll_ended(at, poll);
+        self.publish(at);
+    }
+
+    async fn health(&self, node: &Node) -> reqwest::Result<Option<Health>> {
+        let mut response = self.http.get(at_path(&node.api, "/healthz")).send().await?;
+        if !response.status().is_success() {
+            return Ok(None);
+        }
+        let body = read(&mut response, HEALTH_BYTES_MAX).await?;
+        Ok(body.and_then(|body| serde_json::from_slice(&body).ok()))
+    }
+
+    fn publish(&self, at: usize) {
+        let Some(node) = self.nodes.get(at) else { return };
+        let is_live = self.table().is_live(at);
+        let changed = node.live.send_if_modified(|live| std::mem::replace(live, is_live) != is_live);
+        if changed {
+            gauge_up(node.number, is_live);
+            if is_live {
+                tracing::info!(node = node.number, "the node is back");
+            } else {
+                tracing::warn!(node = node.number, "the node is down");
+            }
+        }
+    }
+
+    fn refused(&self, at: usize) {
+        self.table().refused(at);
+        self.publish(at);
+    }
+
+    /// Asks a node, for as long as it may live.
+    pub(super) async fn ask(&self, at: usize, request: &Request) -> Outcome {
+        let asking = async |upstreams: &Self| {
+            let mut again = true;
+            loop {
+                match upstreams.ask_once(at, request).await {
+                    Ok(Some(answer)) => return Outcome::Answered(answer),
+                    Ok(None) => return Outcome::Silent,
+                    Err(error) if is_refused(&error) => {
+                        upstreams.refused(at);
+                        return Outcome::Gone;
+                    }
+                    // A connection from the pool may have been closed just now; a node that died refuses the next one.
+                    Err(_) if std::mem::take(&mut again) => {}
+                    Err(_) => return Outcome::Silent,
+                }
+            }
+        };
+        self.while_alive(at, ANSWER_MAX, asking(self)).await.unwrap_or_else(|outcome| outcome)
+    }
+
+    /// Runs something that a node does, for as long as it may live.
+    async fn while_alive<T>(
+        &self,
+        at: usize,
+        most: Duration,
+        asking: impl Future<Output = T>,
+    ) -> Result<T, Outcome> {
+        let Some(mut life) = self.life(at) else { return Err(Outcome::Gone) };
+        tokio::select! {
+            done = asking => Ok(done),
+            _ = life.wait_for(|live| !*live) => Err(Outcome::Gone),
+            () = tokio::time::sleep(most) => {
+                self.doubt(at);
+                Err(Outcome::Silent)
+            }
+        }
+    }
+
+    async fn ask_once(&self, at: usize, request: &Request) -> reqwest::Result<Option<Answer>> {
+        let Some(node) = self.nodes.get(at) else { return Ok(None) };
+        let asked = self.http.request(request.method.clone(), at_path(&node.api, &request.target));
+        let mut response = asked.headers(request.headers.clone()).body(request.body.clone()).send().await?;
+        let status = response.status();
+        let body = read(&mut response, ANSWER_BYTES_MAX).await?;
+        Ok(body.map(|body| Answer::new(status, response.headers(), body)))
+    }
+
+    /// Opens a WebSocket to a node.
+    pub(super) async fn upgrade(&self, at: usize, request: &Request) -> Result<reqwest::Upgraded, Outcome> {
+        let Some(node) = self.nodes.get(at) else { return Err(Outcome::Gone) };
+        let key = tokio_tungstenite::tungstenite::handshake::client::generate_key();
+        let opening = async {
+            let asked = self.http.get(at_path(&node.api, &request.target)).headers(request.headers.clone());
+            let mut response = asked
+                .header(header::CONNECTION, "upgrade")
+                .header(header::UPGRADE, "websocket")
+                .header(header::SEC_WEBSOCKET_VERSION, "13")
+                .header(header::SEC_WEBSOCKET_KEY, key)
+                .send()
+                .await?;
+            if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+                return Ok(Ok(response.upgrade().await?));
+            }
+            let status = response.status();
+            let body = read(&mut response, ANSWER_BYTES_MAX).await?.unwrap_or_default();
+            Ok::<_, reqwest::Error>(Err(Answer::new(status, response.headers(), body)))
+        };
+        match self.while_alive(at, ANSWER_MAX, opening).await? {
+            Ok(Ok(upgraded)) => Ok(upgraded),
+            Ok(Err(answer)) => Err(Outcome::Answered(answer)),
+            Err(error) if is_refused(&error) => {
+                self.refused(at);
+                Err(Outcome::Gone)
+            }
+            Err(_) => {
+                self.doubt(at);
+                Err(Outcome::Silent)
+            }
+        }
+    }
+}
+
+/// The body, unless it is too long.
+async fn read(response: &mut reqwest::Response, bytes_max: usize) -> reqwest::Result<Option<Bytes>> {
+    let mut body = BytesMut::new();
+    while let Some(chunk) = response.chunk().await? {
+        if body.len() + chunk.len() > bytes_max {
+            return Ok(None);
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(Some(body.freeze()))
+}
+
+/// A path at a node. The configuration gives scheme, host and port only.
+fn at_path(api: &Url, target: &str) -> Url {
+    let mut url = api.clone();
+    let (path, query) = target.split_once('?').map_or((target, None), |(path, query)| (path, Some(query)));
+    url.set_path(path);
+    url.set_query(query);
+    url
+}
+
+fn passed_on(headers: &HeaderMap) -> HeaderMap {
+    let named: Vec<HeaderName> = headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|name| name.trim().parse().ok())
+        .collect();
+    let mut passed = HeaderMap::with_capacity(headers.len());
+    for (name, value) in headers {
+        let websocket = name.as_str().starts_with("sec-websocket-");
+        if !websocket && !NOT_PASSED_ON.contains(name) && !named.contains(name) {
+            passed.append(name.clone(), value.clone());
+        }
+    }
+    passed
+}
+
+/// Whether nobody listens there.
+fn is_refused(error: &reqwest::Error) -> bool {
+    let mut cause: Option<&dyn std::error::Error> = Some(error);
+    while let Some(error) = cause {
+        if let Some(error) = error.downcast_ref::<io::Error>() {
+            return error.kind() == io::ErrorKind::ConnectionRefused;
+        }
+        cause = error.source();
+    }
+    false
+}
+
+fn gauge_up(node: u16, up: bool) {
+    let up = if up { 1.0 } else { 0.0 };
+    metrics::gauge!("trunkline_ingress_node_up", "node" => node.to_string()).set(up);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_belongs_to_a_connection_or_to_the_ingress_alone_is_not_passed_on() {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [
+            ("connection", "close, X-Hop"),
+            ("x-hop", "1"),
+            ("x-forwarded-for", "192.0.2.1"),
+            ("trunkline-recreate", "1"),
+            ("sec-websocket-key", "x"),
+            ("authorization", "Bearer x"),
+            ("origin", "https://a.test"),
+        ] {
+            headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
+        }
+        let mut left: Vec<_> = passed_on(&headers).keys().map(|name| name.as_str().to_owned()).collect();
+        left.sort();
+        assert_eq!(left, ["authorization", "origin"]);
+    }
+
+    #[test]
+    fn a_path_is_taken_as_it_stands() {
+        let api: Url = "http://127.0.0.1:8444".parse().unwrap();
+        let url = at_path(&api, "/v1/calls/a%2Fb?x=1&y=%20");
+        assert_eq!(url.as_str(), "http://127.0.0.1:8444/v1/calls/a%2Fb?x=1&y=%20");
+    }
+}

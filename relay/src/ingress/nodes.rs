@@ -1,0 +1,324 @@
+//! Which nodes are alive, how busy they are, and in which order a request goes to them. Pure: polls and requests
+//! report what they saw.
+
+use std::cmp::Reverse;
+
+use aws_lc_rs::digest::{SHA256, digest};
+
+use crate::api::Health;
+use crate::node::CallId;
+
+/// Polls without an answer, in a row, after which a node is down. More is slower to notice a dead machine, fewer
+/// takes a busy one for dead.
+pub const MISSED_MAX: u32 = 2;
+
+/// Participants that a call counts for until the next poll says how many came: those it was given out for are on their
+/// way. More spreads a burst of calls further, whatever was there before.
+const EXPECTED_PARTICIPANTS: usize = 4;
+
+/// What came of asking a node how it is.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Poll {
+    /// It answered.
+    Answered(Health),
+    /// Its machine says that nobody listens.
+    Refused,
+    /// Nothing came in time, or nothing that makes sense.
+    Missed,
+}
+
+/// Whether a node lives.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Life {
+    /// Nobody asked yet; it may.
+    #[default]
+    Unknown,
+    /// It answers.
+    Up,
+    /// It does not.
+    Down,
+}
+
+/// One node.
+#[derive(Clone, Debug, Default)]
+struct State {
+    number: u16,
+    life: Life,
+    missed: u32,
+    draining: bool,
+    calls: usize,
+    participants: usize,
+    /// Calls and joins given to it that the last answer does not know of yet,
+    given: Given,
+    /// and those among them that the answer to the poll that is under way will know of.
+    given_before_poll: Given,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Given {
+    calls: usize,
+    joins: usize,
+}
+
+/// All nodes, by their place in the configuration.
+#[derive(Clone, Debug)]
+pub struct Table {
+    nodes: Vec<State>,
+}
+
+impl Table {
+    /// Nodes of these numbers, of which nothing is known yet.
+    #[must_use]
+    pub fn new(numbers: impl IntoIterator<Item = u16>) -> Self {
+        let nodes = numbers.into_iter().map(|number| State { number, ..State::default() }).collect();
+        Self { nodes }
+    }
+
+    /// A node is about to be asked.
+    pub fn poll_begins(&mut self, at: usize) {
+        if let Some(node) = self.nodes.get_mut(at) {
+            node.given_before_poll = node.given;
+        }
+    }
+
+    /// What came of it.
+    pub fn poll_ended(&mut self, at: usize, poll: Poll) {
+        let Some(node) = self.nodes.get_mut(at) else { return };
+        match poll {
+            // Somebody else listens there, and must not get this one's calls.
+            Poll::Answered(health) if health.node != node.number => node.miss(),
+            Poll::Answered(health) => {
+                node.life = Life::Up;
+                node.missed = 0;
+                node.draining = health.draining;
+                node.calls = health.calls;
+                node.participants = health.participants;
+                node.given.calls = node.given.calls.saturating_sub(node.given_before_poll.calls);
+                node.given.joins = node.given.joins.saturating_sub(node.given_before_poll.joins);
+            }
+            Poll::Refused => node.life = Life::Down,
+            Poll::Missed => node.miss(),
+        }
+    }
+
+    /// A request found nobody listening.
+    pub fn refused(&mut self, at: usize) {
+        if let Some(node) = self.nodes.get_mut(at) {
+            node.life = Life::Down;
+        }
+    }
+
+    /// A node was given a call.
+    pub fn gave_call(&mut self, at: usize) {
+        if let Some(node) = self.nodes.get_mut(at) {
+            node.given.calls += 1;
+        }
+    }
+
+    /// A node was given a participant.
+    pub fn gave_join(&mut self, at: usize) {
+        if let Some(node) = self.nodes.get_mut(at) {
+            node.given.joins += 1;
+        }
+    }
+
+    /// Whether a node may be alive.
+    #[must_use]
+    pub fn is_live(&self, at: usize) -> bool {
+        self.nodes.get(at).is_some_and(|node| node.life != Life::Down)
+    }
+
+    /// Whether a node said that it lives.
+    #[must_use]
+    pub fn is_up(&self, at: usize) -> bool {
+        self.nodes.get(at).is_some_and(|node| node.life == Life::Up)
+    }
+
+    /// Whether a node takes nobody new.
+    #[must_use]
+    pub fn drains(&self, at: usize) -> bool {
+        self.nodes.get(at).is_some_and(|node| node.draining)
+    }
+
+    /// Live nodes, in the order of the configuration.
+    #[must_use]
+    pub fn live(&self) -> Vec<usize> {
+        (0..self.nodes.len()).filter(|at| self.is_live(*at)).collect()
+    }
+
+    /// Where a new call may go, the least busy node first.
+    #[must_use]
+    pub fn for_new_call(&self) -> Vec<usize> {
+        let mut order = self.live();
+        order.retain(|at| !self.drains(*at));
+        order.sort_by_key(|at| self.nodes.get(*at).map(State::load));
+        order
+    }
+
+    /// Where a call is looked for, dead nodes too: its own node, when it is one of these, then the others as every
+    /// ingress orders them for this call.
+    #[must_use]
+    pub fn for_call(&self, call: &CallId) -> Vec<usize> {
+        let mut order: Vec<_> = (0..self.nodes.len()).collect();
+        order.sort_by_cached_key(|at| {
+            let number = self.nodes.get(*at).map(|node| node.number);
+            (number != Some(call.node()), Reverse(rank(call, number.unwrap_or_default())))
+        });
+        order
+    }
+
+    /// The place of a call's own node.
+    #[must_use]
+    pub fn own(&self, call: &CallId) -> Option<usize> {
+        self.nodes.iter().position(|node| node.number == call.node())
+    }
+}
+
+impl State {
+    fn miss(&mut self) {
+        self.missed = self.missed.saturating_add(1);
+        if self.missed >= MISSED_MAX {
+            self.life = Life::Down;
+        }
+    }
+
+    /// Participants first, then calls.
+    fn load(&self) -> (usize, usize) {
+        let Given { calls, joins } = self.given;
+        (self.participants + joins + calls * EXPECTED_PARTICIPANTS, self.calls + calls)
+    }
+}
+
+/// Rendezvous hashing: each call has an order of nodes of its own, and a node that comes or goes moves only its calls.
+fn rank(call: &CallId, node: u16) -> [u8; 8] {
+    let digest = digest(&SHA256, &[call.as_str().as_bytes(), &node.to_be_bytes()].concat());
+    digest.as_ref().first_chunk().copied().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::node::{CallSettings, Mode};
+
+    fn health(node: u16) -> Health {
+        Health {
+            status: "alive".into(),
+            node,
+            draining: false,
+            calls: 0,
+            calls_max: 10,
+            participants: 0,
+            busy: 0.0,
+            started_at: 1,
+        }
+    }
+
+    fn table() -> Table {
+        let mut table = Table::new([1, 2, 3]);
+        for (at, node) in (0..).zip([1, 2, 3]) {
+            table.poll_begins(at);
+            table.poll_ended(at, Poll::Answered(health(node)));
+        }
+        table
+    }
+
+    fn call(node: u16) -> CallId {
+        let settings =
+            CallSettings { mode: Mode::Conference, force_tcp: false, participants_max: 2, created_s: 7 };
+        CallId::new(node, settings)
+    }
+
+    #[test]
+    fn a_node_is_down_once_it_refuses_or_misses_two_polls_and_up_again_when_it_answers() {
+        let mut table = table();
+        table.poll_ended(0, Poll::Missed);
+        assert!(table.is_live(0));
+        table.poll_ended(0, Poll::Missed);
+        table.poll_ended(1, Poll::Refused);
+        table.refused(2);
+        assert!(table.live().is_empty());
+        table.poll_ended(0, Poll::Answered(health(1)));
+        table.poll_ended(0, Poll::Missed);
+        assert_eq!(table.live(), [0]);
+    }
+
+    #[test]
+    fn a_node_that_nobody_asked_yet_may_be_alive_but_is_not_known_to_be() {
+        let table = Table::new([1]);
+        assert!(table.is_live(0) && !table.is_up(0));
+    }
+
+    #[test]
+    fn another_node_at_a_nodes_address_is_not_taken_for_it() {
+        let mut table = table();
+        for _ in 0..MISSED_MAX {
+            table.poll_ended(0, Poll::Answered(health(9)));
+        }
+        assert!(!table.is_live(0));
+    }
+
+    #[test]
+    fn a_new_call_goes_to_whoever_has_fewest_participants_then_calls_and_does_not_drain() {
+        let mut table = table();
+        table.poll_ended(0, Poll::Answered(Health { participants: 5, calls: 1, ..health(1) }));
+        table.poll_ended(1, Poll::Answered(Health { participants: 2, calls: 2, ..health(2) }));
+        table.poll_ended(2, Poll::Answered(Health { participants: 2, calls: 1, ..health(3) }));
+        assert_eq!(table.for_new_call(), [2, 1, 0]);
+        table.poll_ended(2, Poll::Answered(Health { draining: true, ..health(3) }));
+        table.poll_ended(1, Poll::Refused);
+        assert_eq!(table.for_new_call(), [0]);
+    }
+
+    #[test]
+    fn a_burst_between_two_polls_spreads() {
+        let mut table = table();
+        let mut given = [0; 3];
+        for _ in 0..30 {
+            let at = table.for_new_call()[0];
+            table.gave_call(at);
+            given[at] += 1;
+        }
+        assert_eq!(given, [10; 3]);
+    }
+
+    #[test]
+    fn what_was_given_out_counts_until_a_poll_that_began_later_answers() {
+        let mut table = table();
+        table.gave_join(0);
+        table.poll_begins(0);
+        table.gave_join(0);
+        table.poll_ended(0, Poll::Answered(Health { participants: 1, ..health(1) }));
+        assert_eq!(table.nodes[0].load(), (2, 0));
+        table.poll_begins(0);
+        table.poll_ended(0, Poll::Answered(Health { participants: 2, ..health(1) }));
+        assert_eq!(table.nodes[0].load(), (2, 0));
+    }
+
+    #[test]
+    fn a_call_is_looked_for_at_its_own_node_and_then_in_an_order_of_its_own() {
+        let (table, reversed) = (table(), Table::new([3, 2, 1]));
+        let mut seconds = [0; 3];
+        for _ in 0..300 {
+            let call = call(2);
+            let order = table.for_call(&call);
+            assert_eq!((order[0], order.len()), (1, 3));
+            // Whatever the configuration's order is.
+            let other: Vec<_> = reversed.for_call(&call).iter().map(|at| 2 - at).collect();
+            assert_eq!(order, other);
+            seconds[order[1]] += 1;
+        }
+        assert!(seconds[0] > 90 && seconds[2] > 90, "{seconds:?}");
+        assert_eq!((table.own(&call(2)), table.own(&call(8))), (Some(1), None));
+        assert_eq!(table.for_call(&call(8)).len(), 3);
+    }
+
+    #[test]
+    fn a_node_that_goes_moves_no_other_nodes_calls() {
+        let (all, fewer) = (table(), Table::new([1, 2]));
+        for _ in 0..100 {
+            let call = call(9);
+            let without: Vec<_> = all.for_call(&call).into_iter().filter(|at| *at != 2).collect();
+            assert_eq!(without, fewer.for_call(&call));
+        }
+    }
+}
