@@ -15,6 +15,7 @@ use trunkline_relay_proto::srtp::{MasterKey, OpenError, Opener, Profile};
 use trunkline_relay_proto::stun::{ANSWER_BYTES_MAX, Request, Response, local_ufrag};
 use trunkline_relay_proto::turn::{Secret, Session, Settings, TurnError};
 use trunkline_relay_proto::ufrag::Key;
+use trunkline_relay_proto::{flow, tunnel};
 
 /// A parser that is fed.
 pub type Parser = fn(&[u8]);
@@ -29,6 +30,8 @@ pub const TARGETS: &[(&str, Parser)] = &[
     ("srtp", srtp),
     ("turn", turn),
     ("framing", framing),
+    ("tunnel", tunnel),
+    ("flow", flow),
 ];
 
 /// The password and the key that seeds are made with.
@@ -50,6 +53,50 @@ pub fn stun(data: &[u8]) {
     }
     if let Ok(response) = Response::parse(data) {
         let _ = (response.mapped(), response.error(), response.verify(PWD));
+    }
+}
+
+/// A datagram of the tunnel. What is read is written the same, but for IPv4 addresses that were written as IPv6 ones.
+pub fn tunnel(data: &[u8]) {
+    let Ok((header, body)) = tunnel::Header::parse(data) else { return };
+    let written = [&header.write()[..], body].concat();
+    assert_eq!(tunnel::Header::parse(&written), Ok((header, body)), "a header survives being passed on");
+    assert!(
+        tunnel::dropped(body).count() <= tunnel::DROPPED_MAX,
+        "no datagram names more SSRCs than its limit"
+    );
+}
+
+/// What clients send to an ingress: a byte that says who, two that say how much, then the datagram, again and again. No
+/// flow is made by anything but a check of this cluster, and there are never more than the limit.
+pub fn flow(data: &[u8]) {
+    const FLOWS_MAX: usize = 8;
+    let settings = flow::Settings {
+        flows_max: FLOWS_MAX,
+        source_flows_per_s: 10,
+        source_flows_burst: 20,
+        nodes: vec![1],
+        seed: 1,
+    };
+    let mut now = Instant::now();
+    let mut flows = flow::Flows::new(now, Key::new(KEY), settings);
+    let mut rest = data;
+    while let Some(([who, len @ ..], behind)) = rest.split_first_chunk::<3>() {
+        let len = usize::from(u16::from_be_bytes(*len)).min(behind.len());
+        let (datagram, behind) = behind.split_at(len);
+        rest = behind;
+        let client = SocketAddr::from(([192, 0, 2, who & 3], u16::from(*who) + 1));
+        let before = flows.len();
+        let target = flows.handle(now, 0, client, 1, datagram);
+        if flows.len() > before {
+            let ufrag = local_ufrag(datagram).expect("only a check makes a flow");
+            assert!(target.is_ok() && Key::new(KEY).read(ufrag, 0).is_ok(), "only a good one does");
+        }
+        assert!(flows.len() <= FLOWS_MAX, "there are never more flows than the limit");
+        if *who == 255 {
+            now += flow::IDLE;
+            flows.sweep(now);
+        }
     }
 }
 

@@ -4,7 +4,9 @@ use trunkline_fuzz::relay::{KEY, PWD, srtp_key};
 use trunkline_relay_proto::rtcp::{Block, Writer};
 use trunkline_relay_proto::rtp::extension;
 use trunkline_relay_proto::srtp::{Profile, Sealer};
+use trunkline_relay_proto::path::Transport;
 use trunkline_relay_proto::stun::{ANSWER_BYTES_MAX, Request, write_request};
+use trunkline_relay_proto::tunnel::{Header, Kind};
 use trunkline_relay_proto::ufrag::{Key, Route};
 
 use crate::Seeds;
@@ -165,6 +167,55 @@ pub fn srtp() -> Seeds {
     seeds.push(("forged", forged));
     seeds.push(("cut", whole[..20].to_vec()));
     seeds
+}
+
+pub fn tunnel() -> Seeds {
+    let header = |kind, transport, remote: &str| {
+        let remote = remote.parse().expect("an address");
+        Header { kind, transport, remote, flow: 0x7f00_0001 }.write().to_vec()
+    };
+    let datagram = [header(Kind::Datagram, Transport::Udp, "192.0.2.1:5000"), b"what a client sent".to_vec()].concat();
+    let closed = header(Kind::Closed, Transport::Tcp, "[2001:db8::1]:5000");
+    let ssrcs: Vec<u8> = (1..=3_u32).flat_map(u32::to_be_bytes).collect();
+    let dropped = [header(Kind::Dropped, Transport::Tls, "192.0.2.1:5000"), ssrcs].concat();
+    let cut = closed[..23].to_vec();
+    let mut next_version = datagram.clone();
+    next_version[0] = 0x20;
+    vec![
+        ("datagram", datagram),
+        ("closed", closed),
+        ("dropped", dropped),
+        ("cut", cut),
+        ("next_version", next_version),
+    ]
+}
+
+pub fn flow() -> Seeds {
+    let check = |ufrag: &str| {
+        let mut out = [0; 256];
+        let username = format!("{ufrag}:client");
+        let len = write_request(&mut out, &username, PWD, 1, 9, false, *b"seed of flow").expect("room");
+        out[..len].to_vec()
+    };
+    let from = |who: u8, datagram: &[u8]| {
+        [&[who], &u16::try_from(datagram.len()).expect("short").to_be_bytes()[..], datagram].concat()
+    };
+    let good = check(&ufrag_text());
+    let forged = check(&Key::new([0; 32]).write(&Route {
+        node: 1,
+        worker: 2,
+        call: 3,
+        participant: 4,
+        expires_min: u32::MAX,
+    }));
+    let media = [0x80, 96, 0, 1];
+    let many: Vec<u8> = (0..20).flat_map(|who| from(who, &good)).collect();
+    vec![
+        ("check_and_media", [from(1, &good), from(1, &media), from(2, &media)].concat()),
+        ("forged", [from(1, &good), from(1, &forged), from(2, &forged)].concat()),
+        ("idle", [from(1, &good), from(255, &media), from(1, &media)].concat()),
+        ("many", many),
+    ]
 }
 
 fn ufrag_text() -> String {

@@ -24,7 +24,7 @@ type Seeds = Vec<(&'static str, Vec<u8>)>;
 fn main() -> Result<(), Box<dyn Error>> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("seeds");
     let certificate = self_signed("alpha.test")?;
-    let targets: [(&str, Seeds); 13] = [
+    let targets: [(&str, Seeds); 15] = [
         ("frame", frames()),
         ("bundle", bundles()?),
         ("certificate", certificates(&certificate)?),
@@ -36,6 +36,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         ("relay/descriptor", relay_seeds::descriptor()),
         ("relay/srtp", relay_seeds::srtp()),
         ("relay/framing", relay_seeds::framing()),
+        ("relay/tunnel", relay_seeds::tunnel()),
+        ("relay/flow", relay_seeds::flow()),
         ("node/sdp", node_seeds::sdp()),
         ("node/token", node_seeds::token()),
     ];

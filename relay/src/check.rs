@@ -16,6 +16,7 @@ use crate::token::Tokens;
 #[must_use]
 pub fn all(config: &Config) -> Vec<Check> {
     let check = |what, outcome| Check { what, outcome };
+    let behind_ingress = config.ingress.listen.is_some();
     vec![
         check("api.listen", api(&config.api)),
         check("api TLS", tls_files(&config.api).map_or(Outcome::Fine, |files| Tls::load(files).into())),
@@ -23,13 +24,14 @@ pub fn all(config: &Config) -> Vec<Check> {
         check("tokens", Tokens::load(&config.tokens).into()),
         check("media.ufrag_key_file", key::read(&config.media.ufrag_key_file).into()),
         check("media.listen", addresses(&config.media.listen)),
-        check("media.udp_ports", ports(config)),
-        check("media.tcp_port", tcp_port(&config.media)),
+        check("media.udp_ports", if behind_ingress { Outcome::Fine } else { ports(config) }),
+        check("media.tcp_port", if behind_ingress { Outcome::Fine } else { tcp_port(&config.media) }),
         check(
             "media TLS",
             media_tls_files(&config.media).map_or(Outcome::Fine, |files| Tls::load(files).into()),
         ),
-        check("media.advertise", advertise(&config.media)),
+        check("media.advertise", if behind_ingress { Outcome::Fine } else { advertise(&config.media) }),
+        check("ingress.listen", config.ingress.listen.map_or(Outcome::Fine, |listen| tunnel(config, listen))),
         check("records.directory", records(config)),
     ]
 }
@@ -82,6 +84,31 @@ fn addresses(listen: &[IpAddr]) -> Outcome {
         }
         (false, false) => Outcome::Failed("no UDP socket can be made, neither IPv4 nor IPv6".into()),
     }
+}
+
+/// Every worker has a port of its own.
+fn tunnel(config: &Config, listen: SocketAddr) -> Outcome {
+    let workers = config.media.threads();
+    for number in 0..workers {
+        let port = u16::try_from(number).ok().and_then(|number| listen.port().checked_add(number));
+        let Some(port) = port else {
+            let text = format!("no port is left for worker {number} of {workers}: expected a lower port");
+            return Outcome::Failed(text);
+        };
+        if let Err(error) = UdpSocket::bind((listen.ip(), port)) {
+            return Outcome::Failed(format!(
+                "cannot bind UDP {}:{port} ({error}): is the relay running already, is the address this machine's?",
+                listen.ip()
+            ));
+        }
+    }
+    if listen.ip().is_unspecified() {
+        return Outcome::Warning(
+            "taken on every address: let nobody but the ingresses reach these ports, or name one address"
+                .into(),
+        );
+    }
+    Outcome::Fine
 }
 
 fn ports(config: &Config) -> Outcome {
@@ -213,7 +240,7 @@ mod tests {
             config.records.directory = Some("missing".into());
         });
         for check in &checks {
-            let fails = check.what != "media.listen";
+            let fails = !["media.listen", "ingress.listen"].contains(&check.what);
             assert_eq!(check.failure().is_some(), fails, "{check:?}");
         }
     }
@@ -229,5 +256,18 @@ mod tests {
         });
         let Outcome::Warning(text) = said(&checks, "media.udp_ports") else { panic!("{checks:?}") };
         assert!(text.ends_with("are in use elsewhere and are skipped"), "{text}");
+    }
+
+    #[test]
+    fn behind_an_ingress_the_tunnels_ports_are_looked_at_instead_of_those_of_calls() {
+        let held = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let port = held.local_addr().unwrap().port();
+        let checks = outcomes(|config| {
+            config.media.udp_ports = format!("{port}-{port}").parse().unwrap();
+            config.ingress.listen = held.local_addr().ok();
+        });
+        assert_eq!(said(&checks, "media.udp_ports"), Outcome::Fine);
+        let Outcome::Failed(text) = said(&checks, "ingress.listen") else { panic!("{checks:?}") };
+        assert!(text.contains("cannot bind UDP"), "{text}");
     }
 }

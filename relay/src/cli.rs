@@ -1,4 +1,4 @@
-//! The command line. Every verb but `init` and `node` is a call of the node's API.
+//! The command line. Every verb but those that make or run a node or an ingress is a call of the node's API.
 //!
 //! Exit codes: 0 done, 1 it failed, 2 it was not understood. An error is one line on stderr that says what to do.
 
@@ -13,6 +13,7 @@ pub use trunkline_http::cli::console::Console;
 use trunkline_http::cli::{self, CliError};
 
 mod call;
+mod ingress;
 mod init;
 mod operate;
 mod target;
@@ -43,6 +44,10 @@ enum Verb {
     Init(init::Args),
     /// Run a node, or check that it could run
     Node(NodeArgs),
+    /// Make the directory of a new ingress: one address in front of many nodes
+    InitIngress(ingress::InitArgs),
+    /// Run an ingress, or check that it could run
+    Ingress(ingress::RunArgs),
     /// Whether the node takes calls, and how busy it is
     Status,
     /// Calls, and tokens to join them
@@ -81,6 +86,8 @@ fn carry_out(cli: Cli, console: &mut Console<'_>) -> Result<(), CliError> {
     let verb = match cli.verb {
         Verb::Init(args) => return init::init(&cli.target, args, console),
         Verb::Node(args) => return node(&cli.target, args, console),
+        Verb::InitIngress(args) => return ingress::init(&cli.target, args, console),
+        Verb::Ingress(args) => return ingress::run(&cli.target, args, console),
         verb => verb,
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -90,7 +97,7 @@ fn carry_out(cli: Cli, console: &mut Console<'_>) -> Result<(), CliError> {
     let api = Api::connect(cli.target.endpoint()?)?;
     runtime.block_on(Box::pin(async {
         match verb {
-            Verb::Init(_) | Verb::Node(_) => Ok(()),
+            Verb::Init(_) | Verb::Node(_) | Verb::InitIngress(_) | Verb::Ingress(_) => Ok(()),
             Verb::Status => operate::status(&api, console).await,
             Verb::Call(verb) => call::call(verb, &api, console).await,
             Verb::Drain(args) => operate::drain(&args, &api, console).await,

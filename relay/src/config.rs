@@ -3,8 +3,9 @@
 //! `config/relay.toml` explains every setting and shows its default.
 
 use std::net::{IpAddr, SocketAddr};
-use std::num::NonZeroU32;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -53,15 +54,15 @@ pub struct Config {
     /// UDP ports, addresses and codecs.
     #[serde(default)]
     pub media: MediaConfig,
+    /// Ingresses in front of the node.
+    #[serde(default)]
+    pub ingress: IngressConfig,
     /// When calls end by themselves.
     #[serde(default)]
     pub calls: CallsConfig,
     /// Limits.
     #[serde(default)]
     pub limits: LimitsConfig,
-    /// The ingresses in front of this node, if there are any.
-    #[serde(default)]
-    pub ingress: IngressConfig,
     /// Call records.
     #[serde(default)]
     pub records: RecordsConfig,
@@ -133,6 +134,22 @@ pub struct MediaConfig {
     pub ufrag_key_file: PathBuf,
 }
 
+/// Ingresses in front of the node: with `listen`, it is reached through them, and only through them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct IngressConfig {
+    /// UDP; where the first worker takes the tunnel's packets. Each further worker has the next port.
+    pub listen: Option<SocketAddr>,
+    /// Addresses of ingresses, as their packets and requests come here: only these may speak for clients.
+    pub from: Vec<IpAddr>,
+    /// Their public addresses, which clients are told.
+    pub advertise: Vec<IpAddr>,
+    /// Their public UDP port.
+    pub udp_port: u16,
+    /// Their public TCP port; 0 when they have none.
+    pub tcp_port: u16,
+}
+
 /// When calls end by themselves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -159,22 +176,6 @@ pub struct LimitsConfig {
     pub connections_max: usize,
     /// Events connections at a time.
     pub events_max: usize,
-}
-
-/// The ingresses in front of this node.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct IngressConfig {
-    /// Their addresses: only these may speak for clients.
-    pub from: Vec<IpAddr>,
-}
-
-impl IngressConfig {
-    /// Whether there is one, so that calls can go on at other nodes.
-    #[must_use]
-    pub fn is_there(&self) -> bool {
-        !self.from.is_empty()
-    }
 }
 
 /// Call records.
@@ -246,7 +247,9 @@ impl Config {
     #[must_use]
     pub fn turn_url(&self) -> Option<String> {
         let name = self.media.tls_name.as_deref()?;
-        Some(format!("turns:{name}:{}?transport=tcp", self.media.tcp_port))
+        let behind_ingress = self.ingress.listen.is_some();
+        let port = if behind_ingress { self.ingress.tcp_port } else { self.media.tcp_port };
+        (port > 0).then(|| format!("turns:{name}:{port}?transport=tcp"))
     }
 
     /// What types alone do not say.
@@ -254,9 +257,12 @@ impl Config {
         self.api.check()?;
         self.tokens.check()?;
         self.media.check()?;
+        self.ingress.check()?;
+        if self.ingress.listen.is_some() && self.media.force_tcp && self.ingress.tcp_port == 0 {
+            return Err(("media.force_tcp", "expected false, or an ingress.tcp_port that is not 0".into()));
+        }
         self.limits.check()?;
         self.records.check()?;
-        short("ingress.from", self.ingress.from.len())?;
         for (span, field) in [
             (self.calls.unjoined_timeout, "calls.unjoined_timeout"),
             (self.calls.empty_timeout, "calls.empty_timeout"),
@@ -309,6 +315,12 @@ impl TokensConfig {
 }
 
 impl MediaConfig {
+    /// Workers, counted when they are one per core.
+    #[must_use]
+    pub fn threads(&self) -> usize {
+        threads(self.workers)
+    }
+
     fn check(&self) -> Result<(), Fault> {
         if self.listen.len() > 1 {
             return Err(("media.listen", "expected one address, or none for all of this machine".into()));
@@ -345,6 +357,33 @@ impl MediaConfig {
     }
 }
 
+impl IngressConfig {
+    /// Whether there is one, so that calls can go on at other nodes.
+    #[must_use]
+    pub fn is_there(&self) -> bool {
+        !self.from.is_empty()
+    }
+
+    fn check(&self) -> Result<(), Fault> {
+        for (addresses, field) in [(&self.from, "ingress.from"), (&self.advertise, "ingress.advertise")] {
+            short(field, addresses.len())?;
+            if addresses.iter().any(|address| address.is_unspecified() || address.is_multicast()) {
+                return Err((field, "expected addresses of single machines, found one that is not".into()));
+            }
+            if self.listen.is_some() && addresses.is_empty() {
+                return Err((field, "expected at least one address, as ingress.listen is set".into()));
+            }
+        }
+        if self.listen.is_some_and(|listen| listen.port() == 0) {
+            return Err(("ingress.listen", "expected a port above 0: ingresses have to know it".into()));
+        }
+        if self.udp_port == 0 {
+            return Err(("ingress.udp_port", "expected a port above 0".into()));
+        }
+        Ok(())
+    }
+}
+
 impl LimitsConfig {
     fn check(&self) -> Result<(), Fault> {
         let bounds = [
@@ -376,6 +415,13 @@ impl RecordsConfig {
         }
         Ok(())
     }
+}
+
+/// Threads of a number that may be 0 for one per core.
+pub(crate) fn threads(number: usize) -> usize {
+    let number =
+        if number > 0 { number } else { thread::available_parallelism().map_or(1, NonZeroUsize::get) };
+    number.min(WORKERS_CEILING)
 }
 
 /// Whether a text can be the host of a URI: a name, an IPv4 address, or an IPv6 address in brackets.
@@ -420,6 +466,12 @@ impl Default for MediaConfig {
             codecs: CodecName::DEFAULT.to_vec(),
             ufrag_key_file: "ufrag.key".into(),
         }
+    }
+}
+
+impl Default for IngressConfig {
+    fn default() -> Self {
+        Self { listen: None, from: Vec::new(), advertise: Vec::new(), udp_port: 16_384, tcp_port: 443 }
     }
 }
 

@@ -82,15 +82,19 @@ pub enum InitError {
 /// # Errors
 /// When something is there already, or cannot be made.
 pub fn init(options: &Options) -> Result<Made, InitError> {
-    let dir = &options.dir;
-    let io = |source| InitError::Io { path: dir.clone(), source };
+    fresh(&options.dir, || fill(options))
+}
+
+/// Makes a directory and fills it with files; when that fails, none of them are left.
+pub(crate) fn fresh<T>(dir: &Path, fill: impl FnOnce() -> Result<T, InitError>) -> Result<T, InitError> {
+    let io = |source| InitError::Io { path: dir.to_owned(), source };
     match fs::read_dir(dir).map(|mut entries| entries.next().is_some()) {
-        Ok(true) => return Err(InitError::Exists(dir.clone())),
+        Ok(true) => return Err(InitError::Exists(dir.to_owned())),
         Ok(false) => {}
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => secret::make_dir(dir).map_err(io)?,
         Err(error) => return Err(io(error)),
     }
-    fill(options).inspect_err(|_| {
+    fill().inspect_err(|_| {
         // The directory was empty, so all that is in it was made here: files only.
         for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
             let _ = fs::remove_file(entry.path());
@@ -139,7 +143,8 @@ fn configuration(options: &Options) -> String {
         .fold(EXAMPLE.to_owned(), |text, (section, key, value)| with_setting(&text, section, key, value))
 }
 
-fn write(path: &Path, content: &[u8]) -> Result<(), InitError> {
+/// Writes a file that only its owner may read.
+pub(crate) fn write(path: &Path, content: &[u8]) -> Result<(), InitError> {
     secret::create(path, content).map_err(|source| InitError::Io { path: path.to_owned(), source })
 }
 

@@ -4,6 +4,7 @@
 //! The journey of one packet:
 //! - [`udp`]: a call's socket, batches in and trains out
 //! - [`tcp`]: connections of those without UDP
+//! - [`ingress`]: one address for many nodes; [`tunnel`]: their end of the way there
 //! - `worker`: one thread, its calls and their sockets; the rules are in `trunkline-relay-proto`
 //!
 //! Joining a call:
@@ -37,6 +38,7 @@ pub mod run;
 pub mod sdp;
 pub mod tcp;
 pub mod token;
+pub mod tunnel;
 pub mod udp;
 pub mod web;
 mod worker;

@@ -12,6 +12,7 @@ use trunkline_relay_proto::counters::Counters;
 
 use crate::node::{ConnectionCounters, WorkerLoad};
 use crate::tcp::LobbyCounters;
+use crate::tunnel::TunnelCounters;
 use crate::udp::SocketCounters;
 
 /// How often histograms move their samples into buckets. Rarer holds more samples in memory between scrapes.
@@ -74,6 +75,8 @@ pub struct View {
     pub connections: ConnectionCounters,
     /// What happened at the TCP port, if there is one.
     pub lobby: Option<LobbyCounters>,
+    /// What came through the tunnel since the process started.
+    pub tunnel: TunnelCounters,
     /// What each worker is at.
     pub load: Vec<WorkerLoad>,
     /// Whether it drains.
@@ -203,6 +206,14 @@ fn observe(view: &View) {
         metrics::describe_counter!(metric, text);
     }
     metrics::describe_counter!("trunkline_relay_dropped_datagrams_total", "Packets dropped, by reason");
+    for (reason, count) in view.tunnel.dropped() {
+        counter!("trunkline_relay_dropped_datagrams_total", "reason" => reason).absolute(count);
+    }
+    metrics::describe_counter!(
+        "trunkline_relay_tunnelled_datagrams_total",
+        "Datagrams of clients that came through an ingress"
+    );
+    counter!("trunkline_relay_tunnelled_datagrams_total").absolute(view.tunnel.datagrams);
     for (name, count) in view.counters.named() {
         if let Some(reason) = name.strip_prefix(DROPPED) {
             counter!("trunkline_relay_dropped_datagrams_total", "reason" => reason).absolute(count);
@@ -300,7 +311,15 @@ mod tests {
         let connections =
             ConnectionCounters { open_tls: 4, dropped: 9, refused: 2, ..ConnectionCounters::default() };
         let load = vec![load(0.25), load(0.5)];
-        View { counters, sockets, connections, lobby: None, load, draining: true }
+        View {
+            counters,
+            sockets,
+            connections,
+            lobby: None,
+            tunnel: TunnelCounters::default(),
+            load,
+            draining: true,
+        }
     }
 
     #[test]
@@ -349,6 +368,12 @@ mod tests {
     fn the_dashboard_and_the_manual_name_only_metrics_that_there_are() {
         install();
         counter!("trunkline_relay_api_requests_total", "route" => "/healthz").increment(0);
+        for counted in ["trunkline_ingress_moved_total", "trunkline_ingress_api_requests_total"] {
+            counter!(counted).increment(0);
+        }
+        for shown in ["trunkline_ingress_node_up", "trunkline_ingress_events_connections"] {
+            gauge!(shown).set(0.0);
+        }
         join_answered(Duration::from_millis(2));
         let known = named_in(&render(&view()));
         let manual = include_str!("../../docs/OPERATIONS.md");

@@ -11,7 +11,6 @@
 //! - `moves`: calls that are made again, or handed over to another node
 
 use std::collections::HashMap;
-use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -28,7 +27,8 @@ use trunkline_relay_proto::{turn, ufrag};
 use crate::interfaces;
 use crate::ports::Ports;
 use crate::tcp::LobbyCounters;
-use crate::udp::SocketCounters;
+use crate::tunnel::TunnelCounters;
+use crate::udp::{Socket, SocketCounters};
 use crate::worker::{Command, Handle, Hosted, Report};
 
 mod config;
@@ -41,7 +41,8 @@ mod session;
 mod tests;
 
 pub use crate::worker::ConnectionCounters;
-pub use config::{NodeConfig, StartError, listen_tcp};
+pub use config::{IngressAccess, NodeConfig, StartError, listen_tcp};
+pub(crate) use ids::random as random_bytes;
 pub use ids::{CallId, CallSettings, IdError, SessionId};
 pub use info::{
     CallEvent, CallInfo, CallSnapshot, CallSummary, CreateCall, Drain, EventStream, IceServer, Joined, Mode,
@@ -63,6 +64,7 @@ struct CallEntry {
     id: CallId,
     key: u32,
     worker: usize,
+    /// Its own UDP port, or the ingress's.
     port: u16,
     force_tcp: bool,
     info: CallInfo,
@@ -123,11 +125,17 @@ impl Node {
         let dtls = Arc::new(config::certificate(config.dtls_13)?);
         let (reports, received) = mpsc::unbounded_channel();
         let workers = (0..config.workers.max(1))
-            .map(|number| Handle::start(number, reports.clone()))
-            .collect::<io::Result<Vec<_>>>()?;
-        let addresses = interfaces::candidates(&config.advertise, &config.listen)?;
-        let mailboxes = workers.iter().map(|worker| worker.mailbox.clone()).collect();
-        let door = Door::open(&config, &addresses, mailboxes)?;
+            .map(|number| config::start_worker(&config, number, reports.clone()))
+            .collect::<Result<Vec<_>, _>>()?;
+        let (addresses, door) = match &config.ingress {
+            Some(ingress) => (ingress.advertise.clone(), None),
+            None => {
+                let addresses = interfaces::candidates(&config.advertise, &config.listen)?;
+                let mailboxes = workers.iter().map(|worker| worker.mailbox.clone()).collect();
+                let door = Door::open(&config, &addresses, mailboxes)?;
+                (addresses, door)
+            }
+        };
         let start = usize::from(u16::from_ne_bytes(ids::random()));
         let ports = Ports::new(config.udp_ports.clone(), config.listen.first().copied(), start);
         let (records, record_events) = mpsc::channel(RECORDS_MAX);
@@ -171,7 +179,7 @@ impl Node {
     fn make(&self, id: CallId, create: CreateCall) -> Result<CallInfo, NodeError> {
         let inner = &*self.0;
         let now = Instant::now();
-        if create.force_tcp && inner.config.tcp_port == 0 {
+        if create.force_tcp && inner.config.public_tcp_port() == 0 {
             return Err(NodeError::NoTcp);
         }
         {
@@ -183,8 +191,15 @@ impl Node {
                 return Err(NodeError::TooManyCalls);
             }
         }
-        let socket = self.ports().bind(now)?;
-        let port = socket.port();
+        let (socket, port) = match &inner.config.ingress {
+            Some(ingress) => (None, ingress.udp_port),
+            None => {
+                let socket = self.ports().bind(now)?;
+                let port = socket.port();
+                (Some(socket), port)
+            }
+        };
+        let has_ipv6 = socket.as_ref().is_none_or(Socket::is_ipv6);
         let most = create.mode.participants_max();
         let participants_max = create.participants_max.map_or(most, |wanted| wanted.clamp(1, most));
         let seed = u64::from_ne_bytes(ids::random());
@@ -193,8 +208,8 @@ impl Node {
         let info = CallInfo {
             call_id: id.as_str().to_owned(),
             calluri: self.uri(port, IpAddr::is_ipv4).or_else(|| self.uri(port, |_| true)).unwrap_or_default(),
-            calluriipv6: self.uri(port, IpAddr::is_ipv6).filter(|_| socket.is_ipv6()),
-            tcpuri: Some(inner.config.tcp_port)
+            calluriipv6: self.uri(port, IpAddr::is_ipv6).filter(|_| has_ipv6),
+            tcpuri: Some(inner.config.public_tcp_port())
                 .filter(|port| *port != 0)
                 .and_then(|port| self.uri(port, |_| true)),
             mode: create.mode,
@@ -208,7 +223,7 @@ impl Node {
             // Two people came back to it at once.
             let info = entry.info.clone();
             drop(registry);
-            self.ports().release(now, port);
+            self.release(now, port);
             return Ok(info);
         }
         let worker = self.least_loaded(&registry);
@@ -318,6 +333,10 @@ impl Node {
                 tokio::time::sleep_until(deadline.into()).await;
                 // Undone or changed since.
                 if node.drain_state() == Some(drain) {
+                    if node.0.config.hands_over {
+                        // Nothing is left to hand over, unless there was no time at all.
+                        node.hand_over_all();
+                    }
                     node.end_all(EndReason::Drained);
                 }
             });
@@ -360,11 +379,19 @@ impl Node {
     pub fn counters(&self) -> (Counters, SocketCounters, ConnectionCounters) {
         let mut sum = (Counters::default(), SocketCounters::default(), ConnectionCounters::default());
         for worker in &self.0.workers {
-            let (counters, socket_counters, connections) = worker.shared.counts();
+            let (counters, socket_counters, connections, _) = worker.shared.counts();
             sum.0.add(&counters);
             sum.1.add(&socket_counters);
             sum.2.add(&connections);
         }
+        sum
+    }
+
+    /// What the workers' ends of the tunnel counted since the start: up to a second old.
+    #[must_use]
+    pub fn tunnel_counters(&self) -> TunnelCounters {
+        let mut sum = TunnelCounters::default();
+        self.0.workers.iter().for_each(|worker| sum.add(&worker.shared.counts().3));
         sum
     }
 
@@ -440,6 +467,13 @@ impl Node {
         }
     }
 
+    /// Gives a call's port back, if it is the call's own.
+    fn release(&self, now: Instant, port: u16) {
+        if self.0.config.ingress.is_none() {
+            self.ports().release(now, port);
+        }
+    }
+
     fn forget(&self, key: u32, reason: EndReason) {
         let mut registry = self.registry();
         let Some(entry) = registry.by_key.remove(&key).and_then(|call| registry.calls.remove(&call)) else {
@@ -451,7 +485,7 @@ impl Node {
         let fate = if entry.moved && !entry.deleted { Fate::Moved } else { Fate::Ended };
         registry.fates.set(&entry.id, fate);
         drop(registry);
-        self.ports().release(Instant::now(), entry.port);
+        self.release(Instant::now(), entry.port);
         let call = Redacted::new(&entry.id, Detail::Messaging, "call");
         tracing::info!(%call, ?reason, "call ended");
         let CallEntry { info, started, names, .. } = entry;

@@ -6,7 +6,6 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,10 +23,10 @@ use trunkline_http::serve::{self, Limits};
 
 use crate::api::{self, Api, Parts};
 use crate::check::{media_tls_files, tls_files};
-use crate::config::{Config, WORKERS_CEILING};
+use crate::config::Config;
 use crate::key::{self, KeyError as UfragKeyError};
 use crate::metrics;
-use crate::node::{CallEvent, Node, NodeConfig, StartError};
+use crate::node::{CallEvent, IngressAccess, Node, NodeConfig, StartError};
 use crate::records::{Book, Recorder, RecordsError, Settings as RecordsSettings, Writer};
 use crate::tcp::PROTOCOLS;
 use crate::token::{KeyError, Tokens};
@@ -205,17 +204,20 @@ async fn record(book: Arc<Book>, mut events: mpsc::Receiver<CallEvent>, mut stop
 
 fn node_config(config: &Config) -> Result<NodeConfig, RunError> {
     let media = &config.media;
-    let workers = match media.workers {
-        0 => std::thread::available_parallelism().map_or(1, NonZeroUsize::get),
-        workers => workers,
-    };
     Ok(NodeConfig {
         node: config.node,
-        workers: workers.min(WORKERS_CEILING),
+        workers: media.threads(),
         listen: media.listen.clone(),
         advertise: media.advertise.clone(),
         udp_ports: media.udp_ports.ports(),
         tcp_port: media.tcp_port,
+        ingress: config.ingress.listen.map(|listen| IngressAccess {
+            listen,
+            from: config.ingress.from.clone(),
+            advertise: config.ingress.advertise.clone(),
+            udp_port: config.ingress.udp_port,
+            tcp_port: config.ingress.tcp_port,
+        }),
         force_tcp: media.force_tcp,
         turn_url: config.turn_url(),
         dtls_13: media.dtls_13,

@@ -1,14 +1,18 @@
-//! The media socket of a call: batches in with receive offload, trains out with segmentation offload.
+//! Media sockets: batches in with receive offload, trains out with segmentation offload.
+//!
+//! What is sent is never copied: a train of a call is one piece of memory, and one that goes into a tunnel (or comes out
+//! of one) is a list of pieces, a header before every datagram (or without it).
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use socket2::{Domain, Protocol, Socket as Socket2, Type};
-use trunkline_relay_proto::egress::Egress;
+use trunkline_relay_proto::egress::{Egress, TRAIN_BYTES_MAX, TRAIN_SEGMENTS_MAX};
 use trunkline_relay_proto::path::{Path, Via};
+use trunkline_relay_proto::tunnel::HEADER_BYTES;
 
 mod sys;
 
@@ -25,6 +29,46 @@ const SEND_WAIT_MAX: Duration = Duration::from_millis(2);
 /// Trains refused one after another before a socket sends none any more. A single one may be the fault of its
 /// destination, such as a path that takes smaller packets only; more tries cost a system call each.
 const REFUSALS_MAX: u8 = 8;
+
+/// Pieces of one sending call of trains that go into a tunnel or come out of one. More makes fewer calls; each takes 16
+/// bytes of the stack. At least two for each datagram of a train.
+const TUNNEL_PARTS: usize = 512;
+
+/// Datagrams to one destination, as they lie in memory: back to back, all of one size but for the last, which may be
+/// shorter. Loads to one destination that lie behind one another leave together when sizes allow.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Load<'a> {
+    /// Where they go.
+    pub(crate) to: SocketAddr,
+    /// Which of our addresses they leave from. The unspecified one leaves that to the system.
+    pub(crate) local: IpAddr,
+    /// What becomes of each datagram on its way out.
+    pub(crate) framing: Framing<'a>,
+    /// The datagrams. Nothing is sent of none.
+    pub(crate) bytes: &'a [u8],
+    /// Bytes of each but the last.
+    pub(crate) segment: usize,
+}
+
+/// What becomes of each datagram on its way out.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Framing<'a> {
+    /// It leaves as it is.
+    Bare,
+    /// It leaves behind this header of the tunnel.
+    Tunnel(&'a [u8; HEADER_BYTES]),
+    /// It came out of the tunnel, and leaves without the header.
+    Untunnel,
+}
+
+/// Nothing to send.
+pub(crate) const NO_LOAD: Load<'_> = Load {
+    to: SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0),
+    local: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+    framing: Framing::Bare,
+    bytes: &[],
+    segment: 1,
+};
 
 /// What a socket did, since it was made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -55,6 +99,17 @@ impl SocketCounters {
     }
 }
 
+/// One message that was received: datagrams from one sender, back to back.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Arrived<'a> {
+    /// Where it came from, and to.
+    pub(crate) path: Path,
+    /// The datagrams.
+    pub(crate) bytes: &'a [u8],
+    /// Bytes of each but the last.
+    pub(crate) segment: usize,
+}
+
 /// Buffers for receiving: one set per worker.
 pub struct Batch {
     buffers: Vec<u8>,
@@ -73,6 +128,16 @@ impl Default for Batch {
             buffers: vec![0; sys::RECEIVE_MESSAGES * sys::RECEIVE_BYTES],
             received: [None; sys::RECEIVE_MESSAGES],
         }
+    }
+}
+
+impl Batch {
+    /// What [`Socket::receive_messages`] received, by place.
+    pub(crate) fn message(&self, at: usize) -> Option<Arrived<'_>> {
+        let Some(Some(received)) = self.received.get(at) else { return None };
+        let start = at * sys::RECEIVE_BYTES;
+        let bytes = self.buffers.get(start..start + received.len)?;
+        Some(Arrived { path: received.path, bytes, segment: received.segment })
     }
 }
 
@@ -106,12 +171,40 @@ impl Socket {
         }
     }
 
-    fn bind_to(address: SocketAddr) -> io::Result<Self> {
+    /// Binds an address and port. An unspecified IPv6 address takes IPv4 too.
+    ///
+    /// # Errors
+    /// When it is in use (`AddrInUse`), or cannot be had.
+    pub(crate) fn bind_to(address: SocketAddr) -> io::Result<Self> {
+        Self::open(address, false)
+    }
+
+    /// The same for a port that several sockets share: the system keeps each client on one of them (`SO_REUSEPORT`).
+    ///
+    /// # Errors
+    /// When it cannot be had.
+    pub(crate) fn bind_shared(port: u16, listen: Option<IpAddr>) -> io::Result<Self> {
+        let any = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port);
+        match listen {
+            Some(ip) => Self::open(SocketAddr::new(ip, port), true),
+            None => match Self::open(any, true) {
+                Err(error) if error.kind() != io::ErrorKind::AddrInUse => {
+                    Self::open(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port), true)
+                }
+                bound => bound,
+            },
+        }
+    }
+
+    fn open(address: SocketAddr, shared: bool) -> io::Result<Self> {
         let is_ipv6 = address.is_ipv6();
         let domain = if is_ipv6 { Domain::IPV6 } else { Domain::IPV4 };
         let socket = Socket2::new(domain, Type::DGRAM, Some(Protocol::UDP))?;
         if is_ipv6 {
             socket.set_only_v6(false)?;
+        }
+        if shared {
+            socket.set_reuse_port(true)?;
         }
         socket.set_nonblocking(true)?;
         // What the system does not allow is cut down silently, which is as good as it gets.
@@ -149,17 +242,7 @@ impl Socket {
     /// # Errors
     /// When the socket is broken.
     pub fn receive(&self, batch: &mut Batch, mut handle: impl FnMut(Path, &mut [u8])) -> io::Result<usize> {
-        let came = match sys::receive(self.socket.as_fd(), &mut batch.buffers, &mut batch.received) {
-            Ok(came) => came,
-            Err(error) => {
-                return match error.kind() {
-                    io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => Ok(0),
-                    // What an unreachable destination left behind on the socket.
-                    io::ErrorKind::ConnectionRefused | io::ErrorKind::HostUnreachable => Ok(0),
-                    _ => Err(error),
-                };
-            }
-        };
+        let came = self.receive_messages(batch)?;
         let messages = batch.buffers.chunks_exact_mut(sys::RECEIVE_BYTES).zip(&batch.received).take(came);
         for (buffer, received) in messages {
             let Some(received) = received else { continue };
@@ -171,16 +254,53 @@ impl Socket {
         Ok(came)
     }
 
-    /// Sends every train that goes out by this socket, and leaves the others alone. One destination that cannot be reached costs its own datagrams only.
+    /// Receives one batch: how many messages came, which are in the batch by then. Zero when nothing waits.
+    ///
+    /// # Errors
+    /// When the socket is broken.
+    pub(crate) fn receive_messages(&self, batch: &mut Batch) -> io::Result<usize> {
+        match sys::receive(self.socket.as_fd(), &mut batch.buffers, &mut batch.received) {
+            Err(error) => match error.kind() {
+                io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => Ok(0),
+                // What an unreachable destination left behind on the socket.
+                io::ErrorKind::ConnectionRefused | io::ErrorKind::HostUnreachable => Ok(0),
+                _ => Err(error),
+            },
+            came => came,
+        }
+    }
+
+    /// Sends every train that leaves by a call's own socket. One destination that cannot be reached costs its own
+    /// datagrams only.
     pub fn send(&mut self, egress: &Egress) {
+        let own = |at: usize| {
+            let train = egress.trains().get(at)?;
+            Some(if train.path.via == Via::Socket {
+                let (to, local) = (train.path.remote, train.path.local);
+                Load { to, local, framing: Framing::Bare, bytes: egress.bytes(train), segment: train.segment }
+            } else {
+                NO_LOAD
+            })
+        };
+        self.send_all::<{ sys::SEND_MESSAGES }>(own);
+    }
+
+    /// Sends every load, asked for by number until there is none. One destination that cannot be reached costs its own
+    /// datagrams only.
+    pub(crate) fn send_loads<'a>(&mut self, loads: impl Fn(usize) -> Option<Load<'a>>) {
+        self.send_all::<TUNNEL_PARTS>(loads);
+    }
+
+    fn send_all<'a, const PARTS: usize>(&mut self, loads: impl Fn(usize) -> Option<Load<'a>>) {
         let mut at = Position::default();
         let mut wait_until = None;
         loop {
-            let mut messages = [NOTHING; sys::SEND_MESSAGES];
-            let count = gather(egress, at, self.offload, &mut messages);
+            let (mut messages, mut parts) = ([NOTHING; sys::SEND_MESSAGES], [IoSlice::new(&[]); PARTS]);
+            let (count, used) = gather(&loads, at, self.offload, &mut messages, &mut parts);
             let messages = messages.get(..count).unwrap_or_default();
             let Some(first) = messages.first() else { return };
-            let passed = match sys::send(self.socket.as_fd(), self.is_ipv6, messages) {
+            let parts = parts.get(..used).unwrap_or_default();
+            let passed = match sys::send(self.socket.as_fd(), self.is_ipv6, messages, parts) {
                 Ok(sent) => {
                     let sent = messages.get(..sent).unwrap_or_default();
                     sent.iter().for_each(|message| self.count(message));
@@ -192,12 +312,12 @@ impl Socket {
                         if self.wait_for_room(&mut wait_until) {
                             continue;
                         }
-                        self.counters.dropped_full +=
-                            messages.iter().map(sys::Message::datagrams).sum::<u64>();
+                        let datagrams: usize = messages.iter().map(|message| message.datagrams).sum();
+                        self.counters.dropped_full += datagrams as u64;
                         messages
                     }
                     // Devices and paths that cannot take trains say so only now.
-                    Some(libc::EIO | libc::EINVAL | libc::EMSGSIZE) if first.datagrams() > 1 => {
+                    Some(libc::EIO | libc::EINVAL | libc::EMSGSIZE) if first.datagrams > 1 => {
                         self.counters.offload_refused += 1;
                         self.refusals += 1;
                         self.offload = self.refusals < REFUSALS_MAX;
@@ -205,17 +325,19 @@ impl Socket {
                         continue;
                     }
                     _ => {
-                        self.counters.dropped_unreachable += first.datagrams();
+                        self.counters.dropped_unreachable += first.datagrams as u64;
                         std::slice::from_ref(first)
                     }
                 },
             };
-            at.pass(egress, passed);
+            if let Some(last) = passed.last() {
+                at = last.end;
+            }
         }
     }
 
-    fn count(&mut self, message: &sys::Message<'_>) {
-        let datagrams = message.datagrams();
+    fn count(&mut self, message: &sys::Message) {
+        let datagrams = message.datagrams as u64;
         self.counters.messages += 1;
         self.counters.datagrams += datagrams;
         if datagrams > 1 {
@@ -241,251 +363,118 @@ impl AsFd for Socket {
 }
 
 /// A place for a message.
-const NOTHING: sys::Message<'_> = sys::Message {
-    path: Path {
-        remote: SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0),
-        local: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-        via: Via::Socket,
-    },
-    bytes: &[],
-    segment: 1,
+const NOTHING: sys::Message = sys::Message {
+    to: NO_LOAD.to,
+    local: NO_LOAD.local,
+    parts: 0,
+    bytes: 0,
+    segment: 0,
+    datagrams: 0,
+    end: Position { load: 0, offset: 0, single: false },
 };
 
 /// How far sending got.
 #[derive(Clone, Copy, Debug, Default)]
 struct Position {
-    train: usize,
+    load: usize,
     offset: usize,
-    /// This train goes as single datagrams.
+    /// This load goes as single datagrams.
     single: bool,
 }
 
 impl Position {
-    /// These messages are done with, one way or the other.
-    fn pass(&mut self, egress: &Egress, messages: &[sys::Message<'_>]) {
-        for message in messages {
-            while egress.trains().get(self.train).is_some_and(|train| train.path.via != Via::Socket) {
-                self.train += 1;
-            }
-            self.offset += message.bytes.len();
-            if egress.trains().get(self.train).is_none_or(|train| self.offset >= train.len) {
-                *self = Self { train: self.train + 1, offset: 0, single: false };
-            }
-        }
+    /// Behind so many bytes more of a load.
+    fn behind(self, bytes: usize, load: &Load<'_>) -> Self {
+        let offset = self.offset + bytes;
+        if offset < load.bytes.len() { Self { offset, ..self } } else { self.next() }
+    }
+
+    /// At the beginning of the next load.
+    fn next(self) -> Self {
+        Self { load: self.load + 1, offset: 0, single: false }
     }
 }
 
-/// The next messages: a train each, or a datagram each.
-fn gather<'a>(egress: &'a Egress, at: Position, offload: bool, messages: &mut [sys::Message<'a>]) -> usize {
-    let mut count = 0;
-    let Position { mut offset, mut single, .. } = at;
-    for train in egress.trains().get(at.train..).unwrap_or_default() {
-        if train.path.via != Via::Socket {
+/// The next messages and their pieces: how many there are of each.
+fn gather<'a>(
+    loads: &impl Fn(usize) -> Option<Load<'a>>,
+    mut at: Position,
+    offload: bool,
+    messages: &mut [sys::Message],
+    parts: &mut [IoSlice<'a>],
+) -> (usize, usize) {
+    let (mut count, mut used) = (0, 0);
+    while let Some(load) = loads(at.load) {
+        let rest = load.bytes.get(at.offset..).unwrap_or_default();
+        let trains = offload && !at.single;
+        if rest.is_empty() {
+            at = at.next();
             continue;
         }
-        let rest = egress.bytes(train).get(offset..).unwrap_or_default();
-        let unit = if offload && !single { rest.len() } else { train.segment };
-        (offset, single) = (0, false);
-        for bytes in rest.chunks(unit.max(1)) {
-            let Some(message) = messages.get_mut(count) else { return count };
-            *message = sys::Message { path: train.path, bytes, segment: train.segment };
-            count += 1;
+        if matches!(load.framing, Framing::Bare) {
+            // One piece, cut to size by whoever made the load.
+            let unit = if trains { rest.len() } else { load.segment.max(1) };
+            for bytes in rest.chunks(unit) {
+                let (Some(message), Some(part)) = (messages.get_mut(count), parts.get_mut(used)) else {
+                    return (count, used);
+                };
+                *part = IoSlice::new(bytes);
+                at = at.behind(bytes.len(), &load);
+                let Load { to, local, segment, .. } = load;
+                let datagrams = bytes.len().div_ceil(segment.max(1));
+                *message =
+                    sys::Message { to, local, parts: 1, bytes: bytes.len(), segment, datagrams, end: at };
+                (count, used) = (count + 1, used + 1);
+            }
+            continue;
+        }
+        for datagram in rest.chunks(load.segment.max(1)) {
+            let (header, body) = match load.framing {
+                Framing::Bare => (None, datagram),
+                Framing::Tunnel(header) => (Some(&header[..]), datagram),
+                Framing::Untunnel => (None, datagram.get(HEADER_BYTES..).unwrap_or_default()),
+            };
+            let pieces = [header, Some(body)].into_iter().flatten();
+            let (len, needed) =
+                (header.map_or(0, <[u8]>::len) + body.len(), 1 + usize::from(header.is_some()));
+            at = at.behind(datagram.len(), &load);
+            let Some(room) = parts.get_mut(used..used + needed) else { return (count, used) };
+            let last = count.checked_sub(1).and_then(|last| messages.get_mut(last));
+            if let Some(message) = last.filter(|message| trains && takes(message, &load, len)) {
+                message.parts += needed;
+                message.bytes += len;
+                message.datagrams += 1;
+                message.end = at;
+            } else {
+                let Some(message) = messages.get_mut(count) else { return (count, used) };
+                let Load { to, local, .. } = load;
+                *message = sys::Message {
+                    to,
+                    local,
+                    parts: needed,
+                    bytes: len,
+                    segment: len,
+                    datagrams: 1,
+                    end: at,
+                };
+                count += 1;
+            }
+            room.iter_mut().zip(pieces).for_each(|(part, piece)| *part = IoSlice::new(piece));
+            used += needed;
         }
     }
-    count
+    (count, used)
+}
+
+/// Whether a message takes one more datagram of a load.
+fn takes(message: &sys::Message, load: &Load<'_>, len: usize) -> bool {
+    message.bytes == message.segment * message.datagrams
+        && len <= message.segment
+        && message.datagrams < TRAIN_SEGMENTS_MAX
+        && message.bytes + len <= TRAIN_BYTES_MAX
+        && message.to == load.to
+        && message.local == load.local
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::HashMap;
-    use std::net::UdpSocket;
-
-    use trunkline_relay_proto::path::Transport;
-
-    use super::*;
-
-    /// What came: as much as is expected, and what is there beyond that.
-    fn drain(socket: &UdpSocket, expected: usize) -> Vec<Vec<u8>> {
-        socket.set_read_timeout(Some(Duration::from_secs(10))).expect("settable");
-        let mut buffer = [0; 2000];
-        let mut got = Vec::new();
-        while let Ok(len) = socket.recv(&mut buffer) {
-            got.push(buffer[..len].to_vec());
-            if got.len() >= expected {
-                socket.set_nonblocking(true).expect("settable");
-            }
-        }
-        got
-    }
-
-    fn loopback(ip: &str) -> (UdpSocket, Path) {
-        let ip: IpAddr = ip.parse().expect("an address");
-        let socket = UdpSocket::bind((ip, 0)).expect("a port");
-        let remote = socket.local_addr().expect("bound");
-        (socket, Path::new(remote, ip))
-    }
-
-    fn train(egress: &mut Egress, path: Path, sizes: &[usize]) -> Vec<Vec<u8>> {
-        let datagrams: Vec<Vec<u8>> =
-            sizes.iter().enumerate().map(|(at, size)| vec![u8::try_from(at).unwrap_or(0); *size]).collect();
-        datagrams.iter().for_each(|datagram| egress.push(path, datagram));
-        datagrams
-    }
-
-    #[test]
-    fn trains_arrive_as_the_datagrams_they_are_made_of_with_and_without_offload() {
-        for offload in [true, false] {
-            let mut socket = Socket::bind(0, None).expect("a port");
-            if !offload {
-                socket.switch_offload_off();
-            }
-            for ip in ["127.0.0.1", "::1"] {
-                let (client, path) = loopback(ip);
-                let mut egress = Egress::default();
-                let sent = train(&mut egress, path, &[1200, 1200, 1200, 700, 100, 100]);
-                socket.send(&egress);
-                assert_eq!(drain(&client, sent.len()), sent, "{ip}, offload {offload}");
-            }
-            assert_eq!(socket.counters.datagrams, 12);
-            assert_eq!(socket.counters.datagrams_in_trains > 0, offload);
-        }
-    }
-
-    #[test]
-    fn what_a_client_sends_comes_with_both_addresses_and_is_answered_from_there() {
-        let mut socket = Socket::bind(0, None).expect("a port");
-        let mut batch = Batch::default();
-        for ip in ["127.0.0.1", "::1"] {
-            let (client, path) = loopback(ip);
-            client.connect((path.local, socket.port())).expect("connectable");
-            for at in 0..10_u8 {
-                client.send(&[at; 500]).expect("sent");
-            }
-            let mut got = Vec::new();
-            while got.len() < 10 {
-                socket
-                    .receive(&mut batch, |path, datagram| got.push((path, datagram.to_vec())))
-                    .expect("sound");
-            }
-            assert!(
-                got.iter()
-                    .enumerate()
-                    .all(|(at, (from, bytes))| *from == path && usize::from(bytes[0]) == at)
-            );
-            let mut egress = Egress::default();
-            egress.push(got[0].0, b"answer");
-            socket.send(&egress);
-            // A connected socket takes datagrams from the address it wrote to only.
-            assert_eq!(drain(&client, 1), [b"answer"]);
-        }
-    }
-
-    #[test]
-    fn trains_between_two_sockets_are_taken_apart_again() {
-        let (mut from, to) = (Socket::bind(0, None).expect("a port"), Socket::bind(0, None).expect("a port"));
-        let path = Path::new(([127, 0, 0, 1], to.port()).into(), [127, 0, 0, 1].into());
-        let mut egress = Egress::default();
-        let sent = train(&mut egress, path, &[1000; 40]);
-        from.send(&egress);
-        let (mut batch, mut got) = (Batch::default(), Vec::new());
-        while got.len() < sent.len() {
-            to.receive(&mut batch, |_, datagram| got.push(datagram.to_vec())).expect("sound");
-        }
-        assert_eq!(got, sent);
-    }
-
-    #[test]
-    fn a_destination_that_cannot_be_reached_costs_its_own_datagrams_only() {
-        let mut socket = Socket::bind(0, None).expect("a port");
-        let (client, path) = loopback("127.0.0.1");
-        let nowhere = Path::new(([255, 255, 255, 255], 9).into(), [127, 0, 0, 1].into());
-        let mut egress = Egress::default();
-        for at in 0..3_u8 {
-            egress.push(path, &[at; 10]);
-            egress.push(nowhere, &[at; 10]);
-        }
-        socket.send(&egress);
-        assert_eq!(drain(&client, 3).len(), 3);
-        assert_eq!((socket.counters.datagrams, socket.counters.dropped_unreachable), (3, 3));
-    }
-
-    #[test]
-    fn a_refused_train_goes_as_single_datagrams_and_takes_no_other_with_it() {
-        let mut socket = Socket::bind(0, None).expect("a port");
-        sys::limit_ipv6_mtu(socket.as_fd(), 1280).expect("settable");
-        let ((narrow, through_narrow), (wide, through_wide)) = (loopback("::1"), loopback("127.0.0.1"));
-        let mut egress = Egress::default();
-        let mut to_wide = train(&mut egress, through_wide, &[1300; 4]);
-        let to_narrow = train(&mut egress, through_narrow, &[1300; 3]);
-        to_wide.extend(train(&mut egress, through_wide, &[1300; 4]));
-        socket.send(&egress);
-        assert_eq!(drain(&wide, 8), to_wide);
-        assert_eq!(drain(&narrow, 3), to_narrow);
-        let expected = SocketCounters {
-            datagrams: 11,
-            datagrams_in_trains: 8,
-            messages: 5,
-            offload_refused: 1,
-            ..SocketCounters::default()
-        };
-        assert_eq!(socket.counters, expected);
-    }
-
-    #[test]
-    fn trains_that_are_always_refused_are_given_up() {
-        let mut socket = Socket::bind(0, None).expect("a port");
-        sys::limit_ipv6_mtu(socket.as_fd(), 1280).expect("settable");
-        let clients = [loopback("::1"), loopback("::1")];
-        let mut egress = Egress::default();
-        for _ in 0..10 {
-            for (_, path) in &clients {
-                train(&mut egress, *path, &[1300; 2]);
-            }
-        }
-        socket.send(&egress);
-        assert!(clients.iter().all(|(client, _)| drain(client, 20).len() == 20));
-        assert_eq!(socket.counters.offload_refused, u64::from(REFUSALS_MAX));
-        assert_eq!((socket.counters.datagrams, socket.counters.datagrams_in_trains), (40, 0));
-    }
-
-    #[test]
-    fn trains_of_other_ways_out_are_left_alone() {
-        let mut socket = Socket::bind(0, None).expect("a port");
-        let (client, path) = loopback("127.0.0.1");
-        let other = Path::over(path.remote, Via::Connection { transport: Transport::Tcp, number: 1 });
-        let mut egress = Egress::default();
-        for size in [50, 60] {
-            train(&mut egress, other, &[size; 3]);
-            train(&mut egress, path, &[size; 2]);
-        }
-        train(&mut egress, other, &[70; 2]);
-        for offload in [true, false] {
-            socket.offload = offload;
-            socket.send(&egress);
-            let sizes: Vec<_> = drain(&client, 4).iter().map(Vec::len).collect();
-            assert_eq!(sizes, [50, 50, 60, 60], "offload: {offload}");
-        }
-        assert_eq!(socket.counters.datagrams, 8);
-    }
-
-    #[test]
-    fn a_port_in_use_says_so() {
-        let socket = Socket::bind(0, None).expect("a port");
-        let error = Socket::bind(socket.port(), None).expect_err("taken");
-        assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
-    }
-
-    #[test]
-    fn a_large_batch_is_sent_whole() {
-        let mut socket = Socket::bind(0, None).expect("a port");
-        let clients: Vec<_> = (0..100).map(|_| loopback("127.0.0.1")).collect();
-        let mut egress = Egress::default();
-        for (_, path) in &clients {
-            train(&mut egress, *path, &[50, 60, 50]);
-        }
-        socket.send(&egress);
-        let got: HashMap<usize, usize> =
-            clients.iter().enumerate().map(|(at, (client, _))| (at, drain(client, 3).len())).collect();
-        assert!(got.values().all(|count| *count == 3), "{got:?}");
-    }
-}
+mod tests;

@@ -19,6 +19,7 @@ use trunkline_relay_proto::media::{Description, IceCredentials};
 use trunkline_relay_proto::snapshot::Snapshot;
 
 use crate::tcp::Admitted;
+use crate::tunnel::{Tunnel, TunnelCounters, TunnelSettings};
 use crate::udp::{Batch, Socket, SocketCounters};
 
 mod connections;
@@ -40,6 +41,9 @@ const PUBLISH: Duration = Duration::from_secs(1);
 
 /// The token of the command queue among the sockets' (a call's key never is).
 const COMMANDS: u64 = u64::MAX;
+
+/// And that of the tunnel.
+const TUNNEL: u64 = u64::MAX - 1;
 
 /// What a worker is told to do. An unknown call is like one that just ended: nobody answers.
 pub(crate) enum Command {
@@ -110,7 +114,8 @@ pub(crate) enum Report {
 
 /// A call and its socket, on their worker.
 pub(crate) struct Hosted {
-    socket: Socket,
+    /// None behind an ingress.
+    socket: Option<Socket>,
     call: Call,
     empty: Empty,
     events: HashMap<ParticipantId, channel::Sender<Arc<str>>>,
@@ -133,7 +138,7 @@ struct Empty {
 impl Hosted {
     pub(crate) fn new(
         now: Instant,
-        socket: Socket,
+        socket: Option<Socket>,
         settings: Settings,
         never_joined: Duration,
         all_left: Duration,
@@ -147,6 +152,10 @@ impl Hosted {
             wake_at: None,
             dropped: 0,
         }
+    }
+
+    pub(crate) fn call_mut(&mut self) -> &mut Call {
+        &mut self.call
     }
 
     fn counters(&self) -> Counters {
@@ -166,8 +175,8 @@ pub(crate) struct Shared {
     counts: Mutex<Counts>,
 }
 
-/// What calls, their sockets and their connections counted.
-pub(crate) type Counts = (Counters, SocketCounters, ConnectionCounters);
+/// What calls, their sockets, their connections and the tunnel counted.
+pub(crate) type Counts = (Counters, SocketCounters, ConnectionCounters, TunnelCounters);
 
 impl Shared {
     pub(crate) fn counts(&self) -> Counts {
@@ -202,13 +211,21 @@ pub(crate) struct Handle {
 }
 
 impl Handle {
-    /// Starts a worker.
-    pub(crate) fn start(number: usize, reports: channel::UnboundedSender<Report>) -> io::Result<Self> {
+    /// Starts a worker, behind an ingress when there is a tunnel.
+    pub(crate) fn start(
+        number: usize,
+        reports: channel::UnboundedSender<Report>,
+        tunnel: Option<&TunnelSettings>,
+    ) -> io::Result<Self> {
         let (commands, receiver) = mpsc::channel();
         let wake = Arc::new(eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?);
         let shared = Arc::new(Shared::default());
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         epoll::add(&epoll, &*wake, epoll::EventData::new_u64(COMMANDS), epoll::EventFlags::IN)?;
+        let tunnel = tunnel.map(Tunnel::bind).transpose()?;
+        if let Some(tunnel) = &tunnel {
+            epoll::add(&epoll, tunnel.as_fd(), epoll::EventData::new_u64(TUNNEL), epoll::EventFlags::IN)?;
+        }
         let worker = Worker {
             epoll,
             wake: wake.clone(),
@@ -220,6 +237,7 @@ impl Handle {
             timers: BinaryHeap::new(),
             egress: Egress::default(),
             batch: Batch::default(),
+            tunnel,
             ended: (Counters::default(), SocketCounters::default()),
         };
         let thread =
@@ -255,6 +273,7 @@ struct Worker {
     timers: BinaryHeap<Reverse<(Instant, u32)>>,
     egress: Egress,
     batch: Batch,
+    tunnel: Option<Tunnel>,
     ended: (Counters, SocketCounters),
 }
 
@@ -283,6 +302,8 @@ impl Worker {
                     if token == COMMANDS {
                         let mut count = [0; 8];
                         let _ = rustix::io::read(&*self.wake, &mut count);
+                    } else if token == TUNNEL {
+                        self.receive_tunnelled();
                     } else if let Ok(key) = u32::try_from(token) {
                         self.receive(key);
                     } else if let Some(number) = Connections::of_token(token) {
@@ -312,6 +333,10 @@ impl Worker {
             busy += after.saturating_duration_since(began);
             if after >= publish_at {
                 self.end_empty(after);
+                if let Some(tunnel) = &mut self.tunnel {
+                    let calls = &self.calls;
+                    tunnel.sweep(|key, path| calls.get(&key).is_some_and(|hosted| hosted.call.knows(path)));
+                }
                 self.connections.sweep(after, |key| self.calls.get(&key).map(|hosted| &hosted.call));
                 self.publish(busy);
                 busy = Duration::ZERO;
@@ -325,7 +350,7 @@ impl Worker {
         for _ in 0..BATCHES_PER_TURN {
             let Some(hosted) = self.calls.get_mut(&key) else { return };
             let now = Instant::now();
-            let Hosted { socket, call, .. } = hosted;
+            let Hosted { socket: Some(socket), call, .. } = hosted else { return };
             let egress = &mut self.egress;
             let received = socket
                 .receive(&mut self.batch, |path, datagram| call.handle_datagram(now, path, datagram, egress));
@@ -336,6 +361,28 @@ impl Worker {
                     tracing::error!(%error, "a media socket broke; its call ends");
                     self.end(key, EndReason::CallEnded);
                     return;
+                }
+            }
+        }
+    }
+
+    /// Takes what ingresses sent, and sends what follows from it. Calls behind an ingress have no sockets of their own, so
+    /// what several of them want sent at once may leave together.
+    fn receive_tunnelled(&mut self) {
+        for _ in 0..BATCHES_PER_TURN {
+            let Some(tunnel) = &mut self.tunnel else { return };
+            let now = Instant::now();
+            match tunnel.receive(now, &mut self.batch, &mut self.egress, &mut self.calls) {
+                Ok(None) => return,
+                Ok(Some(touched)) => {
+                    touched.iter().for_each(|key| self.settle(*key, now));
+                    if let Some(tunnel) = &mut self.tunnel {
+                        tunnel.reuse(touched);
+                    }
+                }
+                Err(error) => {
+                    tracing::error!(%error, "the tunnel broke; the process ends so that a new one can begin");
+                    std::process::abort();
                 }
             }
         }
@@ -370,8 +417,13 @@ impl Worker {
         let Some(hosted) = self.calls.get_mut(&key) else { return };
         loop {
             let more = hosted.call.poll_egress(now, &mut self.egress);
-            hosted.socket.send(&self.egress);
+            if let Some(socket) = &mut hosted.socket {
+                socket.send(&self.egress);
+            }
             self.connections.take(now, &self.egress);
+            if let Some(tunnel) = &mut self.tunnel {
+                tunnel.send(&self.egress);
+            }
             hosted.dropped += self.egress.clear();
             if !more {
                 break;
@@ -425,9 +477,10 @@ impl Worker {
         match command {
             Command::Create { key, call } => {
                 let data = epoll::EventData::new_u64(u64::from(key));
-                let added = epoll::add(&self.epoll, call.socket.as_fd(), data, epoll::EventFlags::IN);
+                let socket = call.socket.as_ref().map(AsFd::as_fd);
+                let added = socket.map(|fd| epoll::add(&self.epoll, fd, data, epoll::EventFlags::IN));
                 self.calls.insert(key, *call);
-                if let Err(error) = added {
+                if let Some(Err(error)) = added {
                     tracing::error!(%error, "a media socket cannot be waited for; its call ends");
                     self.end(key, EndReason::CallEnded);
                 }
@@ -489,7 +542,9 @@ impl Worker {
         let Some(hosted) = self.calls.remove(&key) else { return };
         self.connections.close_call(key);
         self.ended.0.add(&hosted.counters());
-        self.ended.1.add(&hosted.socket.counters);
+        if let Some(socket) = &hosted.socket {
+            self.ended.1.add(&socket.counters);
+        }
         // The node frees the port when it hears of it: the socket has to be closed by then.
         drop(hosted);
         let _ = self.reports.send(Report::Ended { key, reason });
@@ -517,15 +572,22 @@ impl Worker {
         let mut participants = 0;
         for hosted in self.calls.values() {
             counters.add(&hosted.counters());
-            socket_counters.add(&hosted.socket.counters);
+            if let Some(socket) = &hosted.socket {
+                socket_counters.add(&socket.counters);
+            }
             participants += hosted.call.participants();
+        }
+        let mut tunnel_counters = TunnelCounters::default();
+        if let Some(tunnel) = &self.tunnel {
+            socket_counters.add(tunnel.socket_counters());
+            tunnel_counters = tunnel.counters();
         }
         self.shared.calls.store(self.calls.len(), Ordering::Relaxed);
         self.shared.participants.store(participants, Ordering::Relaxed);
         let permille = u32::try_from(busy.as_millis() * 1000 / PUBLISH.as_millis()).unwrap_or(1000);
         self.shared.busy_permille.store(permille.min(1000), Ordering::Relaxed);
         *self.shared.counts.lock().unwrap_or_else(PoisonError::into_inner) =
-            (counters, socket_counters, self.connections.counters());
+            (counters, socket_counters, self.connections.counters(), tunnel_counters);
     }
 }
 

@@ -154,10 +154,16 @@ export class Session {
 
   /** A number that grows whenever anything comes from the relay. */
   async signs() {
-    // One receiver's statistics have all candidate pairs of the one transport, and little else.
-    const report = await this.receiving[0]?.receiver.getStats() ?? await this.#pc.getStats();
-    return [...report.values()].filter(({ type }) => type === 'candidate-pair')
-      .reduce((sum, { bytesReceived = 0, responsesReceived = 0 }) => sum + bytesReceived + responsesReceived, 0);
+    const pairs = (report) => [...report.values()].filter(({ type }) => type === 'candidate-pair');
+    try {
+      // One receiver's statistics have all candidate pairs of the one transport, and little else.
+      let found = pairs((await this.receiving[0]?.receiver.getStats()) ?? new Map());
+      if (found.length === 0) found = pairs(await this.#pc.getStats());
+      return found.reduce((sum, { bytesReceived = 0, responsesReceived = 0 }) => sum + bytesReceived + responsesReceived, 0);
+    } catch {
+      // Closed meanwhile.
+      return 0;
+    }
   }
 
   stats() {

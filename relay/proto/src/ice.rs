@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use thiserror::Error;
 
 use crate::media::IceCredentials;
-use crate::path::Path;
+use crate::path::{Path, Transport, Via};
 use crate::stun;
 
 /// Without anything authenticated for this long, the client is gone or does not want our packets any more (RFC 7675,
@@ -186,9 +186,8 @@ impl Agent {
         }
         let (added, evicted) = self.note(now, path);
         let nominates = request.use_candidate() && current;
-        let moved = self.selected.is_some_and(|selected| comes_another_way(selected, path));
-        let change =
-            if nominates || moved || self.is_silent(now, SILENCE_CHECK) { self.select(path) } else { None };
+        let moves = nominates || self.is_silent(now, SILENCE_CHECK) || self.came_round(path);
+        let change = if moves { self.select(path) } else { None };
         Ok(Handled { len, change: change.or(added.then_some(Change::PathAdded)), evicted })
     }
 
@@ -246,15 +245,24 @@ impl Agent {
         selected.is_none_or(|known| now.saturating_duration_since(known.heard) > silence)
     }
 
+    /// Whether a path is the selected one over another ingress: the same socket of the client and the same address of
+    /// the ingresses, whose packets the network or the kernel now brings to another of them, or another thread. The client
+    /// does not know of it, so there is no nomination to wait for.
+    fn came_round(&self, path: Path) -> bool {
+        let Some(selected) = self.selected else { return false };
+        match (path.via, selected.via) {
+            (
+                Via::Ingress { endpoint, transport: Transport::Udp, flow },
+                Via::Ingress { endpoint: before, transport: Transport::Udp, flow: same },
+            ) => endpoint != before && flow == same && path.remote == selected.remote,
+            _ => false,
+        }
+    }
+
     fn select(&mut self, path: Path) -> Option<Change> {
         let from = self.selected.replace(path);
         (from != Some(path)).then_some(Change::Selected { from, to: path })
     }
-}
-
-/// Whether two paths are of one client socket, by two ways.
-fn comes_another_way(one: Path, other: Path) -> bool {
-    one.remote == other.remote && one.transport() == other.transport() && one.via != other.via
 }
 
 #[cfg(test)]

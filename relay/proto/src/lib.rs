@@ -7,6 +7,7 @@
 //! - [`path`], [`egress`]: where datagrams come from, and what is to be sent
 //! - [`framing`], [`turn`], [`tunnel`]: datagrams on TCP and TLS connections, and between an ingress and a node
 //! - [`backlog`]: what waits for one connection
+//! - [`flow`]: where an ingress sends what clients send
 //! - [`event`], [`snapshot`], [`counters`]: what is told to people and operators
 //!
 //! The journey of one packet through a [`call`]:
@@ -28,6 +29,7 @@ pub mod demux;
 pub mod dtls;
 pub mod egress;
 pub mod event;
+pub mod flow;
 pub mod framing;
 mod history;
 pub mod ice;

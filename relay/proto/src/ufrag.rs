@@ -103,13 +103,8 @@ impl Key {
     /// # Errors
     /// When it leads nowhere.
     pub fn read(&self, ufrag: impl AsRef<[u8]>, now_min: u32) -> Result<Route, UfragError> {
-        let ufrag: &[u8; LEN] = ufrag.as_ref().try_into().map_err(|_| UfragError::Malformed)?;
-        let mut bytes = [0; CLEAR_BYTES + TAG_BYTES];
-        let len = STANDARD_NO_PAD.decode_slice(ufrag, &mut bytes).map_err(|_| UfragError::Malformed)?;
+        let bytes = decode(ufrag.as_ref())?;
         let (clear, tag) = bytes.split_first_chunk::<CLEAR_BYTES>().ok_or(UfragError::Malformed)?;
-        if len != CLEAR_BYTES + TAG_BYTES {
-            return Err(UfragError::Malformed);
-        }
         let route = from_bytes(clear)?;
         if route.expires_min < now_min {
             return Err(UfragError::Expired);
@@ -122,6 +117,22 @@ impl Key {
         let whole = hmac::sign(&self.0, clear);
         *whole.as_ref().first_chunk().expect("SHA-256 has 32 bytes")
     }
+}
+
+/// Where a ufrag claims to belong. Nothing vouches for it: for those who find out by other means, such as a call that
+/// knows its own ufrags.
+///
+/// # Errors
+/// When it is no ufrag.
+pub fn peek(ufrag: impl AsRef<[u8]>) -> Result<Route, UfragError> {
+    from_bytes(decode(ufrag.as_ref())?.first_chunk().ok_or(UfragError::Malformed)?)
+}
+
+fn decode(ufrag: &[u8]) -> Result<[u8; CLEAR_BYTES + TAG_BYTES], UfragError> {
+    let ufrag: &[u8; LEN] = ufrag.try_into().map_err(|_| UfragError::Malformed)?;
+    let mut bytes = [0; CLEAR_BYTES + TAG_BYTES];
+    let len = STANDARD_NO_PAD.decode_slice(ufrag, &mut bytes).map_err(|_| UfragError::Malformed)?;
+    if len == bytes.len() { Ok(bytes) } else { Err(UfragError::Malformed) }
 }
 
 fn to_bytes(route: &Route) -> [u8; CLEAR_BYTES] {
@@ -183,6 +194,12 @@ mod tests {
     fn another_key_does_not_take_it() {
         let ufrag = Key::new([8; 32]).write(&ROUTE);
         assert_eq!(key().read(&ufrag, 0), Err(UfragError::Forged));
+    }
+
+    #[test]
+    fn whoever_only_peeks_sees_the_route_of_any_key() {
+        assert_eq!(peek(Key::new([8; 32]).write(&ROUTE)), Ok(ROUTE));
+        assert_eq!(peek("short"), Err(UfragError::Malformed));
     }
 
     #[test]

@@ -134,7 +134,8 @@ impl Api {
     fn view(&self) -> View {
         let (counters, sockets, connections) = self.node.counters();
         let lobby = self.node.lobby_counters();
-        View { counters, sockets, connections, lobby, load: self.node.load(), draining: self.is_draining() }
+        let (tunnel, load) = (self.node.tunnel_counters(), self.node.load());
+        View { counters, sockets, connections, lobby, tunnel, load, draining: self.is_draining() }
     }
 }
 

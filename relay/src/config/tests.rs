@@ -96,6 +96,12 @@ fn what_is_wrong_is_named_with_line_and_field() {
         ("node = 1\n[api]\ntls_key = \"k\"\n", "relay.toml:3:1: `api.tls_key`: expected api.tls_certificate"),
         ("node = 1\n[api]\norigins = [\"a.test\"]\n", "relay.toml:3:11: `api.origins`: expected an origin"),
         ("node = 1\n[tokens]\nissuer = \"\"\n", "relay.toml:3:1: `tokens.issuer`: expected a text"),
+        (
+            "node = 1\n[ingress]\nlisten = \"10.0.0.3:8446\"\n",
+            "relay.toml:2:2: `ingress.from`: expected at least one address",
+        ),
+        ("node = 1\n[ingress]\nfrom = [\"::\"]\n", "relay.toml:3:1: `ingress.from`: expected addresses"),
+        ("node = 1\n[ingress]\nudp_port = 0\n", "relay.toml:3:1: `ingress.udp_port`: expected a port"),
         ("node = 1\n[limits]\ncalls_max = 0\n", "relay.toml:3:1: `limits.calls_max`: expected 1 to 65535"),
         ("node = 1\n[limits]\njoins_per_s = 0\n", "relay.toml:3:15: `limits.joins_per_s`: invalid value"),
         (

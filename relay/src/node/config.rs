@@ -1,17 +1,20 @@
 //! How a node is set up.
 
 use std::io;
-use std::net::{IpAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
 use thiserror::Error;
+use tokio::sync::mpsc;
 use trunkline_relay_proto::dtls;
 
 use super::ids;
 use crate::sdp::CodecName;
 use crate::tcp::lobby;
+use crate::tunnel::TunnelSettings;
+use crate::worker::{Handle, Report};
 
 /// How a node is set up.
 #[derive(Clone)]
@@ -30,6 +33,8 @@ pub struct NodeConfig {
     pub turn_url: Option<String>,
     /// TCP port of media, which clients are told; none when 0.
     pub tcp_port: u16,
+    /// The ingresses it is reached through, and only through them.
+    pub ingress: Option<IngressAccess>,
     /// Tell clients of TCP only, in every call.
     pub force_tcp: bool,
     /// TLS on the TCP port.
@@ -52,6 +57,37 @@ pub struct NodeConfig {
     pub all_left_timeout: Duration,
 }
 
+/// How a node is reached through ingresses.
+#[derive(Clone, Debug)]
+pub struct IngressAccess {
+    /// Where the first worker listens for them; each further worker has the next port.
+    pub listen: SocketAddr,
+    /// Their addresses, as their datagrams come here.
+    pub from: Vec<IpAddr>,
+    /// Their addresses that clients are told.
+    pub advertise: Vec<IpAddr>,
+    /// Their UDP port.
+    pub udp_port: u16,
+    /// Their TCP port; 0 for none.
+    pub tcp_port: u16,
+}
+
+impl IngressAccess {
+    /// The tunnel of one worker.
+    pub(super) fn tunnel(&self, worker: usize) -> Option<TunnelSettings> {
+        let port = u16::try_from(worker).ok().and_then(|worker| self.listen.port().checked_add(worker));
+        let listen = SocketAddr::new(self.listen.ip(), port?);
+        Some(TunnelSettings { listen, from: self.from.clone() })
+    }
+}
+
+impl NodeConfig {
+    /// The TCP port that clients are told; 0 for none.
+    pub(super) fn public_tcp_port(&self) -> u16 {
+        self.ingress.as_ref().map_or(self.tcp_port, |ingress| ingress.tcp_port)
+    }
+}
+
 impl Default for NodeConfig {
     fn default() -> Self {
         Self {
@@ -62,6 +98,7 @@ impl Default for NodeConfig {
             udp_ports: 16384..=19999,
             turn_url: None,
             tcp_port: 0,
+            ingress: None,
             force_tcp: false,
             tls: None,
             dtls_13: false,
@@ -88,6 +125,17 @@ pub enum StartError {
     /// No certificate could be made.
     #[error("the DTLS certificate cannot be made: {0}")]
     Certificate(String),
+    /// A worker's end of the tunnel.
+    #[error("ingress.listen: cannot listen on UDP {address}: {source}; is another node running there?")]
+    Tunnel {
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// More workers than there are ports from the first on.
+    #[error("ingress.listen: no port is left for worker {0}: expected a lower port")]
+    TunnelPort(usize),
     /// A thread, an event queue or a socket cannot be had.
     #[error("media workers cannot start: {0}")]
     System(#[from] io::Error),
@@ -128,6 +176,18 @@ pub fn listen_tcp(port: u16, listen: &[IpAddr]) -> Result<Option<TcpListener>, S
     }
     let listener = lobby::listen(port, listen.first().copied(), false);
     listener.map(Some).map_err(|source| StartError::TcpPort { port, source })
+}
+
+/// Starts one of the node's workers.
+pub(super) fn start_worker(
+    config: &NodeConfig,
+    number: usize,
+    reports: mpsc::UnboundedSender<Report>,
+) -> Result<Handle, StartError> {
+    let Some(ingress) = &config.ingress else { return Ok(Handle::start(number, reports, None)?) };
+    let settings = ingress.tunnel(number).ok_or(StartError::TunnelPort(number))?;
+    let tunnelled = |source| StartError::Tunnel { address: settings.listen, source };
+    Handle::start(number, reports, Some(&settings)).map_err(tunnelled)
 }
 
 /// The node's DTLS certificate: made at start-up, known to clients by the fingerprint in each answer.

@@ -263,7 +263,7 @@ impl Node {
             addresses.map(move |ip| Candidate { address: SocketAddr::new(*ip, port), transport })
         };
         let udp = at(if call.force_tcp { 0 } else { call.port }, Transport::Udp);
-        udp.chain(at(self.0.config.tcp_port, Transport::TcpPassive)).collect()
+        udp.chain(at(self.0.config.public_tcp_port(), Transport::TcpPassive)).collect()
     }
 
     /// A number for the user name of an ICE restart, which must differ from the one before (RFC 8445, section 9).

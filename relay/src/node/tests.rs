@@ -94,7 +94,7 @@ async fn calls_are_spread_over_workers() {
 
 #[tokio::test]
 async fn without_a_free_port_there_is_no_further_call() {
-    let port = crate::udp::Socket::bind(0, None).expect("a port").port();
+    let port = Socket::bind(0, None).expect("a port").port();
     let (node, mut records) = start(NodeConfig { udp_ports: port..=port, ..config() });
     let (call, _) = create(&node);
     let refused = node.create(CreateCall::default()).expect_err("one port, one call");
@@ -470,4 +470,21 @@ async fn who_was_told_to_join_elsewhere_is_not_told_that_it_is_over() {
         told.push(event);
     }
     assert_eq!(told.last().map(String::as_str), Some("moved"), "{told:?}");
+}
+
+#[tokio::test]
+async fn a_drain_without_any_time_still_tells_people_to_join_elsewhere() {
+    let (node, mut records) = start(NodeConfig { hands_over: true, ..config() });
+    let (call, _) = create(&node);
+    let ann = join(&node, &call, "ann").await;
+    let mut events = node.events(&ann.session).expect("it is there");
+    node.drain(Some(Duration::ZERO));
+    let mut told = Vec::new();
+    while let Some(event) = event(&mut events).await {
+        told.push(event);
+    }
+    assert_eq!(told.last().map(String::as_str), Some("moved"), "{told:?}");
+    while !matches!(next(&mut records).await, CallEvent::Ended { .. }) {}
+    assert_eq!(node.standing(&call), Standing::Moved);
+    node.shutdown();
 }

@@ -7,12 +7,14 @@
     reason = "sizes of structures, address families and datagrams, all of which C keeps in less"
 )]
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::mem::{size_of, zeroed};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use trunkline_relay_proto::path::Path;
+
+use super::Position;
 
 /// Messages of one receiving call. With offload each holds many datagrams.
 pub(super) const RECEIVE_MESSAGES: usize = 16;
@@ -20,7 +22,7 @@ pub(super) const RECEIVE_MESSAGES: usize = 16;
 /// Bytes of one received message: the most that offload puts together.
 pub(super) const RECEIVE_BYTES: usize = 65_536;
 
-/// Messages of one sending call.
+/// Messages of one sending call. Each takes about 300 bytes of the stack.
 pub(super) const SEND_MESSAGES: usize = 64;
 
 /// Room for control messages: an IPv6 packet info and a segment size.
@@ -40,20 +42,23 @@ pub(super) struct Received {
     pub(super) segment: usize,
 }
 
-/// One message to send.
+/// One message to send: datagrams of one size, the last of which may be shorter, in pieces that lie behind one another
+/// in the list that the call is given.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Message<'a> {
-    pub(super) path: Path,
-    pub(super) bytes: &'a [u8],
+pub(super) struct Message {
+    pub(super) to: SocketAddr,
+    /// Which of our addresses it leaves from. The unspecified one leaves that to the system.
+    pub(super) local: IpAddr,
+    /// Pieces it consists of.
+    pub(super) parts: usize,
+    /// Bytes of all pieces.
+    pub(super) bytes: usize,
     /// Bytes of each datagram but the last; as many as there are bytes for a single one.
     pub(super) segment: usize,
-}
-
-impl Message<'_> {
     /// Datagrams in it.
-    pub(super) fn datagrams(&self) -> u64 {
-        self.bytes.len().div_ceil(self.segment.max(1)) as u64
-    }
+    pub(super) datagrams: usize,
+    /// How far sending is when it has left.
+    pub(super) end: Position,
 }
 
 /// Turns on what a media socket needs: the address a datagram came to, and receive offload where there is one.
@@ -218,35 +223,38 @@ fn address(storage: &libc::sockaddr_storage) -> Option<SocketAddr> {
     }
 }
 
-/// Sends up to [`SEND_MESSAGES`] messages. How many left before the first that could not; an error is that of the very
-/// first.
-pub(super) fn send(fd: BorrowedFd<'_>, is_ipv6: bool, messages: &[Message<'_>]) -> io::Result<usize> {
+/// Sends up to [`SEND_MESSAGES`] messages, whose pieces are `parts`, in order. How many left before the first that could
+/// not; an error is that of the very first.
+pub(super) fn send(
+    fd: BorrowedFd<'_>,
+    is_ipv6: bool,
+    messages: &[Message],
+    mut parts: &[IoSlice<'_>],
+) -> io::Result<usize> {
     // SAFETY: all-zero is a valid value of these plain C structures.
-    let (mut addresses, mut vectors, mut headers): (
-        [libc::sockaddr_in6; SEND_MESSAGES],
-        [libc::iovec; SEND_MESSAGES],
-        [libc::mmsghdr; SEND_MESSAGES],
-    ) = unsafe { (zeroed(), zeroed(), zeroed()) };
+    let (mut addresses, mut headers): ([libc::sockaddr_in6; SEND_MESSAGES], [libc::mmsghdr; SEND_MESSAGES]) =
+        unsafe { (zeroed(), zeroed()) };
     let mut controls = [Control([0; CONTROL_BYTES]); SEND_MESSAGES];
-    let count = messages.len().min(SEND_MESSAGES);
-    for (at, message) in messages.iter().enumerate().take(count) {
-        let name_len = write_address(&mut addresses[at], message.path.remote, is_ipv6);
-        vectors[at] =
-            libc::iovec { iov_base: message.bytes.as_ptr().cast_mut().cast(), iov_len: message.bytes.len() };
+    let mut count = 0;
+    for (at, message) in messages.iter().enumerate().take(SEND_MESSAGES) {
+        let Some((own, rest)) = parts.split_at_checked(message.parts) else { break };
+        parts = rest;
+        let name_len = write_address(&mut addresses[at], message.to, is_ipv6);
         let header = &mut headers[at].msg_hdr;
         header.msg_name = (&raw mut addresses[at]).cast();
         header.msg_namelen = name_len;
-        header.msg_iov = &raw mut vectors[at];
-        header.msg_iovlen = 1;
+        // `IoSlice` is an iovec by another name, which the standard library guarantees.
+        header.msg_iov = own.as_ptr().cast_mut().cast();
+        header.msg_iovlen = own.len() as _;
         header.msg_control = controls[at].0.as_mut_ptr().cast();
         header.msg_controllen = CONTROL_BYTES as _;
         let used = write_control(header, message, is_ipv6);
         header.msg_controllen = used as _;
+        count += 1;
     }
-    // SAFETY: each header points to an address, bytes (only read) and control messages that outlive the call.
-    let sent = unsafe {
-        libc::sendmmsg(fd.as_raw_fd(), headers.as_mut_ptr(), count as u32, libc::MSG_DONTWAIT as _)
-    };
+    // SAFETY: each header points to an address, pieces (only read) and control messages that outlive the call.
+    let sent =
+        unsafe { libc::sendmmsg(fd.as_raw_fd(), headers.as_mut_ptr(), count, libc::MSG_DONTWAIT as _) };
     usize::try_from(sent).map_err(|_| io::Error::last_os_error())
 }
 
@@ -279,22 +287,28 @@ fn mapped(ip: IpAddr) -> Ipv6Addr {
 }
 
 /// Writes the source address, and the segment size of a train. Bytes used.
-fn write_control(header: &libc::msghdr, message: &Message<'_>, is_ipv6: bool) -> usize {
+fn write_control(header: &libc::msghdr, message: &Message, is_ipv6: bool) -> usize {
     let mut used = 0;
     // SAFETY: the header's control buffer has room for both messages (`CONTROL_BYTES`), and CMSG_NXTHDR stays within.
     unsafe {
         let mut control = libc::CMSG_FIRSTHDR(header);
-        if is_ipv6 {
-            let mut info: libc::in6_pktinfo = zeroed();
-            info.ipi6_addr.s6_addr = mapped(message.path.local).octets();
-            used += put(control, libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, info);
-        } else if let IpAddr::V4(ip) = message.path.local {
-            let mut info: libc::in_pktinfo = zeroed();
-            info.ipi_spec_dst.s_addr = u32::from_ne_bytes(ip.octets());
-            used += put(control, libc::IPPROTO_IP, libc::IP_PKTINFO, info);
+        // An address that is named, be it the unspecified one, would take the place of the one that the socket is
+        // bound to.
+        if !message.local.is_unspecified() {
+            if is_ipv6 {
+                let mut info: libc::in6_pktinfo = zeroed();
+                info.ipi6_addr.s6_addr = mapped(message.local).octets();
+                used += put(control, libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, info);
+            } else if let IpAddr::V4(ip) = message.local {
+                let mut info: libc::in_pktinfo = zeroed();
+                info.ipi_spec_dst.s_addr = u32::from_ne_bytes(ip.octets());
+                used += put(control, libc::IPPROTO_IP, libc::IP_PKTINFO, info);
+            }
         }
-        if message.bytes.len() > message.segment {
-            control = libc::CMSG_NXTHDR(header, control);
+        if message.datagrams > 1 {
+            if used > 0 {
+                control = libc::CMSG_NXTHDR(header, control);
+            }
             if !control.is_null() {
                 used += put(control, libc::SOL_UDP, libc::UDP_SEGMENT, message.segment as u16);
             }

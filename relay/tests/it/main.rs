@@ -8,6 +8,7 @@
 mod calls;
 mod front;
 mod fuzz_seeds;
+mod ingress;
 mod interop;
 mod moves;
 mod process;

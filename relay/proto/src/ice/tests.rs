@@ -79,21 +79,6 @@ fn the_last_nomination_wins() {
 }
 
 #[test]
-fn a_client_socket_that_comes_another_way_is_followed_at_once() {
-    let way = |remote: Path, transport, flow| {
-        Path::over(remote.remote, Via::Ingress { endpoint: 1, transport, flow })
-    };
-    let mut pair = Pair::new();
-    let (first, second) = (way(path(1), Transport::Udp, 1), way(path(1), Transport::Udp, 2));
-    pair.check(first, true);
-    assert_eq!(pair.check(second, false), Some(Change::Selected { from: Some(first), to: second }));
-    // Another socket of the client, and one that only has the same port, have to be nominated.
-    assert_eq!(pair.check(way(path(2), Transport::Udp, 3), false), Some(Change::PathAdded));
-    assert_eq!(pair.check(way(path(1), Transport::Tcp, 4), false), Some(Change::PathAdded));
-    assert_eq!(pair.agent.path(), Some(second));
-}
-
-#[test]
 fn a_check_of_somebody_else_changes_nothing() {
     let mut pair = Pair::new();
     let (local, remote) = (pair.local.clone(), pair.remote.clone());
@@ -268,4 +253,19 @@ fn nothing_that_is_printed_names_credentials_or_addresses() {
     pair.check(path(1), true);
     let text = format!("{:?}", pair.agent);
     assert!(!text.contains("relay") && !text.contains("client") && !text.contains("192"), "{text}");
+}
+
+#[test]
+fn a_client_whose_packets_come_over_another_ingress_is_answered_there_at_once() {
+    let over = |port: u16, endpoint: u16, flow: u32| {
+        Path::over(([192, 0, 2, 1], port).into(), Via::Ingress { endpoint, transport: Transport::Udp, flow })
+    };
+    let mut pair = Pair::new();
+    pair.check(over(1, 0, 9), true);
+    let change = pair.check(over(1, 1, 9), false);
+    assert_eq!(change, Some(Change::Selected { from: Some(over(1, 0, 9)), to: over(1, 1, 9) }));
+    // Another socket of the client, or another address of the ingress, is for the client to nominate.
+    assert_eq!(pair.check(over(2, 1, 9), false), Some(Change::PathAdded));
+    assert_eq!(pair.check(over(1, 1, 8), false), Some(Change::PathAdded));
+    assert_eq!(pair.agent.path(), Some(over(1, 1, 9)));
 }
