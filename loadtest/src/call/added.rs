@@ -21,9 +21,11 @@ use crate::report::round;
 /// People on each call, of whom one sends. More load the machine, and measure that instead.
 const PARTICIPANTS: u32 = 10;
 
-/// Pairs of turns, and how long each turn is: with pictures of eight packets, 4,000 latencies a turn.
+/// Pairs of turns.
 const PAIRS: usize = 5;
-const TURN: Duration = Duration::from_secs(2);
+
+/// How long a turn is at most: with pictures of eight packets, 4,000 latencies. Longer says no more.
+const TURN_MAX: Duration = Duration::from_secs(2);
 
 /// Most pictures a second, and packets of one: a moderate rate.
 const FPS_MAX: u32 = 30;
@@ -38,7 +40,9 @@ pub(super) async fn latency(
     site: &Site,
     twin: &Relay,
     traffic: Traffic,
+    turn: Duration,
 ) -> Result<Percentiles, LoadError> {
+    let turn = turn.min(TURN_MAX);
     let traffic =
         Traffic { video_burst: traffic.video_burst.min(BURST_MAX), fps: traffic.fps.min(FPS_MAX), ..traffic };
     let through = Probe::start(entrance, site.admin(), traffic).await?;
@@ -46,7 +50,7 @@ pub(super) async fn latency(
     let (mut p50, mut p99) = (Vec::new(), Vec::new());
     // The first pair warms both up.
     for pair in 0..=PAIRS {
-        let (with, without) = (through.turn().await?, direct.turn().await?);
+        let (with, without) = (through.turn(turn).await?, direct.turn(turn).await?);
         if pair > 0 {
             p50.push(with.p50 - without.p50);
             p99.push(with.p99 - without.p99);
@@ -79,11 +83,11 @@ impl Probe {
     }
 
     /// Its latencies in one turn.
-    async fn turn(&self) -> Result<Percentiles, LoadError> {
+    async fn turn(&self, time: Duration) -> Result<Percentiles, LoadError> {
         self.0.publish();
         sleep(LEAD).await;
         let before: Histogram<u64> = self.0.snapshot().await?.latency_us;
-        sleep(TURN).await;
+        sleep(time).await;
         let mut latencies = self.0.snapshot().await?.latency_us;
         settle(&self.0).await;
         latencies.subtract(before).map_err(|error| LoadError::Usage(error.to_string()))?;

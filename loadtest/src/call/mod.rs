@@ -125,6 +125,10 @@ impl CallArgs {
         Traffic { video_burst, fps: self.fps, audio: self.audio }
     }
 
+    fn turn(&self) -> Duration {
+        (Duration::from_secs(self.duration_s.max(1)) / TURNS).min(TURN_MAX)
+    }
+
     fn is_shaped(&self) -> bool {
         self.loss > 0.0 || self.reorder > 0.0 || self.duplicate > 0.0
     }
@@ -265,7 +269,9 @@ pub(crate) async fn run(common: &Common, args: &CallArgs) -> Result<CallReport, 
     let turns = measure(args, &mut site, &call, &clients).await?;
     let last = clients.snapshot().await?;
     let added = match &site.twin {
-        Some(twin) if !shaped => Some(added::latency(&entrance, &site, twin, args.traffic()).await?),
+        Some(twin) if !shaped => {
+            Some(added::latency(&entrance, &site, twin, args.traffic(), args.turn()).await?)
+        }
         _ => None,
     };
 
@@ -452,7 +458,7 @@ async fn measure(
     let each = usize::try_from(each).unwrap_or(usize::MAX).clamp(1, RECEIVERS_MAX);
     let job = Job { traffic: args.traffic(), transport: args.transport, via: args.via, receivers: each };
     let mut limits = if args.is_shaped() { None } else { Some(Limits::new(job, &snapshot)?) };
-    let turn = (Duration::from_secs(args.duration_s.max(1)) / TURNS).min(TURN_MAX);
+    let turn = args.turn();
     let count = u128::from(args.duration_s) * 1000 / turn.as_millis().max(1);
     let mut turns = Turns { allocations: Some(0), ..Turns::default() };
     let warm = relay.fresh_metrics().await?;
