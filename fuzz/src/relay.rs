@@ -29,9 +29,9 @@ pub const TARGETS: &[(&str, Parser)] = &[
     ("descriptor", descriptor),
     ("srtp", srtp),
     ("turn", turn),
-    ("framing", framing),
     ("tunnel", tunnel),
     ("flow", flow),
+    ("framing", framing),
 ];
 
 /// The password and the key that seeds are made with.

@@ -1,10 +1,10 @@
 //! The committed seeds of the relay's parsers.
 
 use trunkline_fuzz::relay::{KEY, PWD, srtp_key};
+use trunkline_relay_proto::path::Transport;
 use trunkline_relay_proto::rtcp::{Block, Writer};
 use trunkline_relay_proto::rtp::extension;
 use trunkline_relay_proto::srtp::{Profile, Sealer};
-use trunkline_relay_proto::path::Transport;
 use trunkline_relay_proto::stun::{ANSWER_BYTES_MAX, Request, write_request};
 use trunkline_relay_proto::tunnel::{Header, Kind};
 use trunkline_relay_proto::ufrag::{Key, Route};
@@ -174,7 +174,8 @@ pub fn tunnel() -> Seeds {
         let remote = remote.parse().expect("an address");
         Header { kind, transport, remote, flow: 0x7f00_0001 }.write().to_vec()
     };
-    let datagram = [header(Kind::Datagram, Transport::Udp, "192.0.2.1:5000"), b"what a client sent".to_vec()].concat();
+    let datagram =
+        [header(Kind::Datagram, Transport::Udp, "192.0.2.1:5000"), b"what a client sent".to_vec()].concat();
     let closed = header(Kind::Closed, Transport::Tcp, "[2001:db8::1]:5000");
     let ssrcs: Vec<u8> = (1..=3_u32).flat_map(u32::to_be_bytes).collect();
     let dropped = [header(Kind::Dropped, Transport::Tls, "192.0.2.1:5000"), ssrcs].concat();

@@ -35,9 +35,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         ("relay/rtp", relay_seeds::rtp()),
         ("relay/descriptor", relay_seeds::descriptor()),
         ("relay/srtp", relay_seeds::srtp()),
-        ("relay/framing", relay_seeds::framing()),
         ("relay/tunnel", relay_seeds::tunnel()),
         ("relay/flow", relay_seeds::flow()),
+        ("relay/framing", relay_seeds::framing()),
         ("node/sdp", node_seeds::sdp()),
         ("node/token", node_seeds::token()),
     ];

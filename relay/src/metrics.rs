@@ -26,15 +26,19 @@ const DROPPED: &str = "dropped_";
 
 /// Counts of the workers: the name there, the metric, what it says.
 const COUNTS: [(&str, &str, &str); 14] = [
-    ("datagrams_in", "trunkline_relay_received_datagrams_total", "UDP datagrams that arrived"),
-    ("bytes_in", "trunkline_relay_received_bytes_total", "Bytes of UDP datagrams that arrived"),
+    (
+        "datagrams_in",
+        "trunkline_relay_received_datagrams_total",
+        "Datagrams that arrived, over UDP and on connections",
+    ),
+    ("bytes_in", "trunkline_relay_received_bytes_total", "Bytes of datagrams that arrived"),
     ("media_in", "trunkline_relay_received_media_packets_total", "RTP packets opened and taken"),
     (
         "media_out",
         "trunkline_relay_forwarded_media_packets_total",
         "RTP packets sealed for a receiver, retransmissions not among them",
     ),
-    ("bytes_out", "trunkline_relay_sent_bytes_total", "Bytes of UDP datagrams sealed or written"),
+    ("bytes_out", "trunkline_relay_sent_bytes_total", "Bytes of datagrams sealed or written"),
     (
         "retransmissions_out",
         "trunkline_relay_retransmitted_packets_total",

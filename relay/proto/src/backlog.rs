@@ -154,6 +154,12 @@ impl Backlog {
         self.frames.shrink_to(FRAMES_KEPT);
     }
 
+    /// Whether some SSRC lost something since the last time that was asked.
+    #[must_use]
+    pub fn has_lost(&self) -> bool {
+        !self.lost.is_empty()
+    }
+
     /// SSRCs that lost something since the last time, each once.
     pub fn take_lost(&mut self) -> impl Iterator<Item = u32> {
         self.lost.drain(..)

@@ -27,6 +27,10 @@ const NOT_SENT_BYTES_MAX: u32 = 16 * 1024;
 /// The same for TLS, whose records are sealed by then. One record has 16 KiB at most.
 const TLS_BUFFER_BYTES_MAX: usize = 32 * 1024;
 
+/// Bytes that have to leave after media was dropped before a new picture is asked for, unless all leave: more than
+/// buffers on the way swallow while the receiver stands still. More asks later on slow networks.
+const RESUMED_BYTES: usize = 64 * 1024;
+
 /// How long what was sent may stay unacknowledged before the connection is over: as long as a client may be silent
 /// ([`trunkline_relay_proto::ice::CONSENT`]). More keeps connections to nobody.
 const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(30);
@@ -78,8 +82,10 @@ pub struct Connection {
     backlog: Backlog,
     /// Answers of TURN on their way into the backlog.
     replies: Vec<u8>,
-    /// Something was written since SSRCs were last told.
-    moved: bool,
+    /// Bytes that left since media was dropped that nobody was told of.
+    moved: usize,
+    /// Not all that waited left the last time.
+    blocked: bool,
     /// System calls that wrote, for those who measure.
     pub writes: u64,
 }
@@ -132,7 +138,8 @@ impl Connection {
             framing: Framing::Unknown { head: [0; HEAD_BYTES], len: 0, turn },
             backlog: Backlog::default(),
             replies: Vec::new(),
-            moved: false,
+            moved: 0,
+            blocked: false,
             writes: 0,
         })
     }
@@ -198,15 +205,21 @@ impl Connection {
             None => write_plain(stream, backlog, writes)?,
             Some(tls) => write_tls(stream, tls, backlog, writes)?,
         };
-        self.moved |= self.backlog.len() < before || self.backlog.is_empty();
+        if self.backlog.has_lost() {
+            self.moved += before - self.backlog.len();
+        }
+        self.blocked = wants_write;
         Ok(wants_write)
     }
 
     /// SSRCs of which media was dropped, each once, as soon as the connection takes something again: a picture asked for
     /// while it does not would only become old.
     pub fn dropped(&mut self) -> impl Iterator<Item = u32> {
-        let moved = std::mem::take(&mut self.moved);
-        moved.then(|| self.backlog.take_lost()).into_iter().flatten()
+        let moves = self.moved >= RESUMED_BYTES || !self.blocked;
+        if moves {
+            self.moved = 0;
+        }
+        moves.then(|| self.backlog.take_lost()).into_iter().flatten()
     }
 
     /// Whether the client showed good TURN credentials, and holds an allocation.

@@ -136,6 +136,8 @@ impl Connections {
                 datagrams: 0,
             },
         );
+        // What the lobby could not send yet.
+        self.writable(number);
         for frame in &mut frames {
             call.handle_datagram(now, path, frame, egress);
         }
@@ -273,3 +275,6 @@ fn touch(held: &mut Held, number: u32, touched: &mut Vec<u32>) {
         touched.push(number);
     }
 }
+
+#[cfg(test)]
+mod tests;
