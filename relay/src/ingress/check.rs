@@ -6,6 +6,7 @@ use trunkline_http::cli::check::{Check, Outcome};
 use trunkline_http::serve::tls::{Tls, TlsFiles};
 
 use super::config::{ApiConfig, IngressConfig, MediaConfig};
+use super::front;
 use crate::key;
 use crate::tcp::PROTOCOLS;
 
@@ -17,6 +18,10 @@ pub fn all(config: &IngressConfig) -> Vec<Check> {
     vec![
         check("api.listen", api(&config.api)),
         check("api TLS", api_tls_files(&config.api).map_or(Outcome::Fine, |files| Tls::load(files).into())),
+        check(
+            "api.nodes_ca",
+            config.api.nodes_ca.as_deref().map_or(Outcome::Fine, |path| front::authorities(path).into()),
+        ),
         check("media.ufrag_key_file", key::read(&media.ufrag_key_file).into()),
         check(
             "media TLS",

@@ -57,6 +57,8 @@ pub struct ApiConfig {
     pub tls_certificate: Option<PathBuf>,
     /// PEM.
     pub tls_key: Option<PathBuf>,
+    /// PEM: whom the certificates of nodes with `https://` must be from, instead of the system's authorities.
+    pub nodes_ca: Option<PathBuf>,
 }
 
 /// What clients reach.
@@ -128,7 +130,9 @@ impl IngressConfig {
         let (api, media) = (&mut config.api, &mut config.media);
         let optional =
             [&mut api.tls_certificate, &mut api.tls_key, &mut media.tls_certificate, &mut media.tls_key];
-        for path in optional.into_iter().flatten().chain([&mut media.ufrag_key_file]) {
+        for path in
+            optional.into_iter().chain([&mut api.nodes_ca]).flatten().chain([&mut media.ufrag_key_file])
+        {
             *path = base.join(&*path);
         }
         Ok(config)
@@ -235,7 +239,7 @@ impl TunnelConfig {
 impl Default for ApiConfig {
     fn default() -> Self {
         let listen = SocketAddr::from(([127, 0, 0, 1], 8445));
-        Self { listen, tls_certificate: None, tls_key: None }
+        Self { listen, tls_certificate: None, tls_key: None, nodes_ca: None }
     }
 }
 

@@ -10,6 +10,7 @@
 //! - `upstream`: the nodes, polled and asked
 //! - [`limits`]: every bound there is
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use axum::Router;
@@ -19,6 +20,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get};
 use http::header::CONTENT_TYPE;
 use http::{Method, StatusCode};
+use reqwest::Certificate;
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
@@ -52,6 +54,14 @@ pub enum FrontError {
     /// The HTTP client that asks nodes.
     #[error("the client that asks nodes cannot start: {0}")]
     Client(#[from] reqwest::Error),
+    /// Whom nodes are checked against.
+    #[error("api.nodes_ca: cannot read {}: {problem}", path.display())]
+    Authorities {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
 }
 
 /// How the front serves.
@@ -60,8 +70,21 @@ pub struct Settings {
     pub tls: Option<Arc<Tls>>,
     /// Bounds of its connections.
     pub limits: serve::Limits,
+    /// Whom the certificates of `https://` nodes must be from; the system's authorities when empty.
+    pub authorities: Vec<Certificate>,
     /// What `/metrics` shows.
     pub metrics: fn() -> String,
+}
+
+/// Reads authorities that nodes are checked against: PEM.
+///
+/// # Errors
+/// When the file cannot be read, or has no certificate.
+pub fn authorities(path: &Path) -> Result<Vec<Certificate>, FrontError> {
+    let unreadable = |problem: String| FrontError::Authorities { path: path.to_owned(), problem };
+    let pem = std::fs::read(path).map_err(|error| unreadable(error.to_string()))?;
+    let read = Certificate::from_pem_bundle(&pem).map_err(|error| unreadable(error.to_string()))?;
+    if read.is_empty() { Err(unreadable("there is no certificate in it".to_owned())) } else { Ok(read) }
 }
 
 impl std::fmt::Debug for Settings {
@@ -91,7 +114,7 @@ pub async fn serve(
     stopping: Stopping,
 ) -> Result<(), FrontError> {
     describe_metrics();
-    let upstreams = Arc::new(Upstreams::new(nodes)?);
+    let upstreams = Arc::new(Upstreams::new(nodes, settings.authorities)?);
     upstreams.poll_all().await;
     let mut polls = JoinSet::new();
     for at in 0..upstreams.len() {

@@ -114,6 +114,7 @@ pub async fn serve(
         Ok(Upstream { node: node.node, api })
     });
     let nodes = nodes.collect::<Result<Vec<_>, RunError>>()?;
+    let authorities = config.api.nodes_ca.as_deref().map(front::authorities).transpose()?.unwrap_or_default();
     let address = config.api.listen;
     let listener = TcpListener::bind(address).await;
     let listener = listener.map_err(|source| RunError::Listen { address, source })?;
@@ -137,7 +138,7 @@ pub async fn serve(
         drain: API_DRAIN_MAX,
         ..serve::Limits::default()
     };
-    let settings = front::Settings { tls: api_tls, limits, metrics: metrics::render_process };
+    let settings = front::Settings { tls: api_tls, limits, authorities, metrics: metrics::render_process };
     let mut front = tokio::spawn(front::serve(listener, settings, nodes, stopping));
     info!(nodes = config.nodes.len(), udp_port = config.media.udp_port, api = %address, "ready");
 

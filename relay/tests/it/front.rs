@@ -66,7 +66,12 @@ impl Cluster {
             api: format!("http://{}", relay.address).parse::<Url>().unwrap(),
         };
         let nodes = (1..).zip(&self.nodes).map(upstream).collect();
-        let settings = Settings { tls: None, limits: Limits::default(), metrics: metrics::render_process };
+        let settings = Settings {
+            tls: None,
+            limits: Limits::default(),
+            authorities: Vec::new(),
+            metrics: metrics::render_process,
+        };
         let (stop, stopping) = watch::channel(false);
         let serving = async { front::serve(listener, settings, nodes, stopping).await.unwrap() };
         self.front = Some((stop, tokio::spawn(serving)));
@@ -541,6 +546,31 @@ async fn what_clients_say_of_their_own_address_is_not_passed_on() {
         refused += usize::from(status == StatusCode::TOO_MANY_REQUESTS);
     }
     assert!(refused > 0, "all are from one address, whatever they say");
+}
+
+#[tokio::test]
+async fn a_node_may_speak_tls_and_must_be_who_it_says() {
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let relay = Relay::with_tls(1);
+    let stranger = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+    let strangers = relay.path("stranger.crt");
+    std::fs::write(&strangers, stranger.cert.pem()).unwrap();
+    for (authorities, is_ready) in [(relay.path("relay/api.crt"), true), (strangers, false)] {
+        let authorities = front::authorities(&authorities).unwrap();
+        let settings =
+            Settings { tls: None, limits: Limits::default(), authorities, metrics: metrics::render_process };
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/readyz", listener.local_addr().unwrap());
+        let (stop, stopping) = watch::channel(false);
+        let node = Upstream { node: 1, api: format!("https://{}", relay.address).parse().unwrap() };
+        let serving = tokio::spawn(front::serve(listener, settings, vec![node], stopping));
+        let answer = Client::builder().no_proxy().build().unwrap().get(url).send().await.unwrap();
+        assert_eq!(answer.status().is_success(), is_ready);
+        stop.send_replace(true);
+        serving.await.unwrap().unwrap();
+    }
+    let nothing = relay.path("relay/admin.token");
+    assert!(front::authorities(&nothing).unwrap_err().to_string().starts_with("api.nodes_ca: "));
 }
 
 /// Asks a node itself to let somebody in, from an address of this machine.

@@ -1,5 +1,6 @@
 //! Calls that move, as two pages of a real Chromium see them: over two nodes, real processes, behind the front.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use serde_json::json;
@@ -8,6 +9,7 @@ use trunkline_browser::{Browser, Page};
 
 use crate::calls::{KEY, PATIENCE, decodes, errors, join, start_browser};
 use crate::front::Cluster;
+use crate::process::{Ingress, Relay};
 
 /// The longest until both see each other again whose node was killed.
 const BACK_MAX: Duration = Duration::from_secs(5);
@@ -142,5 +144,89 @@ async fn when_the_front_is_restarted_media_goes_on_and_nobody_joins_anew() {
         let same = "window.trunklineCall.slots.every(({ stream }, at) => stream.getTracks()[0] === window.tracks[at])";
         assert_eq!(page.value(same).await.unwrap(), true);
         assert_eq!(page.value("window.states").await.unwrap(), json!([]));
+    }
+}
+
+/// A loopback network of this test alone.
+fn ip(host: u8) -> IpAddr {
+    let id = std::process::id();
+    let byte = |value: u32| u8::try_from(value % 254 + 1).unwrap();
+    [127, byte(id / 254), byte(id), host].into()
+}
+
+/// Two nodes that are reached through an ingress only, all of them real processes.
+struct Deployment {
+    nodes: [Relay; 2],
+    ingress: Ingress,
+}
+
+impl Deployment {
+    fn running() -> Self {
+        let first = Relay::tunnelled(1, ip(2), ip(11), None);
+        let second = Relay::tunnelled(2, ip(2), ip(12), Some(&first));
+        let ingress = Ingress::running(ip(2), &[(1, ip(11), &first), (2, ip(12), &second)]);
+        Self { nodes: [first, second], ingress }
+    }
+
+    /// The address of the API, and the admin token.
+    fn api(&self) -> (String, String) {
+        (format!("http://{}", self.ingress.address), self.nodes[0].admin_token())
+    }
+}
+
+/// Ann and Bob on a new call, all of it through the ingress.
+async fn through(deployment: &Deployment) -> Pair {
+    let (url, admin) = deployment.api();
+    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    let post = async |path: String, body: serde_json::Value| {
+        let request = http.post(format!("{url}{path}")).bearer_auth(&admin).json(&body);
+        let answer: serde_json::Value = request.send().await.unwrap().json().await.unwrap();
+        answer
+    };
+    let created = post("/v1/calls".to_owned(), json!({})).await;
+    let call = created["call_id"].as_str().unwrap().to_owned();
+    let node = call[..4].parse().unwrap();
+    let browser = start_browser().await;
+    let (ann, bob) = (browser.first_page(), browser.new_page().await.unwrap());
+    for (page, name) in [(&ann, "ann"), (&bob, "bob")] {
+        let minted = post(format!("/v1/calls/{call}/tokens"), json!({ "participant": name })).await;
+        let token = minted["token"].as_str().unwrap();
+        join(page, &format!("{url}/call?call={call}&token={token}#key={KEY}")).await;
+    }
+    let pair = Pair { browser, ann, bob, call, node };
+    pair.see_each_other().await;
+    pair
+}
+
+#[tokio::test]
+async fn behind_an_ingress_a_killed_nodes_call_goes_on_within_seconds() {
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let mut deployment = Deployment::running();
+    let pair = through(&deployment).await;
+    pair.note_tracks().await;
+    let began = Instant::now();
+    let node = &mut deployment.nodes[usize::from(pair.node) - 1];
+    node.signal("KILL");
+    node.ended();
+    pair.are_elsewhere().await;
+    let took = began.elapsed();
+    println!("back after {took:?}");
+    assert!(took < BACK_MAX, "{took:?}");
+}
+
+#[tokio::test]
+async fn when_an_ingress_is_killed_and_back_both_see_each_other_in_seconds() {
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let mut deployment = Deployment::running();
+    let pair = through(&deployment).await;
+    let began = Instant::now();
+    deployment.ingress.kill();
+    deployment.ingress.start();
+    pair.see_each_other().await;
+    let took = began.elapsed();
+    println!("seen again after {took:?}");
+    assert!(took < BACK_MAX, "{took:?}");
+    for page in [&pair.ann, &pair.bob] {
+        page.wait_until("window.trunklineCall.roster.size === 2", PATIENCE).await.unwrap();
     }
 }

@@ -1,7 +1,7 @@
 //! Real relay processes, driven by their own command line and by the commands of the manual.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
+use std::net::{IpAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, Output, Stdio};
@@ -60,16 +60,44 @@ impl Relay {
     /// Makes a node behind ingresses at these addresses, with the secrets of another one, and starts it.
     pub(crate) fn behind(node: u16, ingresses: &[&str], like: Option<&Self>) -> Self {
         let mut relay = Self::numbered(node);
-        for secret in ["admin.token", "tokens.secret", "ufrag.key"] {
-            if let Some(other) = like {
-                let name = format!("relay/{secret}");
-                std::fs::copy(other.path(&name), relay.path(&name)).unwrap();
-            }
-        }
+        relay.shares_secrets(like);
         relay.set("# from = [\"10.0.0.2\"]", &format!("from = {ingresses:?}"));
         relay.start();
         // It comes back at the same address.
         relay.set("listen = \"127.0.0.1:0\"", &format!("listen = \"{}\"", relay.address));
+        relay
+    }
+
+    /// Makes a node that is reached only through the ingress at an address, its media too, and starts it.
+    pub(crate) fn tunnelled(node: u16, ingress: IpAddr, listen: IpAddr, like: Option<&Self>) -> Self {
+        let mut relay = Self::numbered(node);
+        relay.shares_secrets(like);
+        relay.set("# listen = \"10.0.0.3:8446\"", &format!("listen = \"{listen}:8446\""));
+        // Its requests to an address of this machine come from that very address.
+        relay.set("# from = [\"10.0.0.2\"]", &format!("from = [\"{ingress}\", \"127.0.0.1\"]"));
+        relay.set("# advertise = [\"203.0.113.7\"]", &format!("advertise = [\"{ingress}\"]"));
+        relay.set("udp_port = 16384\ntcp_port = 443", "udp_port = 16384\ntcp_port = 0");
+        relay.start();
+        relay
+    }
+
+    fn shares_secrets(&self, like: Option<&Self>) {
+        let Some(other) = like else { return };
+        for secret in ["admin.token", "tokens.secret", "ufrag.key"] {
+            let name = format!("relay/{secret}");
+            std::fs::copy(other.path(&name), self.path(&name)).unwrap();
+        }
+    }
+
+    /// Makes a node whose API speaks TLS with a certificate of its own in `relay/api.crt`, and starts it.
+    pub(crate) fn with_tls(node: u16) -> Self {
+        let mut relay = Self::numbered(node);
+        let certified = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+        std::fs::write(relay.path("relay/api.crt"), certified.cert.pem()).unwrap();
+        std::fs::write(relay.path("relay/api.key"), certified.signing_key.serialize_pem()).unwrap();
+        relay.set("# tls_certificate = \"tls/api.crt\"", "tls_certificate = \"api.crt\"");
+        relay.set("# tls_key = \"tls/api.key\"", "tls_key = \"api.key\"");
+        relay.start();
         relay
     }
 
@@ -80,29 +108,15 @@ impl Relay {
         std::fs::write(&file, text.replacen(old, new, 1)).unwrap();
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
     pub(crate) fn start(&mut self) {
-        let mut child = command()
-            .arg("--dir")
-            .arg(self.path("relay"))
-            .arg("node")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut log = BufReader::new(child.stderr.take().unwrap());
-        let mut line = String::new();
-        while !line.contains("\"ready\"") {
-            line.clear();
-            assert_ne!(log.read_line(&mut line).unwrap(), 0, "it said nothing of being ready");
-        }
-        let said: Value = serde_json::from_str(&line).unwrap();
+        let mut command = command();
+        let (child, said) = ready(command.arg("--dir").arg(self.path("relay")).arg("node"));
         self.address = said["api"].as_str().unwrap().to_owned();
-        self.child = Some((child, log));
+        self.child = Some(child);
     }
 
     fn cli(&self, args: &[&str]) -> Output {
@@ -147,6 +161,70 @@ impl Relay {
         log.read_to_string(&mut rest).unwrap();
         (child.wait().unwrap().code(), rest)
     }
+}
+
+/// An ingress in front of nodes, and its process.
+pub(crate) struct Ingress {
+    dir: tempfile::TempDir,
+    child: Option<(Child, BufReader<ChildStderr>)>,
+    /// Of its API.
+    pub(crate) address: String,
+}
+
+impl Ingress {
+    /// Starts an ingress at an address, in front of nodes: each with the address of its tunnel.
+    pub(crate) fn running(ip: IpAddr, nodes: &[(u16, IpAddr, &Relay)]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let (_, _, first) = nodes.first().unwrap();
+        std::fs::copy(first.path("relay/ufrag.key"), dir.path().join("ufrag.key")).unwrap();
+        let mut text = format!(
+            "[api]\nlisten = \"{ip}:8445\"\n[media]\nlisten = [\"{ip}\"]\ntcp_port = 0\n\
+             [tunnel]\nlisten = \"{ip}:8700\"\n[log]\nformat = \"json\"\n"
+        );
+        for (node, tunnel, relay) in nodes {
+            let api = &relay.address;
+            text +=
+                &format!("[[nodes]]\nnode = {node}\ntunnel = \"{tunnel}:8446\"\napi = \"http://{api}\"\n");
+        }
+        std::fs::write(dir.path().join("ingress.toml"), text).unwrap();
+        let mut ingress = Self { dir, child: None, address: format!("{ip}:8445") };
+        ingress.start();
+        ingress
+    }
+
+    pub(crate) fn start(&mut self) {
+        let config = self.dir.path().join("ingress.toml");
+        let mut command = command();
+        let process = command.args(["ingress", "--config"]).arg(config);
+        self.child = Some(ready(process).0);
+    }
+
+    /// Kills it as a crash does.
+    pub(crate) fn kill(&mut self) {
+        if let Some((mut child, _)) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+impl Drop for Ingress {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// Starts a process, and waits until it says that it is ready: what it says then.
+fn ready(process: &mut Command) -> ((Child, BufReader<ChildStderr>), Value) {
+    let process = process.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = process.spawn().unwrap();
+    let mut log = BufReader::new(child.stderr.take().unwrap());
+    let mut line = String::new();
+    while !line.contains("\"ready\"") {
+        line.clear();
+        assert_ne!(log.read_line(&mut line).unwrap(), 0, "it said nothing of being ready");
+    }
+    ((child, log), serde_json::from_str(&line).unwrap())
 }
 
 impl Drop for Relay {
@@ -277,13 +355,7 @@ fn what_a_node_logs_of_a_call_names_nobody() {
 
 #[test]
 fn the_commands_trust_the_certificate_that_the_configuration_gives_the_api() {
-    let mut relay = Relay::init();
-    let certified = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
-    std::fs::write(relay.path("relay/api.crt"), certified.cert.pem()).unwrap();
-    std::fs::write(relay.path("relay/api.key"), certified.signing_key.serialize_pem()).unwrap();
-    relay.set("# tls_certificate = \"tls/api.crt\"", "tls_certificate = \"api.crt\"");
-    relay.set("# tls_key = \"tls/api.key\"", "tls_key = \"api.key\"");
-    relay.start();
+    let relay = Relay::with_tls(9);
     let url = format!("https://{}", relay.address);
     let began = Instant::now();
     loop {

@@ -9,7 +9,7 @@ use axum::body::Body;
 use axum::response::Response;
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
-use reqwest::{Client, Url};
+use reqwest::{Certificate, Client, Url};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use trunkline_http::serve::{Stopping, stopped};
@@ -141,10 +141,14 @@ impl Answer {
 impl Upstreams {
     /// # Errors
     /// When the HTTP client cannot start.
-    pub(super) fn new(nodes: Vec<Upstream>) -> reqwest::Result<Self> {
+    pub(super) fn new(nodes: Vec<Upstream>, authorities: Vec<Certificate>) -> reqwest::Result<Self> {
         // Whoever was first installed the same.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-        let http = Client::builder()
+        let mut builder = Client::builder();
+        if !authorities.is_empty() {
+            builder = builder.tls_certs_only(authorities);
+        }
+        let http = builder
             .no_proxy()
             .http1_only()
             .redirect(reqwest::redirect::Policy::none())
