@@ -24,27 +24,27 @@ use rustix::event::{Timespec, epoll};
 use rustix::time::{ClockId, clock_gettime};
 use socket2::{Domain, Protocol, Socket, Type};
 
-mod sys;
+pub(crate) mod sys;
 
 use sys::{Inbox, Outbox, Train};
 
 /// RTP header with one header extension of four bytes: what the relay writes anew for every receiver.
-const HEADER_BYTES: usize = 20;
+pub(crate) const HEADER_BYTES: usize = 20;
 
 /// Bytes of an AES-GCM tag.
-const TAG_BYTES: usize = 16;
+pub(crate) const TAG_BYTES: usize = 16;
 
 /// Bytes sealed before they are sent. More amortises better, until it no longer fits into the second-level cache.
 const SEAL_BYTES: usize = 256 * 1024;
 
 /// Buffer that each socket asks for, in either direction. Smaller drops packets of large bursts.
-const SOCKET_BYTES: usize = 4 << 20;
+pub(crate) const SOCKET_BYTES: usize = 4 << 20;
 
 /// How long a round waits for its packets to be taken. What is not there by then was dropped.
-const DRAIN_MAX: Duration = Duration::from_millis(200);
+pub(crate) const DRAIN_MAX: Duration = Duration::from_millis(200);
 
 /// Rounds before those that are measured: caches, branch predictors and sockets get warm.
-const WARM_UP_ROUNDS: usize = 20;
+pub(crate) const WARM_UP_ROUNDS: usize = 20;
 
 /// Bytes of the smallest packet that makes sense here.
 pub const PACKET_BYTES_MIN: usize = HEADER_BYTES + TAG_BYTES + 1;
@@ -96,7 +96,7 @@ impl Plan {
         Self { packet_bytes: 160, rounds: 1000, ..Self::video(1, receivers) }
     }
 
-    fn check(&self) -> io::Result<()> {
+    pub(crate) fn check(&self) -> io::Result<()> {
         let sound = (PACKET_BYTES_MIN..=PACKET_BYTES_MAX).contains(&self.packet_bytes)
             && (1..=BURST_MAX).contains(&self.burst)
             && self.receivers > 0
@@ -188,12 +188,15 @@ impl Fanout {
             receivers.push(Receiver { address: address(receiver)?, key: LessSafeKey::new(key) });
         }
         let feeder = Feeder::new(plan, address(&socket)?)?;
+        let mut taken = Inbox::default();
         Ok(Self {
             plan,
             socket,
             feeder,
             receivers,
-            drain: Drain::start(sockets, plan)?,
+            drain: Drain::start(sockets, plan, move |socket| {
+                taken.receive(socket.as_fd(), plan.packet_bytes).unwrap_or(0)
+            })?,
             inbox: Inbox::default(),
             outbox: Outbox::default(),
             arena: vec![0; SEAL_BYTES + PACKET_BYTES_MAX],
@@ -286,7 +289,7 @@ impl Fanout {
 }
 
 /// A header as the relay writes it: version and extension bit, sequence number, timestamp, SSRC, extension.
-fn write_header(header: &mut [u8], sequence: u64, receiver: usize) {
+pub(crate) fn write_header(header: &mut [u8], sequence: u64, receiver: usize) {
     let [.., high, low] = sequence.to_be_bytes();
     let timestamp = (sequence as u32).wrapping_mul(3000).to_be_bytes();
     let ssrc = (receiver as u32).to_be_bytes();
@@ -296,14 +299,14 @@ fn write_header(header: &mut [u8], sequence: u64, receiver: usize) {
     header[12..].copy_from_slice(&[0xbe, 0xde, 0, 1, 0x10, b'0', 0, 0]);
 }
 
-fn nonce(sequence: u64, receiver: usize) -> Nonce {
+pub(crate) fn nonce(sequence: u64, receiver: usize) -> Nonce {
     let mut bytes = [0; NONCE_LEN];
     bytes[2..4].copy_from_slice(&(receiver as u16).to_be_bytes());
     bytes[4..].copy_from_slice(&sequence.to_be_bytes());
     Nonce::assume_unique_for_key(bytes)
 }
 
-fn bind() -> io::Result<Socket> {
+pub(crate) fn bind() -> io::Result<Socket> {
     let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
     socket.set_nonblocking(true)?;
     socket.set_recv_buffer_size(SOCKET_BYTES)?;
@@ -312,19 +315,19 @@ fn bind() -> io::Result<Socket> {
     Ok(socket)
 }
 
-fn address(socket: &Socket) -> io::Result<SocketAddrV4> {
+pub(crate) fn address(socket: &Socket) -> io::Result<SocketAddrV4> {
     let address = socket.local_addr()?;
     address.as_socket_ipv4().ok_or_else(|| io::Error::other("a socket without an IPv4 address"))
 }
 
-fn thread_cpu() -> Duration {
+pub(crate) fn thread_cpu() -> Duration {
     let time = clock_gettime(ClockId::ThreadCPUTime);
     Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec.unsigned_abs() as u32)
 }
 
 /// Who sends to the forwarder.
 #[derive(Debug)]
-struct Feeder {
+pub(crate) struct Feeder {
     socket: Socket,
     burst: Vec<u8>,
     trains: Vec<Train>,
@@ -333,7 +336,7 @@ struct Feeder {
 }
 
 impl Feeder {
-    fn new(plan: Plan, to: SocketAddrV4) -> io::Result<Self> {
+    pub(crate) fn new(plan: Plan, to: SocketAddrV4) -> io::Result<Self> {
         let burst = (0..plan.packet_bytes * plan.burst).map(|at| (at % 251) as u8).collect::<Vec<_>>();
         let trains = vec![Train { to, start: 0, len: burst.len() }];
         Ok(Self {
@@ -345,14 +348,14 @@ impl Feeder {
         })
     }
 
-    fn feed(&mut self) -> io::Result<()> {
+    pub(crate) fn feed(&mut self) -> io::Result<()> {
         self.outbox.send(self.socket.as_fd(), &self.burst, &self.trains, self.packet_bytes)
     }
 }
 
 /// The thread that empties the receivers' sockets.
 #[derive(Debug)]
-struct Drain {
+pub(crate) struct Drain {
     arrived: Arc<AtomicU64>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
@@ -362,7 +365,12 @@ impl Drain {
     /// How often it looks whether it is to end, and whether there is something to take.
     const TURN: Timespec = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
 
-    fn start(sockets: Vec<Socket>, plan: Plan) -> io::Result<Self> {
+    /// `take` empties a socket, and says how much that was: packets, or bytes of a stream.
+    pub(crate) fn start(
+        sockets: Vec<Socket>,
+        plan: Plan,
+        mut take: impl FnMut(&Socket) -> usize + Send + 'static,
+    ) -> io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         if plan.receivers_sleep {
             for (at, socket) in sockets.iter().enumerate() {
@@ -372,10 +380,8 @@ impl Drain {
         let (arrived, stop) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
         let (count, stopped) = (Arc::clone(&arrived), Arc::clone(&stop));
         let empty = move || {
-            let mut inbox = Inbox::default();
             let mut take = |socket: &Socket| {
-                let came = inbox.receive(socket.as_fd(), plan.packet_bytes).unwrap_or(0);
-                count.fetch_add(came as u64, Ordering::Release);
+                count.fetch_add(take(socket) as u64, Ordering::Release);
             };
             let mut ready: Vec<epoll::Event> = Vec::with_capacity(sockets.len());
             while !stopped.load(Ordering::Relaxed) {
@@ -396,12 +402,13 @@ impl Drain {
         Ok(Self { arrived, stop, thread: Some(thread) })
     }
 
-    fn arrived(&self) -> u64 {
+    /// What was taken so far.
+    pub(crate) fn arrived(&self) -> u64 {
         self.arrived.load(Ordering::Acquire)
     }
 
-    /// Waits until so many packets arrived in all, or no more are to be expected.
-    fn wait_for(&self, expected: u64) {
+    /// Waits until so much arrived in all, or no more is to be expected.
+    pub(crate) fn wait_for(&self, expected: u64) {
         self.wake();
         let until = Instant::now() + DRAIN_MAX;
         while self.arrived() < expected && Instant::now() < until {

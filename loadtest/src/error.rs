@@ -28,9 +28,11 @@ pub(crate) enum LoadError {
         /// The last lines of it.
         tail: String,
     },
-    /// The relay process ended, or never became ready.
-    #[error("the relay {what}; the end of {log}:\n{tail}", log = log.display())]
+    /// The process of a node or an ingress ended, or never became ready.
+    #[error("the {name} {what}; the end of {log}:\n{tail}", log = log.display())]
     Relay {
+        /// `relay` or `ingress`.
+        name: &'static str,
         /// For example `did not become ready within 30 s`.
         what: String,
         /// Where it wrote why.

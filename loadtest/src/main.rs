@@ -2,7 +2,7 @@
 //!
 //! # Layout
 //! - the gateway's scenarios: [`demo`], [`envelopes`], [`outage`], [`dead_peers`], [`crash`]
-//! - the relay's: [`call`]
+//! - the relay's: [`call`], [`join_storm`], [`flood`]
 //! - [`fleet`], [`gateway`], [`ports`]: deployments, their processes, where they listen
 //! - [`shaped`]: the network between them
 //! - [`messaging`]: the messaging server of a deployment, made of [`submit`] and [`reader`]
@@ -31,9 +31,11 @@ mod demo;
 mod envelopes;
 mod error;
 mod fleet;
+mod flood;
 mod flow;
 mod gateway;
 mod http;
+mod join_storm;
 mod ledger;
 mod messaging;
 mod outage;
@@ -92,7 +94,11 @@ enum Scenario {
     Crash(crash::CrashArgs),
     /// A call of many people on one relay: cost per forwarded packet and per join, held against the bare job.
     Call(call::CallArgs),
-    /// Be a relay that says how often it allocates: what `call` starts.
+    /// Many people join in little time through one ingress.
+    JoinStorm(join_storm::JoinStormArgs),
+    /// Forged first packets from everywhere, while people are on a call through the same ingress.
+    Flood(flood::FloodArgs),
+    /// Be a relay that says how often it allocates: what `call` and others start.
     #[command(hide = true, disable_help_flag = true)]
     Relay {
         /// Handed through.
@@ -137,7 +143,7 @@ fn main() -> ExitCode {
     }
     if let Scenario::Relay { args } = scenario {
         let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
-        if let Err(error) = call::relay::answer_with_allocations() {
+        if let Err(error) = call::process::answer_with_allocations() {
             let _ = writeln!(std::io::stderr(), "trunkline-loadtest: {error}");
             return ExitCode::from(2);
         }
@@ -187,6 +193,8 @@ async fn run(common: &Common, scenario: Scenario) -> Result<bool, LoadError> {
         Scenario::DeadPeers(args) => present(common, &dead_peers::run(common, &args).await?),
         Scenario::Crash(args) => present(common, &crash::run(common, &args).await?),
         Scenario::Call(args) => present(common, &call::run(common, &args).await?),
+        Scenario::JoinStorm(args) => present(common, &join_storm::run(common, &args).await?),
+        Scenario::Flood(args) => present(common, &flood::run(common, &args).await?),
         Scenario::Gateway { .. } | Scenario::Relay { .. } => Ok(true),
     }
 }

@@ -1,21 +1,20 @@
-//! Everybody on the call but the relay: one thread that holds all light clients and their sockets, so that they take as
-//! little as possible of the cores the relay shares with them.
+//! Everybody on the call but the relay: one thread that holds all light clients and their connections, so that they
+//! take as little as possible of the cores the relay shares with them.
 
-use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
-use quinn_udp::{RecvMeta, UdpSocketState};
 use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
 use tokio::sync::oneshot;
 use trunkline_relay_peer::peer::DATAGRAM_BYTES_MAX;
 use trunkline_relay_peer::{Peer, PeerEvent, Received};
 
+use super::connection::Connection;
 use super::publish::{Publisher, Wire};
-use super::wire::{BATCH, Buffers, enlarge};
+use super::wire::Buffers;
 use crate::error::LoadError;
 
 /// One of so many media packets is opened, once a client had its first ones; the others are counted by their headers.
@@ -38,15 +37,15 @@ const WAKE: u64 = u64::MAX;
 const WAIT_MAX: Duration = Duration::from_millis(100);
 
 /// A new client.
-pub(super) struct Joining {
+pub(crate) struct Joining {
     /// Its peer, which has taken the answer.
-    pub(super) peer: Peer,
-    /// Its socket.
-    pub(super) socket: UdpSocket,
+    pub(crate) peer: Peer,
+    /// Its way to the relay.
+    pub(crate) connection: Connection,
     /// When it began to ask.
-    pub(super) started: Instant,
+    pub(crate) started: Instant,
     /// What it sends.
-    pub(super) publisher: Option<Publisher>,
+    pub(crate) publisher: Option<Publisher>,
 }
 
 enum Command {
@@ -58,33 +57,33 @@ enum Command {
 
 /// What all clients together saw so far.
 #[derive(Clone, Debug)]
-pub(super) struct Snapshot {
+pub(crate) struct Snapshot {
     /// How long each took from asking to the keys.
-    pub(super) joins: Vec<Duration>,
+    pub(crate) joins: Vec<Duration>,
     /// Clients that failed, were sent away, or lost the relay.
-    pub(super) failed: u64,
+    pub(crate) failed: u64,
     /// Media packets that were sent to the relay.
-    pub(super) sent: u64,
+    pub(crate) sent: u64,
     /// Different media packets that came from the relay, repaired ones among them.
-    pub(super) received: u64,
+    pub(crate) received: u64,
     /// Of which were opened and authenticated.
-    pub(super) opened: u64,
+    pub(crate) opened: u64,
     /// Numbers of streams that never came.
-    pub(super) missing: u64,
+    pub(crate) missing: u64,
     /// Packets that came twice, and streams whose numbers went back.
-    pub(super) twice: u64,
+    pub(crate) twice: u64,
     /// Packets that could not be opened, or belong to no slot.
-    pub(super) foreign: u64,
+    pub(crate) foreign: u64,
     /// Payload bytes of the packets that were received.
-    pub(super) received_bytes: u64,
+    pub(crate) received_bytes: u64,
     /// Latencies of opened packets in microseconds.
-    pub(super) latency_us: Histogram<u64>,
+    pub(crate) latency_us: Histogram<u64>,
     /// The SRTP profile of the first client.
-    pub(super) profile: Option<&'static str>,
+    pub(crate) profile: Option<&'static str>,
 }
 
 /// The thread. Dropping it ends it.
-pub(super) struct Clients {
+pub(crate) struct Clients {
     commands: Option<mpsc::Sender<Command>>,
     wake: OwnedFd,
     thread: Option<JoinHandle<()>>,
@@ -95,7 +94,7 @@ impl Clients {
     ///
     /// # Errors
     /// When the system gives no thread or descriptors.
-    pub(super) fn start(epoch: Instant, open_all: bool) -> Result<Self, LoadError> {
+    pub(crate) fn start(epoch: Instant, open_all: bool) -> Result<Self, LoadError> {
         let wake = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)
             .map_err(|error| LoadError::io("making an eventfd")(error.into()))?;
         let poller = epoll::create(epoll::CreateFlags::CLOEXEC)
@@ -113,12 +112,10 @@ impl Clients {
             poller,
             buffers: Buffers::new(),
             epoch,
-            open_all,
             joins: Vec::new(),
             failed: 0,
             sent: 0,
-            opened: 0,
-            latency_us,
+            seen: Seen { open_all, opened: 0, latency_us },
         };
         let thread = thread::Builder::new().name("clients".into()).spawn(move || crowd.run());
         let thread = thread.map_err(LoadError::io("starting a thread"))?;
@@ -126,17 +123,17 @@ impl Clients {
     }
 
     /// A client connects.
-    pub(super) fn join(&self, joining: Joining) {
+    pub(crate) fn join(&self, joining: Joining) {
         self.tell(Command::Join(Box::new(joining)));
     }
 
     /// Publishers send.
-    pub(super) fn publish(&self) {
+    pub(crate) fn publish(&self) {
         self.tell(Command::Publish);
     }
 
     /// Publishers send no more.
-    pub(super) fn pause(&self) {
+    pub(crate) fn pause(&self) {
         self.tell(Command::Pause);
     }
 
@@ -144,7 +141,7 @@ impl Clients {
     ///
     /// # Errors
     /// When the thread has ended.
-    pub(super) async fn snapshot(&self) -> Result<Snapshot, LoadError> {
+    pub(crate) async fn snapshot(&self) -> Result<Snapshot, LoadError> {
         let (reply, answer) = oneshot::channel();
         self.tell(Command::Snapshot(reply));
         answer.await.map_err(|_| LoadError::Usage("the clients' thread has ended".to_owned()))
@@ -171,9 +168,9 @@ impl Drop for Clients {
 
 struct Client {
     peer: Peer,
-    socket: UdpSocket,
-    state: UdpSocketState,
-    relay: SocketAddr,
+    connection: Connection,
+    /// What the poller waits for on its connection; nothing any more once that is gone.
+    interest: epoll::EventFlags,
     due: Option<Instant>,
     /// When it began to ask, until it is connected.
     started: Option<Instant>,
@@ -188,12 +185,34 @@ struct Crowd {
     poller: OwnedFd,
     buffers: Buffers,
     epoch: Instant,
-    open_all: bool,
     joins: Vec<Duration>,
     failed: u64,
     sent: u64,
+    seen: Seen,
+}
+
+/// What was found in packets that were opened.
+struct Seen {
+    open_all: bool,
     opened: u64,
     latency_us: Histogram<u64>,
+}
+
+impl Seen {
+    /// One datagram of a client, which is its `packets`-th.
+    fn take(&mut self, peer: &mut Peer, packets: u64, now: Instant, datagram: &mut [u8]) {
+        let open = self.open_all || packets <= OPEN_FIRST || packets.is_multiple_of(OPEN_ONE_OF);
+        if !open && peer.count_datagram(now, datagram) {
+            return;
+        }
+        if let Some(Received::Media(media)) = peer.handle_datagram(now, datagram) {
+            self.opened += 1;
+            if let Some(latency) = media.latency {
+                let us = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
+                self.latency_us.saturating_record(us);
+            }
+        }
+    }
 }
 
 impl Crowd {
@@ -247,20 +266,16 @@ impl Crowd {
     }
 
     fn join(&mut self, joining: Joining) {
-        let Joining { peer, socket, started, publisher } = joining;
-        let (Some(relay), Ok(state)) = (peer.remote_address(), UdpSocketState::new((&socket).into())) else {
-            self.failed += 1;
-            return;
-        };
-        enlarge(&socket, &state);
-        let data = epoll::EventData::new_u64(self.clients.len() as u64);
-        if epoll::add(&self.poller, &socket, data, epoll::EventFlags::IN).is_err() {
+        let Joining { peer, connection, started, publisher } = joining;
+        let index = self.clients.len();
+        let (data, interest) = (epoll::EventData::new_u64(index as u64), connection.interest());
+        if epoll::add(&self.poller, &connection, data, interest).is_err() {
             self.failed += 1;
             return;
         }
         let started = Some(started);
-        self.clients.push(Client { peer, socket, state, relay, due: None, started, publisher, packets: 0 });
-        self.pump(self.clients.len() - 1, Instant::now());
+        self.clients.push(Client { peer, connection, interest, due: None, started, publisher, packets: 0 });
+        self.pump(index, Instant::now());
     }
 
     /// Publishes and does what else is due; when to look again.
@@ -272,14 +287,11 @@ impl Crowd {
             if let Some(publisher) = &mut client.publisher
                 && publisher.poll_timeout().is_some_and(|at| at <= now)
             {
-                let wire = Wire {
-                    socket: &client.socket,
-                    state: &client.state,
-                    relay: client.relay,
-                    epoch: self.epoch,
-                };
-                self.sent += publisher.publish(now, &mut client.peer, &wire);
+                let mut wire = Wire { connection: &mut client.connection, epoch: self.epoch };
+                self.sent += publisher.publish(now, &mut client.peer, &mut wire);
+                self.watch(index);
             }
+            let Some(client) = self.clients.get_mut(index) else { continue };
             if client.due.is_some_and(|at| at <= now) {
                 client.peer.handle_timeout(now);
                 self.pump(index, now);
@@ -293,29 +305,42 @@ impl Crowd {
 
     fn receive(&mut self, index: usize) {
         let Some(client) = self.clients.get_mut(index) else { return };
-        let mut metas = [RecvMeta::default(); BATCH];
-        let Ok(received) = self.buffers.receive(&client.socket, &client.state, &mut metas) else { return };
-        let now = Instant::now();
-        for (meta, train) in metas.iter().zip(self.buffers.all_mut()).take(received) {
-            let Some(train) = train.get_mut(..meta.len) else { continue };
-            for datagram in train.chunks_mut(meta.stride.max(1)) {
-                client.packets += 1;
-                let open = self.open_all
-                    || client.packets <= OPEN_FIRST
-                    || client.packets.is_multiple_of(OPEN_ONE_OF);
-                if !open && client.peer.count_datagram(now, datagram) {
-                    continue;
-                }
-                if let Some(Received::Media(media)) = client.peer.handle_datagram(now, datagram) {
-                    self.opened += 1;
-                    if let Some(latency) = media.latency {
-                        let us = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
-                        self.latency_us.saturating_record(us);
-                    }
-                }
-            }
+        let Client { peer, connection, packets, .. } = client;
+        let (now, seen) = (Instant::now(), &mut self.seen);
+        let received = connection.receive(&mut self.buffers, |datagram| {
+            *packets += 1;
+            seen.take(peer, *packets, now, datagram);
+        });
+        if received.is_err() {
+            self.lose(index);
+            return;
         }
         self.pump(index, now);
+    }
+
+    /// A client's connection is gone, and with it the client.
+    fn lose(&mut self, index: usize) {
+        let Some(client) = self.clients.get_mut(index) else { return };
+        if client.interest.is_empty() {
+            return;
+        }
+        client.interest = epoll::EventFlags::empty();
+        let _ = epoll::delete(&self.poller, &client.connection);
+        client.peer.close();
+        (client.due, client.publisher) = (None, None);
+        self.failed += 1;
+    }
+
+    /// Waits for what its connection wants next.
+    fn watch(&mut self, index: usize) {
+        let Some(client) = self.clients.get_mut(index) else { return };
+        let interest = client.connection.interest();
+        if client.interest == interest || client.interest.is_empty() {
+            return;
+        }
+        client.interest = interest;
+        let data = epoll::EventData::new_u64(index as u64);
+        let _ = epoll::modify(&self.poller, &client.connection, data, interest);
     }
 
     /// Sends what a client has to send, and takes what it has to tell.
@@ -323,10 +348,9 @@ impl Crowd {
         let Some(client) = self.clients.get_mut(index) else { return };
         let mut out = [0; DATAGRAM_BYTES_MAX];
         while let Some(len) = client.peer.poll_transmit(now, &mut out) {
-            let datagram = out.get(..len).unwrap_or_default();
-            // A socket that takes nothing is a network that loses it.
-            let _ = client.socket.send_to(datagram, client.relay);
+            client.connection.send(out.get(..len).unwrap_or_default());
         }
+        let flushed = client.connection.flush();
         while let Some(event) = client.peer.poll_event() {
             match event {
                 PeerEvent::Connected => {
@@ -339,6 +363,10 @@ impl Crowd {
             }
         }
         client.due = client.peer.poll_timeout();
+        match flushed {
+            Ok(()) => self.watch(index),
+            Err(_) => self.lose(index),
+        }
     }
 
     fn snapshot(&self) -> Snapshot {
@@ -347,12 +375,12 @@ impl Crowd {
             failed: self.failed,
             sent: self.sent,
             received: 0,
-            opened: self.opened,
+            opened: self.seen.opened,
             missing: 0,
             twice: 0,
             foreign: 0,
             received_bytes: 0,
-            latency_us: self.latency_us.clone(),
+            latency_us: self.seen.latency_us.clone(),
             profile: self.clients.first().and_then(|client| Some(client.peer.profile()?.name())),
         };
         for client in &self.clients {

@@ -1,34 +1,41 @@
 //! `call`: a call of many people on one relay process: what a forwarded packet costs, held against the bare job done in
 //! turn with it, and what joining costs.
 //!
+//! The pieces serve the other scenarios with calls, too.
+//!
 //! # Layout
-//! - [`relay`]: the relay process and its HTTP API
-//! - [`clients`]: everybody else, on one thread; `publish` what they send
-//! - `wire`: datagrams in few system calls
+//! - [`site`]: a node and an ingress before it; [`relay`] and [`process`] what they are made of
+//! - [`entrance`]: joining; [`connection`] and `wire`: how datagrams get there
+//! - [`clients`]: everybody on calls, on one thread; [`publish`] what they send
+//! - `limits`: the bare jobs; `added`: the latency an ingress adds
 
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use clap::Args;
-use http::Method;
 use serde::Serialize;
 use tokio::time::sleep;
-use trunkline_benches::fanout::{self as limit, BURST_MAX, Fanout};
-use trunkline_relay_peer::{Peer, Plan, Settings};
+use trunkline_relay_peer::{Plan, Settings};
 use trunkline_testkit::shaper::{Profile, Shaper, Which};
 
 use crate::error::LoadError;
-use crate::http::Media;
 use crate::report::round;
 use crate::{Common, Judged};
-use clients::{Clients, Joining, Snapshot};
-use publish::{AUDIO_BYTES, Publisher, Traffic, VIDEO_BYTES};
-use relay::{Launcher, Metrics, Relay};
+use clients::{Clients, Joining};
+use entrance::{Entrance, Participant};
+use limits::{Job, Limits};
+use publish::{Publisher, Traffic};
+use site::{Site, Transport, Via};
 
-mod clients;
-mod publish;
+mod added;
+pub(crate) mod clients;
+pub(crate) mod connection;
+pub(crate) mod entrance;
+mod limits;
+pub(crate) mod process;
+pub(crate) mod publish;
 pub(crate) mod relay;
+pub(crate) mod site;
 mod wire;
 
 /// Turns of relay and limit, of which the median counts. Longer than the relay remembers a silent source would be none.
@@ -58,11 +65,7 @@ const SHAPED_DELAY: Duration = Duration::from_millis(5);
 const PARTICIPANTS_MAX: u32 = 500;
 const RECEIVERS_MAX: usize = 500;
 
-/// UDP ports of a relay: one call.
-const UDP_PORTS: u16 = 8;
-
-/// What the relay counts, and how old its counts are at most.
-const METRICS_AFTER: Duration = Duration::from_millis(1100);
+/// What the relay counts.
 const SENT: &str = "trunkline_relay_sent_datagrams_total";
 const SENT_IN_TRAINS: &str = "trunkline_relay_sent_in_trains_datagrams_total";
 
@@ -105,6 +108,12 @@ pub(crate) struct CallArgs {
     /// Share of packets that arrive twice.
     #[arg(long, default_value_t = 0.0)]
     duplicate: f64,
+    /// What people connect to
+    #[arg(long, value_enum, default_value_t = Via::Direct)]
+    via: Via,
+    /// How they connect
+    #[arg(long, value_enum, default_value_t = Transport::Udp)]
+    transport: Transport,
     /// The relay program to run [default: the relay this program was built with]
     #[arg(long)]
     relay_bin: Option<std::path::PathBuf>,
@@ -114,6 +123,10 @@ impl CallArgs {
     fn traffic(&self) -> Traffic {
         let video_burst = self.video_burst.unwrap_or(if self.audio { 0 } else { 8 });
         Traffic { video_burst, fps: self.fps, audio: self.audio }
+    }
+
+    fn turn(&self) -> Duration {
+        (Duration::from_secs(self.duration_s.max(1)) / TURNS).min(TURN_MAX)
     }
 
     fn is_shaped(&self) -> bool {
@@ -139,6 +152,9 @@ impl CallArgs {
                 return usage("--loss, --reorder, --duplicate: expected a share, 0 to 0.99");
             }
         }
+        if self.is_shaped() && self.transport != Transport::Udp {
+            return usage("--loss, --reorder, --duplicate: expected --transport udp, TCP loses nothing");
+        }
         Ok(())
     }
 }
@@ -147,6 +163,8 @@ impl CallArgs {
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct CallReport {
     scenario: &'static str,
+    via: Via,
+    transport: Transport,
     participants: u32,
     publishers: u32,
     video_burst: u32,
@@ -161,6 +179,15 @@ pub(crate) struct CallReport {
     /// The same of the bare job. Null where packets are lost on purpose.
     limit_ns_per_packet: Option<f64>,
     ratio_to_limit: Option<f64>,
+    /// CPU time of the ingress, all threads, for each packet in either direction: the median of the turns. Null without
+    /// an ingress, as the next three.
+    ingress_cpu_ns_per_packet: Option<f64>,
+    /// The same of receiving and forwarding the same packets, and nothing else. Null for TCP and TLS, too.
+    ingress_limit_ns_per_packet: Option<f64>,
+    ingress_ratio_to_limit: Option<f64>,
+    /// What the ingress adds to latency: the median, over turns of two small calls with the same traffic, one through the
+    /// ingress and one on a node without, of the differences of their percentiles.
+    added_latency_ms: Option<Percentiles>,
     /// Share of packets that receivers should have got and did not, after repair if there is any.
     loss: f64,
     /// From the moment a publisher wrote a payload to the moment its receiver read it, of the opened packets.
@@ -170,7 +197,7 @@ pub(crate) struct CallReport {
     cpu_ms_per_join: f64,
     /// Resident memory everybody's joining cost, before there was media.
     rss_bytes_per_participant: f64,
-    /// Share of datagrams that left the relay in trains. Null when the relay does not say.
+    /// Share of datagrams that left the relay in trains. Null when it sent none, or does not say.
     gso_fraction: Option<f64>,
     /// Allocations of the relay for each forwarded packet. Null when it is another program.
     allocations_per_packet: Option<f64>,
@@ -185,8 +212,26 @@ pub(crate) struct CallReport {
 /// The middle and the slow end, in milliseconds.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub(crate) struct Percentiles {
-    p50: f64,
-    p99: f64,
+    pub(crate) p50: f64,
+    pub(crate) p99: f64,
+}
+
+impl Percentiles {
+    /// Of latencies in microseconds.
+    pub(crate) fn of_us(histogram: &hdrhistogram::Histogram<u64>) -> Self {
+        let at = |quantile| round(histogram.value_at_quantile(quantile) as f64 / 1e3);
+        Self { p50: at(0.5), p99: at(0.99) }
+    }
+
+    /// Of durations.
+    pub(crate) fn of(mut times: Vec<Duration>) -> Self {
+        times.sort_unstable();
+        let at = |percent: usize| {
+            let index = (times.len() * percent / 100).min(times.len().saturating_sub(1));
+            round(times.get(index).copied().unwrap_or_default().as_secs_f64() * 1e3)
+        };
+        Self { p50: at(50), p99: at(99) }
+    }
 }
 
 impl Judged for CallReport {
@@ -203,22 +248,39 @@ impl Judged for CallReport {
 pub(crate) async fn run(common: &Common, args: &CallArgs) -> Result<CallReport, LoadError> {
     args.check()?;
     let mut fleet = common.fleet()?;
-    let api = fleet.port()?;
-    let ports = fleet.port_range(UDP_PORTS)?;
-    let launcher = Launcher::new(args.relay_bin.clone())?;
-    let mut relay = Relay::start(&launcher, fleet.root(), api, &ports).await?;
-    let call = relay.create_call(args.participants.max(2)).await?;
+    let through_ingress = args.via == Via::Ingress;
+    let plan = site::Plan {
+        via: args.via,
+        transport: args.transport,
+        calls: 2,
+        twin: through_ingress,
+        relay_bin: args.relay_bin.clone(),
+    };
+    let mut site = Site::start(&mut fleet, &plan).await?;
+    let call = relay::create_call(&mut site.admin(), args.participants).await?;
     let shaped = args.is_shaped();
     let epoch = Instant::now();
+    let settings = Settings::new(epoch).map_err(|error| LoadError::Usage(error.to_string()))?;
+    let settings = if shaped { settings.like_a_browser() } else { settings }.shared();
+    let entrance = Entrance::new(&site, &settings, args.transport);
     let clients = Clients::start(epoch, shaped)?;
 
-    let (joined, _shaper) = join_all(args, &relay, &call, &clients, epoch).await?;
-    let turns = measure(args, &mut relay, &call, &clients).await?;
+    let (joined, _shaper) = join_all(args, &site, &entrance, &call, &clients).await?;
+    let turns = measure(args, &mut site, &call, &clients).await?;
     let last = clients.snapshot().await?;
+    let added = match &site.twin {
+        Some(twin) if !shaped => {
+            Some(added::latency(&entrance, &site, twin, args.traffic(), args.turn()).await?)
+        }
+        _ => None,
+    };
 
     let forwarded_packets = turns.relay.iter().map(|turn| turn.packets).sum::<u64>();
-    let cpu = median(turns.relay.iter().filter_map(Turn::ns_per_packet).collect());
+    let cpu = median_of(&turns.relay);
     let limit = median(turns.limit);
+    let ingress_cpu = median_of(&turns.ingress);
+    let ingress_limit = median(turns.ingress_limit);
+    let ratio = |cpu: Option<f64>, limit: Option<f64>| cpu.zip(limit).map(|(cpu, limit)| round(cpu / limit));
     let allocations = turns.allocations.map(|count| count as f64 / forwarded_packets.max(1) as f64);
     // What the relay sealed and nobody got, and what streams lack: the same packets, seen from both sides.
     let lost = turns.forwarded_in_all.saturating_sub(last.received).max(last.missing);
@@ -227,6 +289,8 @@ pub(crate) async fn run(common: &Common, args: &CallArgs) -> Result<CallReport, 
     let duplicates = if shaped { 0 } else { last.twice };
     Ok(CallReport {
         scenario: "call",
+        via: args.via,
+        transport: args.transport,
         participants: args.participants,
         publishers: args.publishers,
         video_burst: traffic.video_burst,
@@ -237,13 +301,14 @@ pub(crate) async fn run(common: &Common, args: &CallArgs) -> Result<CallReport, 
         forwarded_packets,
         cpu_ns_per_packet: cpu.map(round),
         limit_ns_per_packet: limit.map(round),
-        ratio_to_limit: cpu.zip(limit).map(|(cpu, limit)| round(cpu / limit)),
+        ratio_to_limit: ratio(cpu, limit),
+        ingress_cpu_ns_per_packet: ingress_cpu.map(round),
+        ingress_limit_ns_per_packet: ingress_limit.map(round),
+        ingress_ratio_to_limit: ratio(ingress_cpu, ingress_limit),
+        added_latency_ms: added,
         loss: lost as f64 / (last.received + lost).max(1) as f64,
-        latency_ms: Percentiles {
-            p50: round(last.latency_us.value_at_quantile(0.5) as f64 / 1e3),
-            p99: round(last.latency_us.value_at_quantile(0.99) as f64 / 1e3),
-        },
-        join_ms: percentiles(last.joins.clone()),
+        latency_ms: Percentiles::of_us(&last.latency_us),
+        join_ms: Percentiles::of(last.joins.clone()),
         cpu_ms_per_join: round(joined.cpu.as_secs_f64() * 1e3 / f64::from(args.participants)),
         rss_bytes_per_participant: (joined.rss_bytes as f64 / f64::from(args.participants)).round(),
         gso_fraction: turns.gso_fraction.map(round),
@@ -262,60 +327,63 @@ struct Joined {
 
 async fn join_all(
     args: &CallArgs,
-    relay: &Relay,
+    site: &Site,
+    entrance: &Entrance,
     call: &str,
     clients: &Clients,
-    epoch: Instant,
 ) -> Result<(Joined, Option<Shaper>), LoadError> {
-    let settings = Settings::new(epoch).map_err(|error| LoadError::Usage(error.to_string()))?;
-    let settings = if args.is_shaped() { settings.like_a_browser() } else { settings }.shared();
     let traffic = args.traffic();
     let mut tokens = Vec::new();
-    let mut admin = relay.admin();
+    let mut admin = site.admin();
     for number in 0..args.participants {
         let role = if number < args.publishers { "presenter" } else { "viewer" };
-        tokens.push(relay.mint(&mut admin, call, &format!("p{number}"), role).await?);
+        tokens.push(relay::mint(&mut admin, call, &format!("p{number}"), role).await?);
     }
     let mut shaper = None;
-    let (cpu_before, rss_before) = (relay.cpu()?, relay.rss_bytes()?);
+    let process = &site.relay.process;
+    let (cpu_before, rss_before) = (process.cpu()?, process.rss_bytes()?);
     let began = tokio::time::Instant::now();
     for (number, token) in (0..).zip(&tokens) {
         tokio::time::sleep_until(began + Duration::from_secs_f64(f64::from(number) / args.joins_per_s)).await;
         let publishes = number < args.publishers;
         let sources = if publishes { traffic.sources() } else { Vec::new() };
         let plan = Plan::receiver(args.slots_audio, args.slots_video).sending(&sources);
-        let started = Instant::now();
-        let mut peer = Peer::new(&settings, u64::from(number) + 1);
-        let offer = Bytes::from(peer.offer(&plan));
-        let mut client = relay.client(token);
-        let path = format!("/v1/calls/{call}/participants");
-        let answer = client.call(Method::POST, &path, Media::Sdp, offer).await?;
-        let wrong = |why: String| LoadError::Answer { request: format!("POST {path}"), why };
-        let answer = String::from_utf8(answer.into()).map_err(|error| wrong(error.to_string()))?;
-        peer.answer(Instant::now(), &answer).map_err(|error| wrong(error.to_string()))?;
+        let who = Participant { call, token, plan, seed: u64::from(number) + 1 };
+        let (mut peer, started) = entrance.ask(&who).await?;
         if args.is_shaped() {
             let through = through_shaper(args, &mut shaper, peer.remote_address())?;
             peer.set_remote_address(through);
         }
-        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).map_err(LoadError::io("binding a socket"))?;
+        let connection = entrance.connect(&peer).await?;
         let publisher = publishes.then(|| Publisher::new(traffic, number, args.publishers));
-        clients.join(Joining { peer, socket, started, publisher });
+        clients.join(Joining { peer, connection, started, publisher });
     }
-    let deadline = Instant::now() + JOINED_WITHIN;
+    everybody_joined(clients, tokens.len(), JOINED_WITHIN).await?;
+    let cpu = process.cpu()?.saturating_sub(cpu_before);
+    let rss_bytes = process.rss_bytes()?.saturating_sub(rss_before);
+    Ok((Joined { cpu, rss_bytes }, shaper))
+}
+
+/// Waits until so many clients have their keys.
+///
+/// # Errors
+/// When one fails, or it takes too long.
+pub(crate) async fn everybody_joined(
+    clients: &Clients,
+    count: usize,
+    within: Duration,
+) -> Result<(), LoadError> {
+    let deadline = Instant::now() + within;
     loop {
         let snapshot = clients.snapshot().await?;
-        if snapshot.joins.len() >= tokens.len() {
-            break;
+        if snapshot.joins.len() >= count {
+            return Ok(());
         }
         if snapshot.failed > 0 || Instant::now() > deadline {
-            let what = format!("only {} of {} joined", snapshot.joins.len(), tokens.len());
-            return Err(LoadError::Usage(what));
+            return Err(LoadError::Usage(format!("only {} of {count} joined", snapshot.joins.len())));
         }
         sleep(Duration::from_millis(5)).await;
     }
-    let cpu = relay.cpu()?.saturating_sub(cpu_before);
-    let rss_bytes = relay.rss_bytes()?.saturating_sub(rss_before);
-    Ok((Joined { cpu, rss_bytes }, shaper))
 }
 
 /// The address of the shaper before the relay's port, which is started for the first who asks.
@@ -355,23 +423,32 @@ impl Turn {
     }
 }
 
+/// The median of their costs.
+fn median_of(turns: &[Turn]) -> Option<f64> {
+    median(turns.iter().filter_map(Turn::ns_per_packet).collect())
+}
+
 /// All turns.
+#[derive(Default)]
 struct Turns {
     relay: Vec<Turn>,
     limit: Vec<f64>,
+    ingress: Vec<Turn>,
+    ingress_limit: Vec<f64>,
     allocations: Option<u64>,
     gso_fraction: Option<f64>,
     /// Media packets that the relay sealed since it started.
     forwarded_in_all: u64,
 }
 
-/// Lets publishers send to the relay, by turns with the bare job.
+/// Lets publishers send to the relay, by turns with the bare jobs.
 async fn measure(
     args: &CallArgs,
-    relay: &mut Relay,
+    site: &mut Site,
     call: &str,
     clients: &Clients,
 ) -> Result<Turns, LoadError> {
+    let Site { relay, ingress, .. } = site;
     let mut admin = relay.admin();
     clients.publish();
     sleep(WARM_UP).await;
@@ -379,34 +456,38 @@ async fn measure(
     let snapshot = clients.snapshot().await?;
     let each = relay.forwarded(&mut admin, call).await?.div_ceil(snapshot.sent.max(1));
     let each = usize::try_from(each).unwrap_or(usize::MAX).clamp(1, RECEIVERS_MAX);
-    let mut limit = if args.is_shaped() { None } else { Some(Limit::new(args.traffic(), each, &snapshot)?) };
-    let turn = (Duration::from_secs(args.duration_s.max(1)) / TURNS).min(TURN_MAX);
+    let job = Job { traffic: args.traffic(), transport: args.transport, via: args.via, receivers: each };
+    let mut limits = if args.is_shaped() { None } else { Some(Limits::new(job, &snapshot)?) };
+    let turn = args.turn();
     let count = u128::from(args.duration_s) * 1000 / turn.as_millis().max(1);
-    let mut turns = Turns {
-        relay: Vec::new(),
-        limit: Vec::new(),
-        allocations: Some(0),
-        gso_fraction: None,
-        forwarded_in_all: 0,
-    };
-    let warm = fresh_metrics(relay).await?;
+    let mut turns = Turns { allocations: Some(0), ..Turns::default() };
+    let warm = relay.fresh_metrics().await?;
     for _ in 0..count.max(1) {
         clients.publish();
         sleep(LEAD).await;
-        let before = relay.forwarded(&mut admin, call).await?;
-        let (allocations, cpu) = (relay.allocations().await?, relay.cpu()?);
+        let (before, sent) = (relay.forwarded(&mut admin, call).await?, clients.snapshot().await?.sent);
+        let allocations = relay.process.allocations().await?;
+        let ingress_cpu = ingress.as_ref().map(|ingress| ingress.process.cpu()).transpose()?;
+        let cpu = relay.process.cpu()?;
         sleep(turn).await;
-        let cpu = relay.cpu()?.saturating_sub(cpu);
-        let allocated = relay.allocations().await?.zip(allocations).map(|(after, before)| after - before);
+        let cpu = relay.process.cpu()?.saturating_sub(cpu);
+        let ingress_now = ingress.as_ref().map(|ingress| ingress.process.cpu()).transpose()?;
+        let allocated = relay.process.allocations().await?.zip(allocations);
+        let allocated = allocated.map(|(after, before)| after - before);
         let packets = relay.forwarded(&mut admin, call).await?.saturating_sub(before);
+        let sent = clients.snapshot().await?.sent - sent;
         settle(clients).await;
         turns.allocations = turns.allocations.zip(allocated).map(|(sum, turn)| sum + turn);
         turns.relay.push(Turn { cpu, packets });
-        if let Some(limit) = &mut limit {
-            turns.limit.push(limit.run()?);
+        if let Some((now, before)) = ingress_now.zip(ingress_cpu) {
+            turns.ingress.push(Turn { cpu: now.saturating_sub(before), packets: packets + sent });
+        }
+        if let Some(limits) = &mut limits {
+            turns.limit.push(limits.relay()?);
+            turns.ingress_limit.extend(limits.ingress()?);
         }
     }
-    let last = fresh_metrics(relay).await?;
+    let last = relay.fresh_metrics().await?;
     let since = |name: &str| Some(last.value(name)? - warm.value(name)?);
     turns.gso_fraction =
         since(SENT_IN_TRAINS).zip(since(SENT)).filter(|(_, all)| *all > 0.0).map(|(gso, all)| gso / all);
@@ -414,63 +495,14 @@ async fn measure(
     Ok(turns)
 }
 
-/// Metrics that know of everything that happened before.
-async fn fresh_metrics(relay: &Relay) -> Result<Metrics, LoadError> {
-    sleep(METRICS_AFTER).await;
-    relay.metrics().await
-}
-
 /// Publishers stop, and what is under way arrives.
-async fn settle(clients: &Clients) {
+pub(crate) async fn settle(clients: &Clients) {
     clients.pause();
     sleep(SETTLE).await;
 }
 
-/// The bare job with the sizes and bursts of the relay's: to be run in turn with it.
-struct Limit {
-    /// The fan-out of each kind of packet, and its share of all packets.
-    parts: Vec<(Fanout, f64)>,
-}
-
-impl Limit {
-    /// `each`: how many receivers a packet has; `snapshot`: what they received of each kind.
-    fn new(traffic: Traffic, each: usize, snapshot: &Snapshot) -> Result<Self, LoadError> {
-        let mean = snapshot.received_bytes as f64 / snapshot.received.max(1) as f64;
-        let video = ((mean - AUDIO_BYTES as f64) / (VIDEO_BYTES - AUDIO_BYTES) as f64).clamp(0.0, 1.0);
-        let (video, audio) = match (traffic.video_burst, traffic.audio) {
-            (0, _) => (0.0, 1.0),
-            (_, false) => (1.0, 0.0),
-            _ => (video, 1.0 - video),
-        };
-        let burst = usize::try_from(traffic.video_burst).unwrap_or(BURST_MAX).clamp(1, BURST_MAX);
-        let plans = [(limit::Plan::video(burst, each), video), (limit::Plan::audio(each), audio)];
-        let parts = plans.into_iter().filter(|(_, share)| *share > 0.0).map(|(plan, share)| {
-            // The clients here take trains, too.
-            let plan = limit::Plan { receivers_take_trains: true, receivers_sleep: true, ..plan };
-            Ok((Fanout::new(plan).map_err(LoadError::io("setting the bare job up"))?, share))
-        });
-        Ok(Self { parts: parts.collect::<Result<_, LoadError>>()? })
-    }
-
-    /// CPU time of one packet, in nanoseconds.
-    fn run(&mut self) -> Result<f64, LoadError> {
-        self.parts.iter_mut().try_fold(0.0, |sum, (fan_out, share)| {
-            let sample = fan_out.run().map_err(LoadError::io("doing the bare job"))?;
-            Ok(sum + *share * sample.ns_per_packet)
-        })
-    }
-}
-
-fn median(mut values: Vec<f64>) -> Option<f64> {
+/// The middle one.
+pub(crate) fn median(mut values: Vec<f64>) -> Option<f64> {
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied()
-}
-
-fn percentiles(mut times: Vec<Duration>) -> Percentiles {
-    times.sort_unstable();
-    let at = |percent: usize| {
-        let index = (times.len() * percent / 100).min(times.len().saturating_sub(1));
-        round(times.get(index).copied().unwrap_or_default().as_secs_f64() * 1e3)
-    };
-    Percentiles { p50: at(50), p99: at(99) }
 }

@@ -1,12 +1,12 @@
 //! What publishers send: pictures in bursts, sound in single packets, each payload with the time it was made.
 
-use std::net::{SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
-use quinn_udp::{Transmit, UdpSocketState};
 use trunkline_relay_peer::outgoing::{KEY_DESCRIPTOR_LEN, descriptor};
 use trunkline_relay_peer::{Frame, Peer, stamp};
 use trunkline_relay_proto::event::SourceName;
+
+use super::connection::Connection;
 
 /// What a relay adds to a payload: header with one CSRC, an extension of one word, the tag of AES-GCM.
 pub(super) const OVERHEAD_BYTES: usize = 12 + 4 + 8 + 16;
@@ -28,18 +28,18 @@ const DATAGRAM_BYTES: usize = 1500;
 
 /// What every publisher sends.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Traffic {
+pub(crate) struct Traffic {
     /// Packets of one picture. 0: no video.
-    pub(super) video_burst: u32,
+    pub(crate) video_burst: u32,
     /// Pictures a second.
-    pub(super) fps: u32,
+    pub(crate) fps: u32,
     /// Sound, too.
-    pub(super) audio: bool,
+    pub(crate) audio: bool,
 }
 
 impl Traffic {
     /// What a publisher offers to send.
-    pub(super) fn sources(self) -> Vec<SourceName> {
+    pub(crate) fn sources(self) -> Vec<SourceName> {
         let video = (self.video_burst > 0).then_some(SourceName::Camera);
         self.audio.then_some(SourceName::Microphone).into_iter().chain(video).collect()
     }
@@ -51,7 +51,7 @@ impl Traffic {
 
 /// One publisher.
 #[derive(Debug)]
-pub(super) struct Publisher {
+pub(crate) struct Publisher {
     traffic: Traffic,
     /// Which of how many: they do not all send at the same moment.
     number: u32,
@@ -65,7 +65,7 @@ pub(super) struct Publisher {
 }
 
 impl Publisher {
-    pub(super) fn new(traffic: Traffic, number: u32, of: u32) -> Self {
+    pub(crate) fn new(traffic: Traffic, number: u32, of: u32) -> Self {
         Self {
             traffic,
             number,
@@ -99,7 +99,7 @@ impl Publisher {
     }
 
     /// Sends what is due and says how many packets that were.
-    pub(super) fn publish(&mut self, now: Instant, peer: &mut Peer, wire: &Wire<'_>) -> u64 {
+    pub(super) fn publish(&mut self, now: Instant, peer: &mut Peer, wire: &mut Wire<'_>) -> u64 {
         let mut sent = 0;
         if let Some(at) = self.next_audio.filter(|at| *at <= now) {
             self.next_audio = Some(at + AUDIO_EVERY);
@@ -112,7 +112,7 @@ impl Publisher {
         sent
     }
 
-    fn audio(&mut self, peer: &mut Peer, wire: &Wire<'_>) -> u64 {
+    fn audio(&mut self, peer: &mut Peer, wire: &mut Wire<'_>) -> u64 {
         self.timestamps.0 = self.timestamps.0.wrapping_add(960);
         let now = Instant::now();
         let mut payload = [0x5a; AUDIO_BYTES];
@@ -123,11 +123,11 @@ impl Publisher {
             Frame { audio_level: Some((true, level)), ..Frame::new(self.timestamps.0, false, &payload) };
         let mut out = [0; DATAGRAM_BYTES];
         let len = peer.send_media(now, &mut out, SourceName::Microphone, &frame);
-        wire.send(wire.relay, out.get(..len).unwrap_or_default(), len);
+        wire.connection.send_run(out.get(..len).unwrap_or_default(), len);
         u64::from(len > 0)
     }
 
-    fn video(&mut self, peer: &mut Peer, wire: &Wire<'_>) -> u64 {
+    fn video(&mut self, peer: &mut Peer, wire: &mut Wire<'_>) -> u64 {
         let burst = self.traffic.video_burst;
         let key_frame = std::mem::take(&mut self.key_frame);
         self.frame = self.frame.wrapping_add(1);
@@ -148,41 +148,20 @@ impl Publisher {
             };
             let len = peer.send_media(now, &mut out, SourceName::Camera, &frame);
             if len != segment || self.run.len() + len > RUN_BYTES_MAX {
-                wire.send(wire.relay, &self.run, segment);
+                wire.connection.send_run(&self.run, segment);
                 self.run.clear();
                 segment = len;
             }
             self.run.extend_from_slice(out.get(..len).unwrap_or_default());
             sent += u64::from(len > 0);
         }
-        wire.send(wire.relay, &self.run, segment);
+        wire.connection.send_run(&self.run, segment);
         sent
     }
 }
 
 /// What a publisher sends with.
 pub(super) struct Wire<'a> {
-    pub(super) socket: &'a UdpSocket,
-    pub(super) state: &'a UdpSocketState,
-    pub(super) relay: SocketAddr,
+    pub(super) connection: &'a mut Connection,
     pub(super) epoch: Instant,
-}
-
-impl Wire<'_> {
-    /// Sends a run of datagrams of equal size. What the socket does not take is lost, as on any network.
-    pub(super) fn send(&self, to: SocketAddr, run: &[u8], segment: usize) {
-        if run.is_empty() || segment == 0 {
-            return;
-        }
-        for part in run.chunks(segment * self.state.max_gso_segments().max(1)) {
-            let transmit = Transmit {
-                destination: to,
-                ecn: None,
-                contents: part,
-                segment_size: (part.len() > segment).then_some(segment),
-                src_ip: None,
-            };
-            let _ = self.state.try_send(self.socket.into(), &transmit);
-        }
-    }
 }

@@ -1,4 +1,4 @@
-//! Receiving trains of datagrams with few system calls.
+//! Room to receive much with few system calls.
 
 use std::io::{self, IoSliceMut};
 use std::net::UdpSocket;
@@ -33,6 +33,11 @@ impl Buffers {
         let mut slices: [IoSliceMut<'_>; BATCH] =
             std::array::from_fn(|_| IoSliceMut::new(rest.next().unwrap_or_default()));
         state.recv(socket.into(), &mut slices, metas)
+    }
+
+    /// The same room for a stream: one half for what is read, one for what was in it.
+    pub(super) fn halves(&mut self) -> (&mut [u8], &mut [u8]) {
+        self.0.split_at_mut(BATCH / 2 * BUFFER_BYTES)
     }
 
     /// The buffers, in order, to be opened in place.

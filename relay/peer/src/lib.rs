@@ -9,6 +9,7 @@
 //! # Layout
 //! - [`settings`]: what peers share, and what each of them sends and receives
 //! - [`sdp`]: the offer as text, and what is read of an answer
+//! - [`framed`]: datagrams as frames on a TCP or TLS connection
 //! - [`peer`]: one client; `check` its connectivity checks, `receive` what arrives, `feedback` its RTCP
 //! - [`outgoing`]: a stream it sends, with what is kept to send again
 //! - [`incoming`]: a stream it receives: what came, what is missing, what came twice
@@ -16,6 +17,7 @@
 
 mod check;
 mod feedback;
+pub mod framed;
 pub mod incoming;
 pub mod outgoing;
 pub mod peer;

@@ -7,6 +7,7 @@ use std::time::Instant;
 use thiserror::Error;
 use trunkline_relay_proto::event::SourceName;
 use trunkline_relay_proto::media::{Content, Downstream, IceCredentials, Kind, Mid};
+use trunkline_relay_proto::path::Transport;
 
 use crate::outgoing::Outgoing;
 use crate::peer::{Peer, Remote};
@@ -22,8 +23,8 @@ pub enum AnswerError {
     /// No `a=fingerprint:sha-256` of 32 bytes.
     #[error("the answer has no SHA-256 fingerprint")]
     Fingerprint,
-    /// No UDP candidate.
-    #[error("the answer has no UDP candidate")]
+    /// No UDP candidate, and no passive TCP candidate; or none of the kind that is wanted.
+    #[error("the answer has no candidate that can be used")]
     Candidate,
 }
 
@@ -36,6 +37,8 @@ pub struct Answer {
     pub fingerprint: [u8; 32],
     /// Where it is: UDP host candidates in the order given.
     pub candidates: Vec<SocketAddr>,
+    /// Passive TCP candidates (RFC 6544, section 4.5) in the order given. TLS is spoken on the same ports.
+    pub tcp_candidates: Vec<SocketAddr>,
     /// Slots by section.
     pub streams: Vec<(Mid, Downstream)>,
     /// Sections that were rejected.
@@ -51,14 +54,19 @@ impl Answer {
         let value = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)).map(str::trim_end);
         let (ufrag, pwd) = value("a=ice-ufrag:").zip(value("a=ice-pwd:")).ok_or(AnswerError::Ice)?;
         let fingerprint = value("a=fingerprint:sha-256 ").and_then(read_fingerprint);
-        let candidates: Vec<_> = text.lines().filter_map(read_candidate).collect();
-        if candidates.is_empty() {
+        let of = |wanted: &str| -> Vec<SocketAddr> {
+            let all = text.lines().filter_map(read_candidate);
+            all.filter(|(kind, _)| kind.eq_ignore_ascii_case(wanted)).map(|(_, address)| address).collect()
+        };
+        let (candidates, tcp_candidates) = (of("udp"), of("tcp"));
+        if candidates.is_empty() && tcp_candidates.is_empty() {
             return Err(AnswerError::Candidate);
         }
         let mut answer = Self {
             ice: IceCredentials { ufrag: ufrag.to_owned(), pwd: pwd.to_owned() },
             fingerprint: fingerprint.ok_or(AnswerError::Fingerprint)?,
             candidates,
+            tcp_candidates,
             streams: Vec::new(),
             rejected: Vec::new(),
         };
@@ -66,6 +74,16 @@ impl Answer {
         let _session = sections.next();
         sections.for_each(|section| answer.read_section(section));
         Ok(answer)
+    }
+
+    /// The first candidate that is reached so, if there is one.
+    #[must_use]
+    pub fn candidate(&self, transport: Transport) -> Option<SocketAddr> {
+        let candidates = match transport {
+            Transport::Udp => &self.candidates,
+            Transport::Tcp | Transport::Tls => &self.tcp_candidates,
+        };
+        candidates.first().copied()
     }
 
     fn read_section(&mut self, section: &str) {
@@ -101,13 +119,27 @@ impl Peer {
         out
     }
 
-    /// Takes an answer and begins to connect to its first candidate, or does what it says anew.
+    /// Takes an answer and begins to connect to its first UDP candidate, or does what it says anew.
     ///
     /// # Errors
     /// When it cannot be used.
     pub fn answer(&mut self, now: Instant, text: &str) -> Result<Answer, AnswerError> {
+        self.answer_over(now, text, Transport::Udp)
+    }
+
+    /// The same with the first candidate of another kind. For TCP and TLS, the caller connects to
+    /// [`Peer::remote_address`], and sends and receives datagrams as frames ([`crate::framed`]).
+    ///
+    /// # Errors
+    /// When it cannot be used.
+    pub fn answer_over(
+        &mut self,
+        now: Instant,
+        text: &str,
+        transport: Transport,
+    ) -> Result<Answer, AnswerError> {
         let answer = Answer::read(text)?;
-        let address = *answer.candidates.first().ok_or(AnswerError::Candidate)?;
+        let address = answer.candidate(transport).ok_or(AnswerError::Candidate)?;
         self.set_streams(&answer.streams);
         self.connect(now, Remote { ice: answer.ice.clone(), fingerprint: answer.fingerprint, address });
         Ok(answer)
@@ -188,12 +220,16 @@ fn read_fingerprint(text: &str) -> Option<[u8; 32]> {
     bytes?.try_into().ok()
 }
 
-/// `a=candidate:<foundation> <component> udp <priority> <address> <port> typ …`
-fn read_candidate(line: &str) -> Option<SocketAddr> {
+/// `a=candidate:<foundation> <component> <transport> <priority> <address> <port> typ …`: transport and address. Of TCP
+/// candidates only those that take connections (`tcptype passive`).
+fn read_candidate(line: &str) -> Option<(&str, SocketAddr)> {
     let mut words = line.strip_prefix("a=candidate:")?.split_ascii_whitespace().skip(2);
-    if !words.next()?.eq_ignore_ascii_case("udp") {
-        return None;
-    }
+    let transport = words.next()?;
     let _priority = words.next()?;
-    Some(SocketAddr::new(words.next()?.parse().ok()?, words.next()?.parse().ok()?))
+    let address = SocketAddr::new(words.next()?.parse().ok()?, words.next()?.parse().ok()?);
+    if transport.eq_ignore_ascii_case("tcp") {
+        words.by_ref().find(|word| *word == "tcptype")?;
+        return (words.next()? == "passive").then_some((transport, address));
+    }
+    Some((transport, address))
 }

@@ -8,7 +8,7 @@ use trunkline_relay_proto::dtls::{DtlsError, Handshake};
 use trunkline_relay_proto::event::SourceName;
 use trunkline_relay_proto::ice::Agent;
 use trunkline_relay_proto::media::{Description, Downstream, IceCredentials, Mid};
-use trunkline_relay_proto::path::Path;
+use trunkline_relay_proto::path::{Path, Transport};
 use trunkline_relay_proto::rtcp::{self, Packet, Writer};
 use trunkline_relay_proto::rtp::{self, Header};
 use trunkline_relay_proto::srtp::{Opener, Sealer};
@@ -449,7 +449,24 @@ fn an_answer_is_read_and_taken() {
 fn an_answer_that_lacks_something_says_what() {
     assert_eq!(Answer::read(&ANSWER.replace("a=ice-pwd", "a=x")), Err(AnswerError::Ice));
     assert_eq!(Answer::read(&ANSWER.replace("sha-256 00:", "sha-256 ")), Err(AnswerError::Fingerprint));
-    assert_eq!(Answer::read(&ANSWER.replace(" udp ", " tcp ")), Err(AnswerError::Candidate));
+    // An active TCP candidate takes no connections.
+    let nowhere = ANSWER.replace(" udp ", " tcp ").replace("passive", "active");
+    assert_eq!(Answer::read(&nowhere), Err(AnswerError::Candidate));
+}
+
+#[test]
+fn a_peer_goes_to_the_candidate_of_the_transport_it_was_told() {
+    let settings = settings().shared();
+    let only_tcp = ANSWER.lines().filter(|line| !line.contains(" udp ")).collect::<Vec<_>>().join("\r\n");
+    for transport in [Transport::Tcp, Transport::Tls] {
+        let mut peer = Peer::new(&settings, 1);
+        peer.offer(&Plan::receiver(1, 2));
+        let answer = peer.answer_over(Instant::now(), &only_tcp, transport).expect("usable");
+        assert_eq!(answer.candidates, []);
+        assert_eq!(peer.remote_address(), Some(([127, 0, 0, 1], 443).into()));
+    }
+    let refused = Peer::new(&settings, 1).answer(Instant::now(), &only_tcp);
+    assert_eq!(refused, Err(AnswerError::Candidate));
 }
 
 #[test]
