@@ -258,6 +258,13 @@ impl Config {
         self.tokens.check()?;
         self.media.check()?;
         self.ingress.check()?;
+        let takes_tls = self.media.tls_certificate.is_some() && self.media.tcp_port > 0;
+        if self.media.tls_name.is_some() && !takes_tls && self.ingress.listen.is_none() {
+            return Err((
+                "media.tls_name",
+                "expected media.tls_certificate and media.tcp_port with it".into(),
+            ));
+        }
         if self.ingress.listen.is_some() && self.media.force_tcp && self.ingress.tcp_port == 0 {
             return Err(("media.force_tcp", "expected false, or an ingress.tcp_port that is not 0".into()));
         }
@@ -348,12 +355,6 @@ impl MediaConfig {
         }
         if self.tls_name.as_deref().is_some_and(|name| !is_host(name)) {
             return Err(("media.tls_name", "expected a host name or an IP address".into()));
-        }
-        if self.tls_name.is_some() && (self.tls_certificate.is_none() || self.tcp_port == 0) {
-            return Err((
-                "media.tls_name",
-                "expected media.tls_certificate and media.tcp_port with it".into(),
-            ));
         }
         let twice = |(index, codec)| self.codecs.iter().skip(index + 1).any(|other| other == codec);
         if self.codecs.is_empty() || self.codecs.iter().enumerate().any(twice) {

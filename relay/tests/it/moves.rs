@@ -19,10 +19,10 @@ const BACK_MAX: Duration = Duration::from_secs(5);
 const STANDSTILL_MAX_MS: u64 = 2_000;
 
 /// Ann and Bob see and hear each other.
-struct Pair {
-    browser: Browser,
-    ann: Page,
-    bob: Page,
+pub(crate) struct Pair {
+    pub(crate) browser: Browser,
+    pub(crate) ann: Page,
+    pub(crate) bob: Page,
     call: String,
     node: u16,
 }
@@ -155,13 +155,14 @@ fn ip(host: u8) -> IpAddr {
 }
 
 /// Two nodes that are reached through an ingress only, all of them real processes.
-struct Deployment {
+pub(crate) struct Deployment {
     nodes: [Relay; 2],
     ingress: Ingress,
 }
 
 impl Deployment {
-    fn running() -> Self {
+    pub(crate) fn running() -> Self {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let first = Relay::tunnelled(1, ip(2), ip(11), None);
         let second = Relay::tunnelled(2, ip(2), ip(12), Some(&first));
         let ingress = Ingress::running(ip(2), &[(1, ip(11), &first), (2, ip(12), &second)]);
@@ -175,7 +176,7 @@ impl Deployment {
 }
 
 /// Ann and Bob on a new call, all of it through the ingress.
-async fn through(deployment: &Deployment) -> Pair {
+pub(crate) async fn through(deployment: &Deployment, flags: &[&str]) -> Pair {
     let (url, admin) = deployment.api();
     let http = reqwest::Client::builder().no_proxy().build().unwrap();
     let post = async |path: String, body: serde_json::Value| {
@@ -186,7 +187,7 @@ async fn through(deployment: &Deployment) -> Pair {
     let created = post("/v1/calls".to_owned(), json!({})).await;
     let call = created["call_id"].as_str().unwrap().to_owned();
     let node = call[..4].parse().unwrap();
-    let browser = start_browser().await;
+    let browser = start_browser(flags).await;
     let (ann, bob) = (browser.first_page(), browser.new_page().await.unwrap());
     for (page, name) in [(&ann, "ann"), (&bob, "bob")] {
         let minted = post(format!("/v1/calls/{call}/tokens"), json!({ "participant": name })).await;
@@ -200,9 +201,8 @@ async fn through(deployment: &Deployment) -> Pair {
 
 #[tokio::test]
 async fn behind_an_ingress_a_killed_nodes_call_goes_on_within_seconds() {
-    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let mut deployment = Deployment::running();
-    let pair = through(&deployment).await;
+    let pair = through(&deployment, &[]).await;
     pair.note_tracks().await;
     let began = Instant::now();
     let node = &mut deployment.nodes[usize::from(pair.node) - 1];
@@ -216,9 +216,8 @@ async fn behind_an_ingress_a_killed_nodes_call_goes_on_within_seconds() {
 
 #[tokio::test]
 async fn when_an_ingress_is_killed_and_back_both_see_each_other_in_seconds() {
-    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let mut deployment = Deployment::running();
-    let pair = through(&deployment).await;
+    let pair = through(&deployment, &[]).await;
     let began = Instant::now();
     deployment.ingress.kill();
     deployment.ingress.start();

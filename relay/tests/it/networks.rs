@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 use trunkline_browser::{Browser, Page};
 
 use crate::calls::{KEY, PATIENCE, create, decodes, errors, invitation, join, start_browser};
-use crate::process::Relay;
+use crate::moves::{Deployment, through};
+use crate::process::{INGRESS_TCP_PORT, Relay};
 use crate::secluded::{self, Firewall};
 
 /// The TCP port of nodes here. Nobody else is in their network.
@@ -114,4 +115,27 @@ fn when_udp_is_cut_off_pictures_go_on_over_tcp_and_go_back_when_it_returns() {
             decodes(&ann, "bob", "camera").await;
         },
     );
+}
+
+#[test]
+fn behind_an_ingress_a_call_comes_up_over_tcp_and_where_only_tls_is_let_through_over_turn() {
+    let name =
+        "networks::behind_an_ingress_a_call_comes_up_over_tcp_and_where_only_tls_is_let_through_over_turn";
+    secluded::run(name, async || {
+        let firewall = Firewall::open();
+        // The tunnel behind it is UDP, too.
+        firewall.drop("udp dport 16384");
+        let deployment = Deployment::running();
+        let pair = through(&deployment, &[]).await;
+        for page in [&pair.ann, &pair.bob] {
+            assert_eq!(goes_over(page).await.0, "tcp");
+        }
+        drop(pair);
+        firewall.drop_clear_checks_over_tcp(INGRESS_TCP_PORT);
+        let pair = through(&deployment, &["--ignore-certificate-errors"]).await;
+        for page in [&pair.ann, &pair.bob] {
+            assert_eq!(goes_over(page).await.1, "relay");
+        }
+        assert!(firewall.dropped() > 0);
+    });
 }

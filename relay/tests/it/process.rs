@@ -15,6 +15,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Between two looks at something that is waited for.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
+/// The public TCP port of ingresses here, which have addresses of their own.
+pub(crate) const INGRESS_TCP_PORT: u16 = 4443;
+
 /// A node's directory, and its process while there is one.
 pub(crate) struct Relay {
     dir: tempfile::TempDir,
@@ -92,7 +95,11 @@ impl Relay {
         // Its requests to an address of this machine come from that very address.
         relay.set("# from = [\"10.0.0.2\"]", &format!("from = [\"{ingress}\", \"127.0.0.1\"]"));
         relay.set("# advertise = [\"203.0.113.7\"]", &format!("advertise = [\"{ingress}\"]"));
-        relay.set("udp_port = 16384\ntcp_port = 443", "udp_port = 16384\ntcp_port = 0");
+        relay.set(
+            "udp_port = 16384\ntcp_port = 443",
+            &format!("udp_port = 16384\ntcp_port = {INGRESS_TCP_PORT}"),
+        );
+        relay.set("# tls_name = \"relay.alpha.test\"", &format!("tls_name = \"{ingress}\""));
         relay.start();
         relay
     }
@@ -193,9 +200,12 @@ impl Ingress {
         let dir = tempfile::tempdir().unwrap();
         let (_, _, first) = nodes.first().unwrap();
         std::fs::copy(first.path("relay/ufrag.key"), dir.path().join("ufrag.key")).unwrap();
+        let certified = rcgen::generate_simple_self_signed([ip.to_string()]).unwrap();
+        std::fs::write(dir.path().join("media.crt"), certified.cert.pem()).unwrap();
+        std::fs::write(dir.path().join("media.key"), certified.signing_key.serialize_pem()).unwrap();
         let mut text = format!(
-            "[api]\nlisten = \"{ip}:8445\"\n[media]\nlisten = [\"{ip}\"]\ntcp_port = 0\n\
-             [tunnel]\nlisten = \"{ip}:8700\"\n[log]\nformat = \"json\"\n"
+            "[api]\nlisten = \"{ip}:8445\"\n[media]\nlisten = [\"{ip}\"]\ntcp_port = {INGRESS_TCP_PORT}\n\
+             tls_certificate = \"media.crt\"\ntls_key = \"media.key\"\n[tunnel]\nlisten = \"{ip}:8700\"\n[log]\nformat = \"json\"\n"
         );
         for (node, tunnel, relay) in nodes {
             let api = &relay.address;
