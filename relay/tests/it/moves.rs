@@ -186,7 +186,7 @@ async fn through(deployment: &Deployment) -> Pair {
     let created = post("/v1/calls".to_owned(), json!({})).await;
     let call = created["call_id"].as_str().unwrap().to_owned();
     let node = call[..4].parse().unwrap();
-    let browser = start_browser().await;
+    let browser = start_browser(&[]).await;
     let (ann, bob) = (browser.first_page(), browser.new_page().await.unwrap());
     for (page, name) in [(&ann, "ann"), (&bob, "bob")] {
         let minted = post(format!("/v1/calls/{call}/tokens"), json!({ "participant": name })).await;
