@@ -5,7 +5,7 @@
  */
 
 /** How long nothing may come after something came all the time. Less takes a hiccup for the end. */
-const QUIET_MS = 2_000;
+const QUIET_MS = 1_500;
 /** Looks in a row at which something was new, that make a steady stream: a connection on which only connectivity checks
  * come, each two and a half seconds, is none. */
 const STEADY_LOOKS = 4;

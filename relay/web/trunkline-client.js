@@ -14,7 +14,7 @@ import { summarise } from './stats.js';
 /** How long a connection may be without a sign of life before it is restarted. Less restarts at every hiccup. */
 const DISCONNECTED_MS = 2_000;
 /** How long a restart may take to be heard of before the call is joined anew. */
-const RESTART_MS = 2_500;
+const RESTART_MS = 1_500;
 /** How long a join may take to connect before the next attempt. */
 const CONNECT_TIMEOUT_MS = 8_000;
 /** How long a new connection that carries no media yet may let the old one be shown. */

@@ -96,6 +96,11 @@ fn when_udp_is_cut_off_pictures_go_on_over_tcp_and_go_back_when_it_returns() {
             let call = create(&relay);
             let (_browser, ann, bob) = two(&relay, &call, &[]).await;
             assert_eq!(goes_over(&ann).await.0, "udp");
+            // In the midst of a call: a page knows by then what a steady stream is.
+            for (page, other) in [(&ann, "bob"), (&bob, "ann")] {
+                let many = format!("(await test.slot('{other}', 'camera')).framesDecoded > 40");
+                page.wait_until(&many, PATIENCE).await.unwrap();
+            }
             for (page, other) in [(&ann, "bob"), (&bob, "ann")] {
                 watch(page, other).await;
             }
