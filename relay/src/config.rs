@@ -349,6 +349,12 @@ impl MediaConfig {
         if self.tls_name.as_deref().is_some_and(|name| !is_host(name)) {
             return Err(("media.tls_name", "expected a host name or an IP address".into()));
         }
+        if self.tls_name.is_some() && (self.tls_certificate.is_none() || self.tcp_port == 0) {
+            return Err((
+                "media.tls_name",
+                "expected media.tls_certificate and media.tcp_port with it".into(),
+            ));
+        }
         let twice = |(index, codec)| self.codecs.iter().skip(index + 1).any(|other| other == codec);
         if self.codecs.is_empty() || self.codecs.iter().enumerate().any(twice) {
             return Err(("media.codecs", "expected at least one codec, and none of them twice".into()));

@@ -47,6 +47,35 @@
     };
   };
 
+  /**
+   * The longest time in which somebody's picture did not change, whatever happens to connections, until the function
+   * that comes back is called. That waits for one more picture.
+   */
+  const watchPicture = (participant) => {
+    const began = performance.now();
+    let [last, changed, gap, running, pictures] = [0, began, 0, true, 0];
+    const look = async () => {
+      const frames = (await slot(participant, 'camera').catch(() => null))?.framesDecoded ?? 0;
+      const now = performance.now();
+      gap = Math.max(gap, now - changed);
+      // A new connection counts from zero.
+      if (frames > 0 && frames !== last) {
+        [changed, pictures] = [now, pictures + 1];
+      }
+      last = frames;
+      if (running) setTimeout(look, 30);
+    };
+    look();
+    return async () => {
+      const before = pictures;
+      while (pictures === before && performance.now() - changed < 20_000) {
+        await new Promise((resolve) => setTimeout(resolve, 30));
+      }
+      running = false;
+      return { gapMs: Math.round(gap), pictures, watchedMs: Math.round(performance.now() - began) };
+    };
+  };
+
   /** Joins as often as asked, one after another; milliseconds from the request to being connected. */
   const joins = async (options, times) => {
     const { TrunklineCall } = await import('/call/trunkline-client.js');
@@ -66,5 +95,5 @@
     return durations;
   };
 
-  window.test = { connections, joins, slot, states, watch };
+  window.test = { connections, joins, slot, states, watch, watchPicture };
 })();

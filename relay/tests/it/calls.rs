@@ -36,12 +36,13 @@ const JOIN_MEDIAN_MAX_MS: u64 = 1_000;
 /// Few frames a second: several pages encode and decode on few cores.
 const CAMERA: &str = "--use-fake-device-for-media-stream=fps=10";
 
-pub(crate) async fn start_browser() -> Browser {
-    Browser::start(&Options { flags: vec![CAMERA.to_owned()], ..Options::default() }).await.unwrap()
+pub(crate) async fn start_browser(flags: &[&str]) -> Browser {
+    let flags = [&[CAMERA], flags].concat().into_iter().map(str::to_owned).collect();
+    Browser::start(&Options { flags, ..Options::default() }).await.unwrap()
 }
 
 /// Creates a call, and gives its id.
-fn create(relay: &Relay) -> String {
+pub(crate) fn create(relay: &Relay) -> String {
     relay.json(&["call", "create"])["call_id"].as_str().unwrap().to_owned()
 }
 
@@ -52,7 +53,7 @@ fn token(relay: &Relay, call: &str, participant: &str, more: &[&str]) -> String 
 }
 
 /// The address with which one participant joins a call.
-fn invitation(relay: &Relay, call: &str, participant: &str, key: &str) -> String {
+pub(crate) fn invitation(relay: &Relay, call: &str, participant: &str, key: &str) -> String {
     let token = token(relay, call, participant, &[]);
     format!("http://{}/call?call={call}&token={token}#key={key}", relay.address)
 }
@@ -138,7 +139,7 @@ fn is_gcm(profile: &Value) -> bool {
 async fn who_has_the_key_sees_and_hears_and_who_has_another_does_not() {
     let relay = Relay::running();
     let call = create(&relay);
-    let browser = start_browser().await;
+    let browser = start_browser(&[]).await;
     let (ann, bob) = (browser.first_page(), browser.new_page().await.unwrap());
     let eve = browser.new_page().await.unwrap();
     for (page, name, key) in [(&ann, "ann", KEY), (&bob, "bob", KEY), (&eve, "eve", OTHER_KEY)] {
@@ -206,7 +207,7 @@ async fn who_has_the_key_sees_and_hears_and_who_has_another_does_not() {
 async fn what_one_does_the_others_see() {
     let relay = Relay::running();
     let call = create(&relay);
-    let browser = start_browser().await;
+    let browser = start_browser(&[]).await;
     let (ann, bob) = (browser.first_page(), browser.new_page().await.unwrap());
     let carl = browser.new_page().await.unwrap();
     for (page, name) in [(&ann, "ann"), (&bob, "bob"), (&carl, "carl")] {
@@ -355,7 +356,7 @@ async fn is_replaced(ann: &Page, bob: &Page, carl: &Page, invitation: &str) {
 async fn joining_is_a_matter_of_a_moment() {
     let relay = Relay::running();
     let call = create(&relay);
-    let browser = start_browser().await;
+    let browser = start_browser(&[]).await;
     let page = browser.first_page();
     let token = token(&relay, &call, "ann", &[]);
     visit(&page, &format!("http://{}/call", relay.address)).await;

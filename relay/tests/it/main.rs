@@ -11,6 +11,8 @@ mod fuzz_seeds;
 mod ingress;
 mod interop;
 mod moves;
+mod networks;
 mod process;
+mod secluded;
 mod tcp;
 mod web;

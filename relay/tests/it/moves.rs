@@ -30,7 +30,7 @@ struct Pair {
 impl Pair {
     async fn on(cluster: &Cluster) -> Self {
         let (call, node) = cluster.create(json!({})).await;
-        let browser = start_browser().await;
+        let browser = start_browser(&[]).await;
         let (ann, bob) = (browser.first_page(), browser.new_page().await.unwrap());
         for (page, name) in [(&ann, "ann"), (&bob, "bob")] {
             let token = cluster.token(&call, name).await;

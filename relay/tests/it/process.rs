@@ -57,6 +57,22 @@ impl Relay {
         relay
     }
 
+    /// Makes a node that is reached over TCP, too, and where wanted over TLS on the same port, and starts it.
+    pub(crate) fn with_tcp(port: u16, tls: bool) -> Self {
+        let mut relay = Self::init();
+        relay.set("tcp_port = 0", &format!("tcp_port = {port}"));
+        if tls {
+            let certified = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+            std::fs::write(relay.path("relay/media.crt"), certified.cert.pem()).unwrap();
+            std::fs::write(relay.path("relay/media.key"), certified.signing_key.serialize_pem()).unwrap();
+            relay.set("# tls_certificate = \"tls/media.crt\"", "tls_certificate = \"media.crt\"");
+            relay.set("# tls_key = \"tls/media.key\"", "tls_key = \"media.key\"");
+            relay.set("# tls_name = \"relay.alpha.test\"", "tls_name = \"127.0.0.1\"");
+        }
+        relay.start();
+        relay
+    }
+
     /// Makes a node behind ingresses at these addresses, with the secrets of another one, and starts it.
     pub(crate) fn behind(node: u16, ingresses: &[&str], like: Option<&Self>) -> Self {
         let mut relay = Self::numbered(node);

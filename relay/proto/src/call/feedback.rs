@@ -166,6 +166,7 @@ impl Call {
             };
             let mut wanted = [0_u64; NACKS_MAX];
             let mut count = 0;
+            let lost = source.losses.lost;
             source.losses.poll(now, owner.rtt, |index| {
                 if let Some(place) = wanted.get_mut(count) {
                     *place = index;
@@ -173,6 +174,10 @@ impl Call {
                 }
             });
             missing |= !source.losses.is_empty();
+            if source.losses.lost > lost {
+                // Nobody gets it any more. Receivers would ask for a key frame too, once they gave up themselves.
+                source.key_frames.want();
+            }
             if count == 0 {
                 continue;
             }
@@ -252,8 +257,8 @@ impl Call {
     }
 }
 
-/// Media of a participant goes by another path than before. What was under way on a network of another kind is lost, and
-/// waiting until it is asked for again would take longer than a new picture.
+/// Media of a participant goes by another path than before. What was under way on a network of another kind is lost, in
+/// both directions, and waiting until it is asked for again would take longer than a new picture.
 pub(super) fn moved(
     participant: &Participant,
     sources: &mut [Option<Source>],
@@ -265,6 +270,11 @@ pub(super) fn moved(
     counters.migrations += 1;
     if from.transport() != to.transport() {
         want_key_frames(participant, sources);
+        for at in &participant.sources {
+            if let Some(source) = sources.get_mut(*at).and_then(Option::as_mut) {
+                source.key_frames.want();
+            }
+        }
     }
 }
 

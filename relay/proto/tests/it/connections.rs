@@ -41,6 +41,25 @@ fn who_moves_to_another_kind_of_network_gets_a_new_picture() {
 }
 
 #[test]
+fn who_moves_while_sending_is_asked_for_a_new_picture() {
+    let (mut world, ann, _bob, _, tcp) = world();
+    let asked = world.clients[ann].key_frame_requests;
+    world.clients[ann].path = Path::over(([192, 0, 2, 77], 5000).into(), tcp.via);
+    assert!(world.check(ann, true), "answered on the connection");
+    world.pass(Duration::from_millis(500));
+    assert!(world.clients[ann].key_frame_requests > asked);
+}
+
+#[test]
+fn a_picture_that_cannot_be_repaired_is_asked_for_anew() {
+    let (mut world, ann, _bob, _, _) = world();
+    let asked = world.clients[ann].key_frame_requests;
+    world.media(ann, &Sent::video(15 * 3000, b"picture").at(60_016));
+    world.pass(Duration::from_secs(2));
+    assert!(world.clients[ann].key_frame_requests > asked);
+}
+
+#[test]
 fn a_connection_that_closes_is_left_for_the_path_that_remains() {
     let (mut world, ann, bob, udp, tcp) = world();
     world.clients[bob].path = tcp;
