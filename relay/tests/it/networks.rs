@@ -47,7 +47,6 @@ async fn watch(page: &Page, participant: &str) {
 /// The longest time without a new picture since [`watch`]; it waits for one more.
 async fn longest_standstill(page: &Page) -> Duration {
     let seen: Value = page.value("window.unwatch()").await.unwrap();
-    println!("{seen}");
     assert!(seen["pictures"].as_u64() > Some(0), "{seen}");
     Duration::from_millis(seen["gapMs"].as_u64().unwrap())
 }
