@@ -378,6 +378,7 @@ mod tests {
         for shown in ["trunkline_ingress_node_up", "trunkline_ingress_events_connections"] {
             gauge!(shown).set(0.0);
         }
+        crate::ingress::metrics::observe(&crate::ingress::plane::Counters::default());
         join_answered(Duration::from_millis(2));
         let known = named_in(&render(&view()));
         let manual = include_str!("../../docs/OPERATIONS.md");

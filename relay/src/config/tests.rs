@@ -141,3 +141,12 @@ fn relative_paths_count_from_the_files_directory() {
     assert_eq!(config.tokens.hs256_secret_file, Some(dir.path().join("tokens.secret")));
     assert_eq!(config.records.directory.as_deref(), Some(Path::new("/var/log/calls")));
 }
+
+#[test]
+fn the_manuals_node_behind_an_ingress_is_a_valid_one() {
+    let manual = include_str!("../../../docs/OPERATIONS.md");
+    let (_, rest) = manual.split_once("```toml\nnode = 2\n").unwrap();
+    let (text, _) = rest.split_once("```").unwrap();
+    let config = Config::parse("relay.toml", &format!("node = 2\n{text}")).unwrap();
+    assert_eq!(config.turn_url().as_deref(), Some("turns:relay.alpha.test:443?transport=tcp"));
+}
