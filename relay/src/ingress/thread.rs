@@ -25,11 +25,6 @@ use crate::udp::{Arrived, Batch, Framing, Load, Socket};
 /// Batches received from one socket before the other has its turn.
 const BATCHES_PER_TURN: usize = 4;
 
-/// How long trains from nodes may gather while they flow and all that came has been sent on: a node sends a picture to
-/// everybody within a millisecond, and each train alone would cost a wake-up. Longer costs less, and delays all packets by
-/// as much.
-const GATHER: Duration = Duration::from_micros(100);
-
 /// How often counts are published.
 const PUBLISH: Duration = Duration::from_secs(1);
 
@@ -172,11 +167,7 @@ impl Thread {
         let guard = AbortOnPanic;
         let mut ready: Vec<epoll::Event> = Vec::with_capacity(EVENTS_PER_TURN);
         let mut publish_at = Instant::now() + PUBLISH;
-        let mut flowing = false;
         while !self.stop.load(Ordering::Relaxed) {
-            if std::mem::take(&mut flowing) {
-                gather();
-            }
             let lobby = self.connections.as_ref().and_then(Connections::poll_timeout);
             let due = lobby.map_or(publish_at, |at| at.min(publish_at));
             let timeout = due.saturating_duration_since(Instant::now());
@@ -189,7 +180,7 @@ impl Thread {
                 for event in &ready {
                     let turned = match event.data.u64() {
                         PUBLIC => self.upstream(began, now_min),
-                        TUNNEL => self.downstream(began, now_min).map(|drained| flowing = drained),
+                        TUNNEL => self.downstream(began, now_min),
                         // After the others, and also when only time has passed.
                         WAKE | LOBBY => Ok(()),
                         token => {
@@ -275,12 +266,12 @@ impl Thread {
         Ok(())
     }
 
-    /// From nodes to clients. Whether that was all for now.
-    fn downstream(&mut self, now: Instant, now_min: u32) -> io::Result<bool> {
+    /// From nodes to clients.
+    fn downstream(&mut self, now: Instant, now_min: u32) -> io::Result<()> {
         for _ in 0..BATCHES_PER_TURN {
             let came = self.tunnel.receive_messages(&mut self.batch)?;
             if came == 0 {
-                return Ok(true);
+                return Ok(());
             }
             self.counters.downstream.batches += 1;
             self.runs.clear();
@@ -326,7 +317,7 @@ impl Thread {
             self.public.send_loads(|at| Some(load(batch, runs.get(at)?, Framing::Untunnel)));
             self.with_connections(now, now_min, Connections::flush_all);
         }
-        Ok(false)
+        Ok(())
     }
 
     fn with_connections(
@@ -358,12 +349,6 @@ fn load<'a>(batch: &'a Batch, run: &Run, framing: Framing<'a>) -> Load<'a> {
         (arrived.bytes.get(run.start..run.end).unwrap_or_default(), arrived.segment)
     });
     Load { to: run.to, local: run.local, framing, bytes, segment }
-}
-
-/// Lets more come.
-#[allow(clippy::disallowed_methods, reason = "it paces a thread of its own, which nobody awaits")]
-fn gather() {
-    std::thread::sleep(GATHER);
 }
 
 /// Minutes since the Unix epoch.
