@@ -2,7 +2,7 @@
 //! made by this cluster. Until then a connection is nobody's, and gets little: few bytes, little time, and no more room
 //! than its address is due.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -24,7 +24,9 @@ use super::connection::{Closed, Connection};
 /// descriptor each, and some kilobytes for those that speak TLS.
 pub const CONNECTIONS_MAX: usize = 4096;
 
-/// Of these from one address, or one IPv6 /64. More lets large offices reconnect at once; less leaves one attacker less.
+/// Of these from one address, or one IPv6 /64. When there is another, the one of that address that waited longest makes
+/// room, so that who says nothing cannot shut out those behind the same NAT. More lets large offices reconnect at once;
+/// less leaves one attacker less.
 pub const PER_ADDRESS_MAX: usize = 128;
 
 /// How long a connection may take to its check, TLS handshake included. Longer lets slower networks in, and those who
@@ -107,7 +109,7 @@ pub struct Admitted {
 pub enum Refusal {
     /// It made room for another one.
     Crowded,
-    /// Too many of its address wait.
+    /// It made room for another one of its address.
     AddressCrowded,
     /// It said too little in time.
     Late,
@@ -231,7 +233,8 @@ pub struct Lobby {
     settings: Settings,
     /// By token, which is the order they came in.
     waiting: BTreeMap<u64, Waiting>,
-    by_address: HashMap<IpAddr, usize>,
+    /// Their tokens.
+    by_address: HashMap<IpAddr, BTreeSet<u64>>,
     next: u64,
     paused_until: Option<Instant>,
     scratch: Box<[u8]>,
@@ -366,12 +369,13 @@ impl Lobby {
 
     fn take_in(&mut self, now: Instant, stream: TcpStream, remote: SocketAddr) {
         let address = bucket(remote.ip());
-        let count = self.by_address.entry(address).or_default();
-        if *count >= self.settings.per_address_max {
-            self.counters.refuse(Refusal::AddressCrowded);
-            return;
+        if let Some(tokens) = self.by_address.get(&address)
+            && tokens.len() >= self.settings.per_address_max
+            && let Some(oldest) = tokens.first()
+        {
+            let oldest = *oldest;
+            self.refuse(oldest, Refusal::AddressCrowded);
         }
-        *count += 1;
         if self.waiting.len() >= self.settings.connections_max
             && let Some((oldest, _)) = self.waiting.first_key_value()
         {
@@ -385,6 +389,7 @@ impl Lobby {
             .set_nonblocking(true)
             .and_then(|()| Ok(epoll::add(&self.epoll, &stream, data, epoll::EventFlags::IN)?));
         let stage = Stage::Silent(stream, remote);
+        self.by_address.entry(address).or_default().insert(token);
         self.waiting.insert(
             token,
             Waiting {
@@ -458,6 +463,10 @@ impl Lobby {
         if moved && let Some(mut waiting) = self.waiting.remove(&token) {
             waiting.deadline = now + self.settings.deadline;
             waiting.extended += 1;
+            if let Some(tokens) = self.by_address.get_mut(&waiting.address) {
+                tokens.remove(&token);
+                tokens.insert(self.next);
+            }
             self.waiting.insert(self.next, waiting);
             self.next += 1;
         }
@@ -471,9 +480,9 @@ impl Lobby {
         if let Stage::Speaking(connection) = &stage {
             let _ = epoll::delete(&self.epoll, &**connection);
         }
-        if let Some(count) = self.by_address.get_mut(&address) {
-            *count -= 1;
-            if *count == 0 {
+        if let Some(tokens) = self.by_address.get_mut(&address) {
+            tokens.remove(&token);
+            if tokens.is_empty() {
                 self.by_address.remove(&address);
             }
         }

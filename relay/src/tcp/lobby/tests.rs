@@ -158,15 +158,24 @@ fn half_open_and_slow_connections_are_dropped_at_the_deadline() {
 #[test]
 fn one_address_cannot_take_more_places_than_it_is_due() {
     let mut scene = Scene::new(|settings| settings.per_address_max = 2);
-    let mut first = scene.client();
-    let (_second, mut third) = (scene.client(), scene.client());
-    assert_eq!(scene.lobby.counters.refused(Refusal::AddressCrowded), 1);
-    assert!(is_closed(&mut third));
+    let mut clients: Vec<_> = (0..3).map(|_| scene.client()).collect();
+    assert_eq!((scene.lobby.waiting(), scene.lobby.counters.refused(Refusal::AddressCrowded)), (2, 1));
     // Its places are free again when a connection is admitted.
-    testing::send(&mut first, &testing::check(&key(), &ROUTE));
+    testing::send(&mut clients[1], &testing::check(&key(), &ROUTE));
     scene.until(|scene| !scene.admitted.is_empty());
     scene.client();
     assert_eq!((scene.lobby.waiting(), scene.lobby.counters.refused(Refusal::AddressCrowded)), (2, 1));
+}
+
+#[test]
+fn who_says_nothing_does_not_shut_out_others_of_the_same_address() {
+    let mut scene = Scene::new(|settings| settings.per_address_max = 2);
+    let mut silent: Vec<_> = (0..2).map(|_| scene.client()).collect();
+    let mut neighbour = scene.client();
+    assert!(is_closed(&mut silent[0]));
+    testing::send(&mut neighbour, &testing::check(&key(), &ROUTE));
+    scene.until(|scene| !scene.admitted.is_empty());
+    assert_eq!((scene.lobby.waiting(), scene.lobby.counters.refused(Refusal::AddressCrowded)), (1, 1));
 }
 
 #[test]
