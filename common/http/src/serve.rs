@@ -1,6 +1,6 @@
 //! Serving a router over TCP or TLS, HTTP/1.1 and HTTP/2.
 //!
-//! Every connection is bounded: how many there are, how long the TLS handshake and the first request may take,
+//! Every connection is bounded: how many there are, also of one address, how long the TLS handshake and the first request may take,
 //! how long a later request's head may take, and how long a connection may stand still. Handlers find the
 //! caller's address as `ConnectInfo<SocketAddr>`.
 
@@ -26,8 +26,10 @@ use trunkline_common::redact;
 
 pub mod tls;
 
+mod sources;
 mod stall;
 
+use sources::{Place, Sources};
 use stall::StallGuard;
 use tls::Tls;
 
@@ -45,6 +47,10 @@ pub type Stopping = watch::Receiver<bool>;
 pub struct Limits {
     /// Connections at a time; further ones wait in the listen queue. Each costs a few tens of kilobytes.
     pub connections_max: usize,
+    /// Of these from one address, or one IPv6 /64; further ones are closed at once. `None` is a quarter of all, or three
+    /// quarters for loopback and private addresses, where proxies speak for many people; at least 16. More lets fewer
+    /// attackers keep everybody else out; less is too little for a large office whose browsers speak HTTP/1.1.
+    pub per_source_max: Option<usize>,
     /// From accepting a connection to its first request, TLS handshake included.
     pub first_request: Duration,
     /// From the end of one request to the end of the next one's head: how long an idle connection is kept.
@@ -59,6 +65,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections_max: 1024,
+            per_source_max: None,
             first_request: Duration::from_secs(10),
             next_request: Duration::from_secs(75),
             stall: Duration::from_secs(90),
@@ -82,27 +89,35 @@ pub async fn serve(
     mut stopping: Stopping,
 ) {
     let slots = Arc::new(Semaphore::new(limits.connections_max));
+    let sources = Sources::new(&limits);
     let mut connections = JoinSet::new();
     loop {
         let next = async {
+            let (stream, remote) = match listener.accept().await {
+                Ok(accepted) => accepted,
+                Err(error) => return Some(Err(error)),
+            };
+            // Also when all permits are taken: who has its share must not stand in front of others in the listen queue.
+            let Some(place) = sources.take(remote.ip()) else {
+                tracing::debug!(remote = %redact::ip(&remote), "an address has too many connections");
+                return None;
+            };
             // The semaphore is never closed, so this always gives a permit.
             let permit = Arc::clone(&slots).acquire_owned().await.ok()?;
-            Some((permit, listener.accept().await))
+            Some(Ok((stream, remote, (place, permit))))
         };
-        let (permit, accepted) = tokio::select! {
+        let accepted = tokio::select! {
             () = stopped(&mut stopping) => break,
-            next = next => match next {
-                Some(next) => next,
-                None => break,
-            },
+            next = next => next,
         };
         while connections.try_join_next().is_some() {}
         match accepted {
-            Ok((stream, remote)) => {
+            None => {}
+            Some(Ok((stream, remote, held))) => {
                 let connection = Connection { remote, limits, stopping: stopping.clone() };
-                connections.spawn(Box::pin(connection.run(stream, tls.clone(), router.clone(), permit)));
+                connections.spawn(Box::pin(connection.run(stream, tls.clone(), router.clone(), held)));
             }
-            Err(error) => {
+            Some(Err(error)) => {
                 tracing::warn!(%error, "cannot accept a connection: raise the limit of open files if this stays");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
@@ -128,7 +143,7 @@ impl Connection {
         stream: TcpStream,
         tls: Option<Arc<Tls>>,
         router: Router,
-        permit: OwnedSemaphorePermit,
+        held: (Place, OwnedSemaphorePermit),
     ) {
         // Small answers must not wait for the caller's delayed acknowledgement.
         let _ = stream.set_nodelay(true);
@@ -147,7 +162,7 @@ impl Connection {
                 }
             }
         }
-        drop(permit);
+        drop(held);
     }
 
     async fn http<S>(mut self, stream: S, router: Router)

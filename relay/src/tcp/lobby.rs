@@ -2,7 +2,7 @@
 //! made by this cluster. Until then a connection is nobody's, and gets little: few bytes, little time, and no more room
 //! than its address is due.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -19,12 +19,18 @@ use trunkline_relay_proto::{stun, turn};
 
 use super::connection::{Closed, Connection};
 
+mod handshakes;
+
+use handshakes::Handshakes;
+
 /// Connections that wait at a time. When there is another, the one that waited longest makes room: people need a few
 /// round trips here, so a flood has to be this many connections in that time to keep them out. More costs a file
 /// descriptor each, and some kilobytes for those that speak TLS.
 pub const CONNECTIONS_MAX: usize = 4096;
 
-/// Of these from one address, or one IPv6 /64. More lets large offices reconnect at once; less leaves one attacker less.
+/// Of these from one address, or one IPv6 /64. When there is another, the one of that address that waited longest makes
+/// room, so that who says nothing cannot shut out those behind the same NAT. More lets large offices reconnect at once;
+/// less leaves one attacker less.
 pub const PER_ADDRESS_MAX: usize = 128;
 
 /// How long a connection may take to its check, TLS handshake included. Longer lets slower networks in, and those who
@@ -35,8 +41,15 @@ pub const DEADLINE: Duration = Duration::from_secs(10);
 /// keeps allocations that nobody came back to.
 const ALLOCATED_DEADLINES: u8 = 6;
 
-/// Connections accepted, and events looked at, in one turn: TLS handshakes are dear, and the thread has other things to
-/// do.
+/// TLS handshakes that one address, or one IPv6 /64, may begin in a second in the long run, with each lobby (every thread
+/// of an ingress has one). More lets large offices reconnect sooner; less leaves a flood of one address less of the thread
+/// that moves media.
+pub const TLS_HANDSHAKES_PER_S: u32 = 50;
+
+/// And at once. About what may wait of one address: more only helps offices that come back all at once.
+pub const TLS_HANDSHAKES_BURST: u32 = 100;
+
+/// Connections accepted, and events looked at, in one turn: the thread has other things to do.
 const ACCEPTS_PER_TURN: usize = 64;
 const EVENTS_PER_TURN: usize = 32;
 
@@ -74,6 +87,10 @@ pub struct Settings {
     pub per_address_max: usize,
     /// How long each may take.
     pub deadline: Duration,
+    /// TLS handshakes begun by one address, or one IPv6 /64: in a second in the long run,
+    pub tls_handshakes_per_s: u32,
+    /// and at once.
+    pub tls_handshakes_burst: u32,
 }
 
 impl Settings {
@@ -87,6 +104,8 @@ impl Settings {
             connections_max: CONNECTIONS_MAX,
             per_address_max: PER_ADDRESS_MAX,
             deadline: DEADLINE,
+            tls_handshakes_per_s: TLS_HANDSHAKES_PER_S,
+            tls_handshakes_burst: TLS_HANDSHAKES_BURST,
         }
     }
 }
@@ -107,7 +126,7 @@ pub struct Admitted {
 pub enum Refusal {
     /// It made room for another one.
     Crowded,
-    /// Too many of its address wait.
+    /// It made room for another one of its address.
     AddressCrowded,
     /// It said too little in time.
     Late,
@@ -115,6 +134,8 @@ pub enum Refusal {
     Closed,
     /// TLS, and there is no certificate.
     NoTls,
+    /// Its address began too many TLS handshakes.
+    TlsBudget,
     /// A TLS handshake that failed.
     TlsFailed,
     /// What it began with is no check.
@@ -130,12 +151,13 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    const ALL: [(Self, &str); 11] = [
+    const ALL: [(Self, &str); 12] = [
         (Self::Crowded, "crowded"),
         (Self::AddressCrowded, "address_crowded"),
         (Self::Late, "late"),
         (Self::Closed, "closed"),
         (Self::NoTls, "no_tls"),
+        (Self::TlsBudget, "tls_budget"),
         (Self::TlsFailed, "tls_failed"),
         (Self::NoCheck, "no_check"),
         (Self::UfragUnknown, "ufrag_unknown"),
@@ -231,9 +253,11 @@ pub struct Lobby {
     settings: Settings,
     /// By token, which is the order they came in.
     waiting: BTreeMap<u64, Waiting>,
-    by_address: HashMap<IpAddr, usize>,
+    /// Their tokens.
+    by_address: HashMap<IpAddr, BTreeSet<u64>>,
     next: u64,
     paused_until: Option<Instant>,
+    handshakes: Handshakes,
     scratch: Box<[u8]>,
     /// What it did.
     pub counters: LobbyCounters,
@@ -279,9 +303,12 @@ impl Lobby {
             listener.set_nonblocking(true)?;
             epoll::add(&epoll, listener, epoll::EventData::new_u64(token), epoll::EventFlags::IN)?;
         }
+        let handshakes =
+            Handshakes::new(Instant::now(), settings.tls_handshakes_per_s, settings.tls_handshakes_burst);
         Ok(Self {
             epoll,
             listeners,
+            handshakes,
             settings,
             waiting: BTreeMap::new(),
             by_address: HashMap::new(),
@@ -317,6 +344,7 @@ impl Lobby {
             self.paused_until = None;
             self.arm_listeners(epoll::EventFlags::IN);
         }
+        self.handshakes.turn();
         let mut ready: Vec<epoll::Event> = Vec::with_capacity(EVENTS_PER_TURN);
         let nothing = Timespec::default();
         // An interrupted look is repeated at the next turn, as the descriptor stays readable.
@@ -366,12 +394,13 @@ impl Lobby {
 
     fn take_in(&mut self, now: Instant, stream: TcpStream, remote: SocketAddr) {
         let address = bucket(remote.ip());
-        let count = self.by_address.entry(address).or_default();
-        if *count >= self.settings.per_address_max {
-            self.counters.refuse(Refusal::AddressCrowded);
-            return;
+        if let Some(tokens) = self.by_address.get(&address)
+            && tokens.len() >= self.settings.per_address_max
+            && let Some(oldest) = tokens.first()
+        {
+            let oldest = *oldest;
+            self.refuse(oldest, Refusal::AddressCrowded);
         }
-        *count += 1;
         if self.waiting.len() >= self.settings.connections_max
             && let Some((oldest, _)) = self.waiting.first_key_value()
         {
@@ -385,6 +414,7 @@ impl Lobby {
             .set_nonblocking(true)
             .and_then(|()| Ok(epoll::add(&self.epoll, &stream, data, epoll::EventFlags::IN)?));
         let stage = Stage::Silent(stream, remote);
+        self.by_address.entry(address).or_default().insert(token);
         self.waiting.insert(
             token,
             Waiting {
@@ -410,7 +440,8 @@ impl Lobby {
     ) {
         let Some(waiting) = self.waiting.get_mut(&token) else { return };
         let mut frames = Vec::new();
-        let wants_write = match waiting.listen(now, &self.settings, &mut self.scratch, &mut frames) {
+        let heard = waiting.listen(now, &self.settings, &mut self.handshakes, &mut self.scratch, &mut frames);
+        let wants_write = match heard {
             Ok(wants_write) => wants_write,
             Err(refusal) => return self.refuse(token, refusal),
         };
@@ -458,6 +489,10 @@ impl Lobby {
         if moved && let Some(mut waiting) = self.waiting.remove(&token) {
             waiting.deadline = now + self.settings.deadline;
             waiting.extended += 1;
+            if let Some(tokens) = self.by_address.get_mut(&waiting.address) {
+                tokens.remove(&token);
+                tokens.insert(self.next);
+            }
             self.waiting.insert(self.next, waiting);
             self.next += 1;
         }
@@ -471,9 +506,9 @@ impl Lobby {
         if let Stage::Speaking(connection) = &stage {
             let _ = epoll::delete(&self.epoll, &**connection);
         }
-        if let Some(count) = self.by_address.get_mut(&address) {
-            *count -= 1;
-            if *count == 0 {
+        if let Some(tokens) = self.by_address.get_mut(&address) {
+            tokens.remove(&token);
+            if tokens.is_empty() {
                 self.by_address.remove(&address);
             }
         }
@@ -490,10 +525,14 @@ impl Lobby {
 
 impl Waiting {
     /// Takes in what came, and sends what the TLS handshake has to send. Whether there is more to send.
+    ///
+    /// What is left unread, as there were enough handshakes in this turn, stays ready: the event queue puts it behind all
+    /// others that are, so that those get their turn first.
     fn listen(
         &mut self,
         now: Instant,
         settings: &Settings,
+        handshakes: &mut Handshakes,
         scratch: &mut [u8],
         frames: &mut Vec<Vec<u8>>,
     ) -> Result<bool, Refusal> {
@@ -508,7 +547,17 @@ impl Waiting {
                 Err(_) => return Err(Refusal::Closed),
             }
             let tls = match first {
-                [TLS_HANDSHAKE] => Some(settings.tls.clone().ok_or(Refusal::NoTls)?),
+                [TLS_HANDSHAKE] => {
+                    let tls = settings.tls.clone().ok_or(Refusal::NoTls)?;
+                    if handshakes.is_spent(now, self.address) {
+                        return Err(Refusal::TlsBudget);
+                    }
+                    if !handshakes.take() {
+                        return Ok(false);
+                    }
+                    handshakes.begin(now, self.address);
+                    Some(tls)
+                }
                 _ => None,
             };
             let Stage::Silent(stream, remote) = std::mem::replace(&mut self.stage, Stage::Over) else {
@@ -517,6 +566,13 @@ impl Waiting {
             let connection =
                 Connection::new(stream, remote, tls, settings.turn.clone()).map_err(|_| Refusal::Closed)?;
             self.stage = Stage::Speaking(Box::new(connection));
+        } else if let Stage::Speaking(connection) = &self.stage
+            && connection.transport() == Transport::Tls
+            // It was not answered: this may be the rest of its first message, and the dear part.
+            && connection.writes == 0
+            && !handshakes.take()
+        {
+            return Ok(self.wants_write);
         }
         let Stage::Speaking(connection) = &mut self.stage else { return Err(Refusal::Closed) };
         let received = connection.receive(now, scratch, |frame| {

@@ -144,6 +144,47 @@ async fn a_connection_above_the_limit_waits_until_another_one_ends() {
 }
 
 #[tokio::test]
+async fn one_address_cannot_take_every_connection() {
+    let limits = Limits { connections_max: 3, per_source_max: Some(2), ..Limits::default() };
+    let server = start(None, hello(), limits).await;
+    let request = "GET /hello HTTP/1.1\r\nHost: x\r\n\r\n";
+    let mut idle = Vec::new();
+    for _ in 0..2 {
+        let mut stream = TcpStream::connect(server.address).await.unwrap();
+        send(&mut stream, request).await;
+        read_to(&mut stream, "hello").await;
+        idle.push(stream);
+    }
+    // What it has too many is closed,
+    closed(&mut TcpStream::connect(server.address).await.unwrap()).await;
+    // others are served,
+    let connect = async |last| {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind(SocketAddr::from(([127, 0, 0, last], 0))).unwrap();
+        socket.connect(server.address).await.unwrap()
+    };
+    let mut neighbour = connect(2).await;
+    send(&mut neighbour, request).await;
+    read_to(&mut neighbour, "hello").await;
+    // it is closed also when there is no place for anybody,
+    closed(&mut TcpStream::connect(server.address).await.unwrap()).await;
+    // and may come again when it has fewer.
+    idle.pop();
+    let served = async {
+        loop {
+            let mut again = TcpStream::connect(server.address).await.unwrap();
+            // Until the server knows of the one that left, this may be closed before, during or after it is written.
+            if again.write_all(request.as_bytes()).await.is_ok()
+                && matches!(again.read(&mut [0; 1]).await, Ok(1))
+            {
+                break;
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, served).await.expect("there is a place again");
+}
+
+#[tokio::test]
 async fn handlers_see_the_address_of_the_caller() {
     let server = start(None, hello(), Limits::default()).await;
     let mut stream = TcpStream::connect(server.address).await.unwrap();

@@ -136,6 +136,60 @@ fn tls_without_a_certificate_is_cut_off() {
 }
 
 #[test]
+fn one_address_cannot_begin_more_tls_handshakes_than_it_is_due() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut scene = Scene::new(|settings| {
+        settings.tls = Some(testing::server(dir.path()).0.config());
+        settings.tls_handshakes_per_s = 10;
+        settings.tls_handshakes_burst = 2;
+    });
+    let begun = |scene: &Scene| {
+        scene.lobby.waiting.values().filter(|waiting| matches!(waiting.stage, Stage::Speaking(_))).count()
+    };
+    let mut clients: Vec<_> = (0..5).map(|_| scene.client()).collect();
+    for (client, count) in clients.iter_mut().zip(1..=2) {
+        client.write_all(&[22, 3, 1]).unwrap();
+        scene.until(|scene| begun(scene) == count);
+    }
+    clients[2].write_all(&[22, 3, 1]).unwrap();
+    scene.until_refused(Refusal::TlsBudget, 1);
+    assert!(is_closed(&mut clients[2]));
+    // Without TLS it costs little.
+    testing::send(&mut clients[3], &testing::check(&key(), &ROUTE));
+    scene.until(|scene| !scene.admitted.is_empty());
+    // Later there is another one.
+    scene.now += Duration::from_millis(200);
+    clients[4].write_all(&[22, 3, 1]).unwrap();
+    scene.until(|scene| begun(scene) == 3);
+    assert_eq!(scene.lobby.counters.refused(Refusal::TlsBudget), 1);
+}
+
+#[test]
+fn a_flood_of_tls_handshakes_is_spread_over_turns_and_does_not_hold_up_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut scene = Scene::new(|settings| settings.tls = Some(testing::server(dir.path()).0.config()));
+    let begun = |scene: &Scene| {
+        scene.lobby.waiting.values().filter(|waiting| matches!(waiting.stage, Stage::Speaking(_))).count()
+    };
+    let mut flood: Vec<_> = (0..2 * EVENTS_PER_TURN).map(|_| scene.client()).collect();
+    let mut person = scene.client();
+    for client in &mut flood {
+        client.write_all(&[22, 3, 1]).unwrap();
+    }
+    testing::send(&mut person, &testing::check(&key(), &ROUTE));
+    let mut before = 0;
+    scene.until(|scene| {
+        let after = begun(scene);
+        assert!(after <= before + 4, "{before} {after}");
+        before = after;
+        !scene.admitted.is_empty()
+    });
+    assert!(before < flood.len());
+    // Nobody is forgotten.
+    scene.until(|scene| begun(scene) == flood.len());
+}
+
+#[test]
 fn half_open_and_slow_connections_are_dropped_at_the_deadline() {
     let mut scene = Scene::new(|_| {});
     let mut silent = scene.client();
@@ -158,15 +212,24 @@ fn half_open_and_slow_connections_are_dropped_at_the_deadline() {
 #[test]
 fn one_address_cannot_take_more_places_than_it_is_due() {
     let mut scene = Scene::new(|settings| settings.per_address_max = 2);
-    let mut first = scene.client();
-    let (_second, mut third) = (scene.client(), scene.client());
-    assert_eq!(scene.lobby.counters.refused(Refusal::AddressCrowded), 1);
-    assert!(is_closed(&mut third));
+    let mut clients: Vec<_> = (0..3).map(|_| scene.client()).collect();
+    assert_eq!((scene.lobby.waiting(), scene.lobby.counters.refused(Refusal::AddressCrowded)), (2, 1));
     // Its places are free again when a connection is admitted.
-    testing::send(&mut first, &testing::check(&key(), &ROUTE));
+    testing::send(&mut clients[1], &testing::check(&key(), &ROUTE));
     scene.until(|scene| !scene.admitted.is_empty());
     scene.client();
     assert_eq!((scene.lobby.waiting(), scene.lobby.counters.refused(Refusal::AddressCrowded)), (2, 1));
+}
+
+#[test]
+fn who_says_nothing_does_not_shut_out_others_of_the_same_address() {
+    let mut scene = Scene::new(|settings| settings.per_address_max = 2);
+    let mut silent: Vec<_> = (0..2).map(|_| scene.client()).collect();
+    let mut neighbour = scene.client();
+    assert!(is_closed(&mut silent[0]));
+    testing::send(&mut neighbour, &testing::check(&key(), &ROUTE));
+    scene.until(|scene| !scene.admitted.is_empty());
+    assert_eq!((scene.lobby.waiting(), scene.lobby.counters.refused(Refusal::AddressCrowded)), (1, 1));
 }
 
 #[test]
