@@ -33,9 +33,6 @@ pub const IDLE_MAX: Duration = Duration::from_secs(30);
 /// Events connections at a time. Each takes two sockets and about 20 KiB.
 pub const EVENTS_MAX: usize = 50_000;
 
-/// Bytes of a node's event: the roster of a call of 500.
-pub const EVENT_BYTES_MAX: usize = 1 << 20;
-
 /// Bytes that are read at once of an events connection. Less takes less memory for each.
 pub const EVENTS_BUFFER_BYTES: usize = 4096;
 
