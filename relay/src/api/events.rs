@@ -17,8 +17,8 @@ use trunkline_http::serve::stopped;
 use trunkline_relay_proto::event::Request;
 
 use super::limits::{
-    EVENTS_MESSAGE_BYTES_MAX, EVENTS_PING, EVENTS_REQUESTS_PER_S, EVENTS_SILENCE_MAX, EVENTS_UNSENT_BYTES_MAX,
-    EVENTS_WRITE_MAX,
+    EVENTS_MESSAGE_BYTES_MAX, EVENTS_PING, EVENTS_REQUESTS_PER_S, EVENTS_SILENCE_MAX,
+    EVENTS_UNSENT_BYTES_MAX, EVENTS_WRITE_MAX,
 };
 use super::participants::authorized;
 use super::{Answer, Api, fail};

@@ -20,7 +20,7 @@ use trunkline_http::auth::source;
 use trunkline_http::problem::{BAD_REQUEST, OVERLOADED, Problem};
 use trunkline_http::serve::{Stopping, stopped};
 
-use super::calls::{call_id, session_id};
+use super::calls::{call_id, session_id, session_path};
 use super::limits::EVENTS_BUFFER_BYTES;
 use super::upstream::{Outcome, Request, Upstreams};
 use super::{Front, calls, no_node};
@@ -48,11 +48,12 @@ pub(super) async fn open(
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, Problem> {
     let call = call_id(&call)?;
-    session_id(&session)?;
-    let request = Request::new(&parts, Bytes::new(), source(&parts.extensions));
+    let path = format!("{}/events", session_path(&call, &session_id(&session)?));
+    let request = Request::new(&parts, path, Bytes::new(), source(&parts.extensions));
     if parts.method == http::Method::OPTIONS {
         return front.any_node(&request).await;
     }
+    let request = request.about_call();
     let upgrade = upgrade.map_err(|rejection| {
         Problem::new(BAD_REQUEST, format!("this path is a WebSocket: {}", rejection.body_text()))
     })?;
