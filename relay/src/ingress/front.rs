@@ -232,3 +232,28 @@ async fn count(path: MatchedPath, request: Request, next: Next) -> Response {
     metrics::counter!("trunkline_ingress_api_requests_total", &labels).increment(1);
     response
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bodies_take_no_more_room_together_than_there_is() {
+        let front = Front {
+            upstreams: Arc::new(Upstreams::new(Vec::new(), Vec::new()).unwrap()),
+            requests: Semaphore::new(REQUESTS_MAX),
+            bodies: Semaphore::new(BODIES_KIB_MAX),
+            events: Arc::new(Semaphore::new(EVENTS_MAX)),
+            metrics: String::new,
+            stopping: tokio::sync::watch::channel(false).1,
+        };
+        let rooms: Vec<_> = (0..256).map(|_| front.admit(1 << 20).unwrap()).collect();
+        assert_eq!(front.admit(1).err().unwrap().kind(), OVERLOADED);
+        // What has no body waits for no room.
+        assert!(front.admit(0).is_ok());
+        drop(rooms);
+        let rooms: Vec<_> = (0..REQUESTS_MAX).map(|_| front.admit(1000).unwrap()).collect();
+        assert!(front.admit(0).is_err());
+        drop(rooms);
+    }
+}

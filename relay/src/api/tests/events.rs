@@ -132,6 +132,34 @@ async fn a_url_that_is_no_session_and_a_request_that_is_no_websocket_are_refused
     problem(plain, trunkline_http::problem::BAD_REQUEST).await;
 }
 
+/// Bytes of memory that this process has.
+fn resident() -> usize {
+    let pages = std::fs::read_to_string("/proc/self/statm").unwrap();
+    pages.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
+}
+
+#[tokio::test]
+async fn pongs_to_somebody_who_does_not_read_do_not_pile_up() {
+    const SENT: usize = 32 << 20;
+    let served = served().await;
+    let call = served.call(json!({})).await;
+    let (ann, _) = served.joined(&call, "Ann").await;
+    let mut events = connect(&served, &ann).await.unwrap();
+    let before = resident();
+    let payload = bytes::Bytes::from_static(&[7; 125]);
+    let sending = async {
+        for _ in 0..SENT / 1000 / payload.len() {
+            for _ in 0..1000 {
+                events.feed(Message::Ping(payload.clone())).await.unwrap();
+            }
+            events.flush().await.unwrap();
+        }
+    };
+    tokio::time::timeout(PATIENCE, sending).await.expect("the node goes on reading");
+    let grown = resident().saturating_sub(before);
+    assert!(grown < SENT / 2, "{grown} bytes more");
+}
+
 #[tokio::test]
 async fn no_more_events_connections_are_open_than_configured() {
     let served = served_with(Recorder::off(), |config| config.limits.events_max = 1).await;
