@@ -25,6 +25,10 @@ pub const MEDIA_AGE_MAX: Duration = Duration::from_millis(500);
 /// of many, and makes room for the new picture that is asked for.
 pub const MEDIA_AGE_KEPT: Duration = Duration::from_millis(200);
 
+/// Frames that may wait and are no media (answers to checks, DTLS, RTCP), which are never dropped for their age. A client
+/// that does not read has no use for more; less loses answers in a stall.
+pub const OTHERS_MAX: usize = 256;
+
 /// SSRCs remembered that lost something: above the slots a participant has.
 pub const SSRCS_MAX: usize = 256;
 
@@ -49,6 +53,8 @@ pub struct Backlog {
     frames: VecDeque<Frame>,
     /// Bytes of `frames`.
     len: usize,
+    /// Frames that are no media.
+    others: usize,
     /// Bytes of the first frame that are on their way.
     written: usize,
     /// The youngest picture or sound of each SSRC that is not whole any more: what comes of it yet is of no use.
@@ -74,7 +80,7 @@ impl Backlog {
             self.broken.swap_remove(at);
         }
         let len = header.len() + datagram.len() + padding;
-        if !self.make_room(len) {
+        if (media.is_none() && self.others >= OTHERS_MAX) || !self.make_room(len) {
             self.dropped += 1;
             if let Some(media) = media {
                 self.note_lost(media);
@@ -90,6 +96,7 @@ impl Backlog {
         self.buffer.resize(start + len, 0);
         self.frames.push_back(Frame { start, len, at: now, media });
         self.len += len;
+        self.others += usize::from(media.is_none());
         true
     }
 
@@ -146,6 +153,7 @@ impl Backlog {
             }
             bytes -= left;
             self.len -= first.len;
+            self.others -= usize::from(first.media.is_none());
             self.written = 0;
             self.frames.pop_front();
         }
@@ -183,6 +191,7 @@ impl Backlog {
                 return false;
             }
             // Down to half of what may wait: one gap, not many.
+            let before = self.frames.len();
             let mut bytes = (self.len + len).saturating_sub(BYTES_MAX / 2);
             let mut frames = self.frames.len().saturating_sub(FRAMES_MAX / 2);
             self.drop_media(|frame| {
@@ -191,6 +200,9 @@ impl Backlog {
                 frames = frames.saturating_sub(1);
                 goes
             });
+            if self.frames.len() == before {
+                return false;
+            }
         }
         true
     }
@@ -198,9 +210,11 @@ impl Backlog {
     /// Drops media that `goes` names, asked from the oldest to the youngest, and the rest of each of those frames.
     fn drop_media(&mut self, mut goes: impl FnMut(&Frame) -> bool) {
         let mut frames = std::mem::take(&mut self.frames);
-        let mut first = self.written > 0;
+        let mut begun = self.written > 0;
         frames.retain(|frame| {
-            let Some(media) = frame.media.filter(|_| !std::mem::take(&mut first)) else { return true };
+            // Whatever it is, the first frame stays when some of it has been written.
+            let is_begun = std::mem::take(&mut begun);
+            let Some(media) = frame.media.filter(|_| !is_begun) else { return true };
             if !self.broken.contains(&media) && !goes(frame) {
                 return true;
             }

@@ -23,9 +23,13 @@ use crate::node::random_bytes;
 use crate::tcp::{Admitted, Connection, Lobby, LobbyCounters};
 use crate::udp::{Framing, Load, NO_LOAD, Socket};
 
-/// A connection from which nothing came for this long is closed. Clients check at least every few seconds; longer keeps
-/// the places of those who are gone.
+/// A connection to which its node sent nothing for this long is closed: it answers every check of a client that it knows,
+/// and clients check at least every few seconds. What comes from a client does not count, because anybody who saw a ufrag
+/// can send. Longer keeps the places of those who are gone.
 pub(super) const IDLE: Duration = Duration::from_secs(60);
+
+/// The same until the node has sent anything: a check with the right password is answered at once.
+const UNANSWERED_MAX: Duration = Duration::from_secs(15);
 
 /// Connections of one participant at a time. More lets whoever holds one ufrag take more places.
 const PARTICIPANT_CONNECTIONS_MAX: usize = 16;
@@ -44,7 +48,9 @@ struct Open {
     connection: Connection,
     link: Link,
     participant: Participant,
-    heard: Instant,
+    /// When its node last sent something for it, or else when it began.
+    answered: Instant,
+    is_answered: bool,
     wants_write: bool,
     /// Something was pushed to it since it was flushed.
     dirty: bool,
@@ -76,7 +82,8 @@ pub(super) struct Connections {
     lobby: Lobby,
     max: usize,
     open: HashMap<u32, Open>,
-    participants: HashMap<Participant, usize>,
+    /// Their connections, the oldest first.
+    participants: HashMap<Participant, Vec<u32>>,
     next: u32,
     /// Each connection once, with when it is to be looked at.
     idle: VecDeque<(Instant, u32)>,
@@ -158,16 +165,13 @@ impl Connections {
     /// A connection can be read, or written to again.
     pub(super) fn turn(&mut self, number: u32, around: &mut Around<'_>) {
         let Some(open) = self.open.get_mut(&number) else { return };
-        let Open { connection, link, heard, .. } = open;
+        let Open { connection, link, .. } = open;
         let (egress, counters) = (&mut self.egress, &mut self.counters);
         let Around { now, now_min, flows, nodes, .. } = around;
         let received = connection.receive(*now, &mut self.scratch, |frame| {
             counters.upstream.count(frame.len(), frame.len());
             link.hear(*now_min, flows, nodes, egress, frame);
         });
-        if received.as_ref().is_ok_and(|bytes| *bytes > 0) {
-            *heard = *now;
-        }
         // Frames leave before the connection that they came on can be gone.
         self.send(around.tunnel);
         match received {
@@ -191,6 +195,7 @@ impl Connections {
         };
         match header.kind {
             Kind::Datagram => {
+                (open.answered, open.is_answered) = (now, true);
                 open.connection.push(now, body);
                 if !std::mem::replace(&mut open.dirty, true) {
                     self.dirty.push(number);
@@ -219,9 +224,9 @@ impl Connections {
         for _ in 0..SWEEP_CONNECTIONS {
             let Some((_, number)) = self.idle.pop_front_if(|(at, _)| *at <= now) else { break };
             let Some(open) = self.open.get(&number) else { continue };
-            let due = open.heard + IDLE;
-            if due > now {
-                self.idle.push_back((due, number));
+            let limit = if open.is_answered { IDLE } else { UNANSWERED_MAX };
+            if open.answered + limit > now {
+                self.idle.push_back((now + UNANSWERED_MAX, number));
             } else {
                 self.counters.idled += 1;
                 self.close(number, true);
@@ -234,7 +239,8 @@ impl Connections {
         let Admitted { connection, route, mut frames } = admitted;
         let Some(to) = worker(around.flows, around.nodes, &route) else { return };
         let participant = (route.node, route.worker, route.call, route.participant);
-        let of_participant = self.participants.get(&participant).copied().unwrap_or_default();
+        self.make_room(participant);
+        let of_participant = self.participants.get(&participant).map_or(0, Vec::len);
         let number = self.next;
         self.next = number.wrapping_add(1);
         let full = self.open.len() >= self.max
@@ -252,11 +258,31 @@ impl Connections {
             self.counters.upstream.count(frame.len(), frame.len());
             link.hear(around.now_min, around.flows, around.nodes, &mut self.egress, frame);
         }
-        *self.participants.entry(participant).or_default() += 1;
-        self.idle.push_back((around.now + IDLE, number));
-        let heard = around.now;
-        self.open
-            .insert(number, Open { connection, link, participant, heard, wants_write: false, dirty: false });
+        self.participants.entry(participant).or_default().push(number);
+        self.idle.push_back((around.now + UNANSWERED_MAX, number));
+        let open = Open {
+            connection,
+            link,
+            participant,
+            answered: around.now,
+            is_answered: false,
+            wants_write: false,
+            dirty: false,
+        };
+        self.open.insert(number, open);
+    }
+
+    /// When a participant has as many connections as it may, the oldest that its node never answered goes: they are of
+    /// somebody who saw a ufrag and does not know its password.
+    fn make_room(&mut self, participant: Participant) {
+        let Some(numbers) = self.participants.get(&participant) else { return };
+        if numbers.len() < PARTICIPANT_CONNECTIONS_MAX {
+            return;
+        }
+        let unanswered = |number: &&u32| self.open.get(number).is_some_and(|open| !open.is_answered);
+        if let Some(oldest) = numbers.iter().find(unanswered).copied() {
+            self.close(oldest, true);
+        }
     }
 
     /// Writes as much as a connection takes, and tells its node what was dropped because that was too little.
@@ -293,9 +319,9 @@ impl Connections {
         let Open { connection, link, participant, .. } = open;
         self.counters.closed += 1;
         self.counters.dropped_slow += connection.dropped_packets();
-        if let Some(count) = self.participants.get_mut(&participant) {
-            *count = count.saturating_sub(1);
-            if *count == 0 {
+        if let Some(numbers) = self.participants.get_mut(&participant) {
+            numbers.retain(|known| *known != number);
+            if numbers.is_empty() {
                 self.participants.remove(&participant);
             }
         }

@@ -44,6 +44,11 @@ fn node_ip(number: u16) -> IpAddr {
 
 /// An ingress in front of two nodes.
 fn start_ingress() -> Plane {
+    start_ingress_with(2)
+}
+
+/// The same with so many threads, over which the system spreads clients.
+fn start_ingress_with(threads: usize) -> Plane {
     let nodes: String = (1..=2)
         .map(|number| {
             let at = node_ip(number);
@@ -52,7 +57,7 @@ fn start_ingress() -> Plane {
         .collect();
     let ip = ingress_ip();
     let text = format!(
-        "{nodes}[media]\nlisten = [\"{ip}\"]\ntcp_port = {TCP_PORT}\nthreads = 2\n[tunnel]\nlisten = \"{ip}:8700\"\n"
+        "{nodes}[media]\nlisten = [\"{ip}\"]\ntcp_port = {TCP_PORT}\nthreads = {threads}\n[tunnel]\nlisten = \"{ip}:8700\"\n"
     );
     let config = IngressConfig::parse("ingress.toml", &text).unwrap();
     Plane::start(&config, KEY, None).unwrap()
@@ -464,4 +469,32 @@ async fn a_node_is_told_whose_packets_were_dropped_because_a_connection_was_too_
         tokio::task::yield_now().await;
     };
     assert_eq!(told, (Kind::Dropped, vec![7]));
+}
+
+#[tokio::test]
+async fn connections_that_a_node_never_answers_make_way_for_their_participants_next() {
+    let _plane = start_ingress_with(1);
+    let node = fake_node();
+    let check = check(KEY);
+    let connect = || {
+        let mut client = Wire::tcp();
+        client.send(&check);
+        let (header, _, from) = next_at(&node);
+        (client, header, from)
+    };
+    // The participant's own, which the node knows, and fifteen of somebody who saw a ufrag.
+    let (_own, own, from) = connect();
+    node.send_to(&[&own.write()[..], b"answer"].concat(), from).unwrap();
+    let strangers: Vec<_> = (0..15).map(|_| connect()).collect();
+    let mut next = Wire::tcp();
+    next.send(&check);
+    let began = Instant::now();
+    let said: Vec<Header> = (0..2).map(|_| next_at(&node).0).collect();
+    assert!(
+        said.contains(&Header { kind: Kind::Closed, ..strangers[0].1 }),
+        "the oldest of them goes: {said:?}"
+    );
+    assert!(began.elapsed() < Duration::from_secs(10), "not because its time was over");
+    let new = said.iter().find(|header| header.kind == Kind::Datagram).unwrap();
+    assert!(strangers.iter().all(|(_, known, _)| known.flow != new.flow) && new.flow != own.flow);
 }

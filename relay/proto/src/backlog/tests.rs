@@ -122,15 +122,6 @@ fn media_makes_room_for_media_and_for_control() {
 }
 
 #[test]
-fn control_alone_is_bounded_too() {
-    let (mut backlog, now) = (Backlog::default(), Instant::now());
-    let datagram = [22; 1400];
-    let taken = (0..1000).filter(|_| push(&mut backlog, now, &datagram)).count();
-    assert_eq!(taken, BYTES_MAX / 1402);
-    assert!(backlog.len() <= BYTES_MAX && lost(&mut backlog).is_empty());
-}
-
-#[test]
 fn memory_is_bounded_however_long_a_receiver_stalls() {
     let (mut backlog, now) = (Backlog::default(), Instant::now());
     for frame in 0..20_000_u32 {
@@ -185,4 +176,29 @@ proptest! {
         prop_assert_eq!(left, 0);
         prop_assert_eq!(count + backlog.dropped(), steps.len() as u64);
     }
+}
+
+#[test]
+fn behind_a_frame_on_its_way_that_is_no_media_old_media_still_makes_room() {
+    let (mut backlog, now) = (Backlog::default(), Instant::now());
+    assert!(push(&mut backlog, now, &rtcp(1)));
+    backlog.advance(1);
+    assert!(push(&mut backlog, now, &rtp(7, 1, 2, 1000)));
+    // Sound, so that each frame is one of its own.
+    let sound = |at: u32| rtp(8, at, 3, 100);
+    for at in 0..2 * u32::try_from(FRAMES_MAX).unwrap() {
+        assert!(push(&mut backlog, now, &sound(at)), "{at}");
+    }
+    assert!(backlog.len() <= BYTES_MAX);
+    assert!(lost(&mut backlog).contains(&7));
+}
+
+#[test]
+fn what_is_no_media_waits_in_bounds_and_leaves_room_for_media() {
+    let (mut backlog, now) = (Backlog::default(), Instant::now());
+    let taken = (0..2 * OTHERS_MAX).filter(|_| push(&mut backlog, now, &rtcp(1))).count();
+    assert_eq!(taken, OTHERS_MAX);
+    assert!(push(&mut backlog, now, &rtp(7, 1, 2, 1000)));
+    backlog.advance(backlog.len());
+    assert!(push(&mut backlog, now, &rtcp(1)), "room again");
 }
