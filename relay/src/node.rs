@@ -84,6 +84,8 @@ struct Registry {
     sessions: HashMap<SessionId, SessionEntry>,
     drain: Option<Drain>,
     fates: Fates,
+    /// When an ingress last said that it had taken this node for dead.
+    presumed_dead: Option<Instant>,
 }
 
 struct Inner {

@@ -17,7 +17,8 @@ use trunkline_http::serve::stopped;
 use trunkline_relay_proto::event::Request;
 
 use super::limits::{
-    EVENTS_MESSAGE_BYTES_MAX, EVENTS_PING, EVENTS_REQUESTS_PER_S, EVENTS_SILENCE_MAX, EVENTS_WRITE_MAX,
+    EVENTS_MESSAGE_BYTES_MAX, EVENTS_PING, EVENTS_REQUESTS_PER_S, EVENTS_SILENCE_MAX,
+    EVENTS_UNSENT_BYTES_MAX, EVENTS_WRITE_MAX,
 };
 use super::participants::authorized;
 use super::{Answer, Api, fail};
@@ -60,6 +61,7 @@ pub(super) async fn open(
     let connection =
         Connection { api, session, events, heard: Instant::now(), budget: Budget::new(Instant::now()) };
     Ok(upgrade
+        .max_write_buffer_size(EVENTS_UNSENT_BYTES_MAX)
         .max_message_size(EVENTS_MESSAGE_BYTES_MAX)
         .max_frame_size(EVENTS_MESSAGE_BYTES_MAX)
         .on_upgrade(move |socket| connection.run(socket, permit)))

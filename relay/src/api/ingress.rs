@@ -22,6 +22,9 @@ pub const STANDING: HeaderName = HeaderName::from_static("trunkline-call");
 /// Tells an ingress that the node drains: `1`.
 pub const DRAINING: HeaderName = HeaderName::from_static("trunkline-draining");
 
+/// Tells a node, on `/healthz`, that the ingress had taken it for dead: `1`. Its calls may have been made again elsewhere.
+pub const PRESUMED_DEAD: HeaderName = HeaderName::from_static("trunkline-presumed-dead");
+
 /// The client's address, as the ingress saw it. The last one counts: whatever stands before it, the ingress was told.
 pub const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
@@ -57,6 +60,12 @@ pub(super) fn asked(parts: &http::request::Parts) -> Asked {
     }
     let recreate = parts.headers.get(RECREATE).is_some_and(|value| value == "1");
     if recreate { Asked::ToRecreate } else { Asked::ThroughIngress }
+}
+
+/// Whether an ingress says that it had taken this node for dead.
+pub(super) fn presumed_dead(parts: &http::request::Parts) -> bool {
+    parts.extensions.get::<Brought>().is_some()
+        && parts.headers.get(PRESUMED_DEAD).is_some_and(|value| value == "1")
 }
 
 fn client(headers: &HeaderMap) -> Option<IpAddr> {

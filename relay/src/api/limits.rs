@@ -23,6 +23,13 @@ pub const EVENTS_WRITE_MAX: Duration = Duration::from_secs(10);
 /// Bytes of a client's message: pins and mutes take about 150.
 pub const EVENTS_MESSAGE_BYTES_MAX: usize = 4096;
 
+/// Bytes of a node's event: the roster of a call of 500.
+pub const EVENT_BYTES_MAX: usize = 1 << 20;
+
+/// Bytes that wait to be written to an events connection: the largest event, and pings and pongs beside it. Without a
+/// bound, pongs to somebody who pings and does not read would pile up. Less than an event would cut off large calls.
+pub const EVENTS_UNSENT_BYTES_MAX: usize = EVENT_BYTES_MAX + 16 * 1024;
+
 /// Requests of one events connection per second; more are answered with an error. Pinning is done by people.
 pub const EVENTS_REQUESTS_PER_S: u32 = 20;
 

@@ -2,17 +2,18 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Json as JsonAnswer;
 use axum::extract::State;
 use http::header::{CONTENT_TYPE, HeaderName};
+use http::request::Parts;
 use serde::{Deserialize, Serialize};
 use trunkline_http::extract::{OptionalJson, Query};
 use trunkline_http::problem::{INTERNAL, Problem};
 
 use super::limits::{DRAIN_MAX, DRAINING_RETRY, JSON_BYTES_MAX, RECORDS_DEFAULT};
-use super::{Answer, Api, fail};
+use super::{Answer, Api, fail, ingress};
 use crate::metrics as relay_metrics;
 use crate::node::Totals;
 use crate::records::{PAGE_MAX, Page};
@@ -109,7 +110,10 @@ pub(super) async fn metrics(State(api): State<Arc<Api>>) -> ([(HeaderName, &'sta
     ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text)
 }
 
-pub(super) async fn healthz(State(api): State<Arc<Api>>) -> JsonAnswer<Health> {
+pub(super) async fn healthz(State(api): State<Arc<Api>>, parts: Parts) -> JsonAnswer<Health> {
+    if ingress::presumed_dead(&parts) {
+        api.node.presumed_dead(Instant::now());
+    }
     let Totals { calls, calls_max, participants, started_s } = api.node.totals();
     let load = api.node.load();
     let workers = u32::try_from(load.len().max(1)).unwrap_or(u32::MAX);

@@ -23,7 +23,7 @@ use http::{Method, StatusCode};
 use reqwest::Certificate;
 use thiserror::Error;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::task::JoinSet;
 use trunkline_http::problem::{OVERLOADED, Problem, ProblemType, method_not_allowed, not_found};
 use trunkline_http::serve::tls::Tls;
@@ -37,7 +37,7 @@ mod upstream;
 
 use crate::api::openapi;
 use crate::web;
-use limits::{EVENTS_MAX, NO_NODE_RETRY, REQUESTS_MAX};
+use limits::{BODIES_KIB_MAX, EVENTS_MAX, NO_NODE_RETRY, REQUESTS_MAX};
 pub use upstream::Upstream;
 use upstream::Upstreams;
 
@@ -93,11 +93,19 @@ impl std::fmt::Debug for Settings {
     }
 }
 
+/// What a request takes of the front's bounds, for as long as this lives.
+struct Room<'a> {
+    _request: SemaphorePermit<'a>,
+    _body: SemaphorePermit<'a>,
+}
+
 /// What the handlers share.
 struct Front {
     upstreams: Arc<Upstreams>,
-    /// Requests that wait for nodes.
+    /// Requests that are read or wait for nodes,
     requests: Semaphore,
+    /// and the KiB of their bodies.
+    bodies: Semaphore,
     events: Arc<Semaphore>,
     metrics: fn() -> String,
     stopping: Stopping,
@@ -123,6 +131,7 @@ pub async fn serve(
     let front = Front {
         upstreams,
         requests: Semaphore::new(REQUESTS_MAX),
+        bodies: Semaphore::new(BODIES_KIB_MAX),
         events: Arc::new(Semaphore::new(EVENTS_MAX)),
         metrics: settings.metrics,
         stopping: stopping.clone(),
@@ -151,7 +160,7 @@ fn router(front: Front) -> Router {
     Router::new()
         .route("/v1/calls", any(calls::all))
         .route("/v1/calls/{call}", any(calls::one))
-        .route("/v1/calls/{call}/tokens", any(calls::one))
+        .route("/v1/calls/{call}/tokens", any(calls::tokens))
         .route("/v1/calls/{call}/participants", any(joins::participants))
         .route("/v1/calls/{call}/participants/{session}", any(calls::session))
         .route("/v1/calls/{call}/participants/{session}/events", any(events::open))
@@ -193,13 +202,16 @@ fn no_node(detail: &str) -> Problem {
 }
 
 impl Front {
-    /// Room for one more request to nodes.
-    fn admit(&self) -> Result<tokio::sync::SemaphorePermit<'_>, Problem> {
+    /// Room for one more request to nodes, with a body of so many bytes.
+    fn admit(&self, body_bytes: usize) -> Result<Room<'_>, Problem> {
         let busy = |_| {
             Problem::new(OVERLOADED, "too many requests wait for nodes: try again in a moment")
                 .retry_after(NO_NODE_RETRY)
         };
-        self.requests.try_acquire().map_err(busy)
+        let kib = u32::try_from(body_bytes.div_ceil(1024)).unwrap_or(u32::MAX);
+        let request = self.requests.try_acquire().map_err(busy)?;
+        let body = self.bodies.try_acquire_many(kib).map_err(busy)?;
+        Ok(Room { _request: request, _body: body })
     }
 }
 
@@ -219,4 +231,29 @@ async fn count(path: MatchedPath, request: Request, next: Next) -> Response {
     let labels = [("route", path.as_str().to_owned()), ("method", method.to_owned()), ("status", status)];
     metrics::counter!("trunkline_ingress_api_requests_total", &labels).increment(1);
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bodies_take_no_more_room_together_than_there_is() {
+        let front = Front {
+            upstreams: Arc::new(Upstreams::new(Vec::new(), Vec::new()).unwrap()),
+            requests: Semaphore::new(REQUESTS_MAX),
+            bodies: Semaphore::new(BODIES_KIB_MAX),
+            events: Arc::new(Semaphore::new(EVENTS_MAX)),
+            metrics: String::new,
+            stopping: tokio::sync::watch::channel(false).1,
+        };
+        let rooms: Vec<_> = (0..256).map(|_| front.admit(1 << 20).unwrap()).collect();
+        assert_eq!(front.admit(1).err().unwrap().kind(), OVERLOADED);
+        // What has no body waits for no room.
+        assert!(front.admit(0).is_ok());
+        drop(rooms);
+        let rooms: Vec<_> = (0..REQUESTS_MAX).map(|_| front.admit(1000).unwrap()).collect();
+        assert!(front.admit(0).is_err());
+        drop(rooms);
+    }
 }

@@ -39,6 +39,10 @@ pub enum Life {
     Down,
 }
 
+/// Polls that a node which left a request without an answer stays behind the others for, though it answers those. More
+/// costs fewer requests when only polls work; fewer brings a node that was busy for a moment back sooner.
+const SILENT_POLLS: u32 = 30;
+
 /// One node.
 #[derive(Clone, Debug, Default)]
 struct State {
@@ -46,8 +50,12 @@ struct State {
     life: Life,
     missed: u32,
     draining: bool,
+    /// Polls until it is taken for one that answers requests again.
+    silent: u32,
     calls: usize,
     participants: usize,
+    /// When its process started, as far as it said so.
+    started_at: Option<u64>,
     /// Calls and joins given to it that the last answer does not know of yet,
     given: Given,
     /// and those among them that the answer to the poll that is under way will know of.
@@ -90,9 +98,11 @@ impl Table {
             Poll::Answered(health) => {
                 node.life = Life::Up;
                 node.missed = 0;
+                node.silent = node.silent.saturating_sub(1);
                 node.draining = health.draining;
                 node.calls = health.calls;
                 node.participants = health.participants;
+                node.started_at = Some(health.started_at);
                 node.given.calls = node.given.calls.saturating_sub(node.given_before_poll.calls);
                 node.given.joins = node.given.joins.saturating_sub(node.given_before_poll.joins);
             }
@@ -101,10 +111,35 @@ impl Table {
         }
     }
 
+    /// Whether a node that answers now was taken for dead, and was not: it is the same process, as far as is known, and
+    /// there are others that may have made its calls again.
+    #[must_use]
+    pub fn presumed_dead(&self, at: usize, health: &Health) -> bool {
+        let Some(node) = self.nodes.get(at) else { return false };
+        let others =
+            (0..self.nodes.len()).any(|other| other != at && self.is_live(other) && !self.drains(other));
+        let is_same = node.started_at.is_none_or(|started_at| started_at == health.started_at);
+        node.life == Life::Down && health.node == node.number && is_same && others
+    }
+
     /// A request found nobody listening.
     pub fn refused(&mut self, at: usize) {
         if let Some(node) = self.nodes.get_mut(at) {
             node.life = Life::Down;
+        }
+    }
+
+    /// A request to a node got no answer in time.
+    pub fn was_silent(&mut self, at: usize) {
+        if let Some(node) = self.nodes.get_mut(at) {
+            node.silent = SILENT_POLLS;
+        }
+    }
+
+    /// A node answered a request.
+    pub fn answered(&mut self, at: usize) {
+        if let Some(node) = self.nodes.get_mut(at) {
+            node.silent = 0;
         }
     }
 
@@ -140,18 +175,20 @@ impl Table {
         self.nodes.get(at).is_some_and(|node| node.draining)
     }
 
-    /// Live nodes, in the order of the configuration.
+    /// Live nodes, in the order of the configuration, those last that leave requests without answers.
     #[must_use]
     pub fn live(&self) -> Vec<usize> {
-        (0..self.nodes.len()).filter(|at| self.is_live(*at)).collect()
+        let mut live: Vec<_> = (0..self.nodes.len()).filter(|at| self.is_live(*at)).collect();
+        live.sort_by_key(|at| self.is_silent(*at));
+        live
     }
 
-    /// Where a new call may go, the least busy node first.
+    /// Where a new call may go, the least busy node first, and those last that leave requests without answers.
     #[must_use]
     pub fn for_new_call(&self) -> Vec<usize> {
         let mut order = self.live();
         order.retain(|at| !self.drains(*at));
-        order.sort_by_key(|at| self.nodes.get(*at).map(State::load));
+        order.sort_by_key(|at| (self.is_silent(*at), self.nodes.get(*at).map(State::load)));
         order
     }
 
@@ -165,6 +202,10 @@ impl Table {
             (number != Some(call.node()), Reverse(rank(call, number.unwrap_or_default())))
         });
         order
+    }
+
+    fn is_silent(&self, at: usize) -> bool {
+        self.nodes.get(at).is_some_and(|node| node.silent > 0)
     }
 
     /// The place of a call's own node.
@@ -267,6 +308,41 @@ mod tests {
         table.poll_ended(2, Poll::Answered(Health { draining: true, ..health(3) }));
         table.poll_ended(1, Poll::Refused);
         assert_eq!(table.for_new_call(), [0]);
+    }
+
+    #[test]
+    fn a_node_that_answers_polls_alone_is_behind_the_others_until_it_answers_or_time_has_passed() {
+        let mut table = table();
+        table.poll_ended(1, Poll::Answered(Health { participants: 50, ..health(2) }));
+        table.poll_ended(2, Poll::Answered(Health { participants: 60, ..health(3) }));
+        table.was_silent(0);
+        table.poll_ended(0, Poll::Answered(health(1)));
+        assert_eq!((table.for_new_call(), table.live()), (vec![1, 2, 0], vec![1, 2, 0]));
+        table.answered(0);
+        assert_eq!(table.for_new_call(), [0, 1, 2]);
+        table.was_silent(0);
+        for _ in 0..SILENT_POLLS {
+            assert_eq!(table.for_new_call(), [1, 2, 0]);
+            table.poll_ended(0, Poll::Answered(health(1)));
+        }
+        assert_eq!(table.for_new_call(), [0, 1, 2]);
+    }
+
+    #[test]
+    fn a_node_was_taken_for_dead_if_it_was_down_and_is_the_same_process_and_others_live() {
+        let mut table = table();
+        assert!(!table.presumed_dead(0, &health(1)));
+        table.refused(0);
+        assert!(table.presumed_dead(0, &health(1)));
+        assert!(!table.presumed_dead(0, &health(9)));
+        assert!(!table.presumed_dead(0, &Health { started_at: 2, ..health(1) }));
+        table.refused(1);
+        assert!(table.presumed_dead(0, &health(1)));
+        table.poll_ended(2, Poll::Answered(Health { draining: true, ..health(3) }));
+        assert!(!table.presumed_dead(0, &health(1)));
+        table.poll_ended(0, Poll::Answered(health(1)));
+        table.poll_ended(2, Poll::Answered(health(3)));
+        assert!(!table.presumed_dead(0, &health(1)));
     }
 
     #[test]

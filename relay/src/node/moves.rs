@@ -14,6 +14,11 @@ const FATES_MAX: usize = 65_536;
 /// elsewhere before the rest ends.
 const HANDING_OVER_PART: u32 = 2;
 
+/// How long word of having been taken for dead is about the same pause, told by another ingress. More could leave calls
+/// at two nodes after a second pause; less hands over calls that came after the first ingress said so. An ingress needs
+/// longer to take a node for dead: two polls.
+const SAME_PAUSE: Duration = Duration::from_secs(2);
+
 /// Who asks to join.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Asked {
@@ -170,6 +175,24 @@ impl Node {
             // A worker that is gone has nobody to tell.
             let _ = self.hand_over_locked(&mut registry, &call);
         }
+    }
+
+    /// An ingress had taken this node for dead, and may have had its calls made again elsewhere: they are handed over, so
+    /// that everybody meets there. Several ingresses may say so of the same pause.
+    pub fn presumed_dead(&self, now: Instant) {
+        if !self.0.config.hands_over {
+            return;
+        }
+        {
+            let mut registry = self.registry();
+            let last = registry.presumed_dead;
+            if last.is_some_and(|last| now.saturating_duration_since(last) < SAME_PAUSE) {
+                return;
+            }
+            registry.presumed_dead = Some(now);
+        }
+        tracing::warn!("an ingress took this node for dead: its calls are handed over");
+        self.hand_over_all();
     }
 
     fn hand_over_locked(&self, registry: &mut super::Registry, call: &CallId) -> Result<(), NodeError> {

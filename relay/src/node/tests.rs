@@ -458,6 +458,22 @@ async fn a_draining_node_hands_a_call_over_when_it_is_about_to_be_made_elsewhere
 }
 
 #[tokio::test]
+async fn a_node_that_was_taken_for_dead_hands_its_calls_over_once_for_each_time() {
+    let (node, _records) = start(NodeConfig { hands_over: true, ..config() });
+    let (call, _) = create(&node);
+    let now = Instant::now();
+    node.presumed_dead(now);
+    assert_eq!(node.standing(&call), Standing::Moved);
+    // Another ingress says so too, and the call came after.
+    let (call, _) = create(&node);
+    node.presumed_dead(now + Duration::from_secs(1));
+    assert_eq!(node.standing(&call), Standing::Here);
+    node.presumed_dead(now + Duration::from_secs(3));
+    assert_eq!(node.standing(&call), Standing::Moved);
+    node.shutdown();
+}
+
+#[tokio::test]
 async fn who_was_told_to_join_elsewhere_is_not_told_that_it_is_over() {
     let (node, _records) = start(NodeConfig { hands_over: true, ..config() });
     let (call, _) = create(&node);

@@ -8,6 +8,7 @@ use http::StatusCode;
 use http::header::{ACCESS_CONTROL_REQUEST_METHOD, CONTENT_TYPE, LOCATION, ORIGIN};
 use reqwest::{Client, Method, RequestBuilder, Response, Url};
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -471,6 +472,75 @@ async fn a_node_that_is_stopped_hands_its_calls_over_first() {
 }
 
 #[tokio::test]
+async fn people_who_were_split_by_a_pause_of_their_node_meet_at_the_other() {
+    let mut cluster = Cluster::running().await;
+    let (call, node) = cluster.create(json!({})).await;
+    cluster.join(&call, "Ann").await;
+    let (ben, cid) = (cluster.token(&call, "Ben").await, cluster.token(&call, "Cid").await);
+    cluster.node(node).signal("STOP");
+    cluster.join_with(&call, ben).await;
+    assert_eq!(cluster.calls_at(other(node)), [call.as_str()]);
+    cluster.node(node).signal("CONT");
+    let began = Instant::now();
+    while cluster.node(node).json(&["call", "list"])["calls"][0]["moved"] != true {
+        assert!(began.elapsed() < PATIENCE, "the node hands nothing over");
+        // Lets the front do its part.
+        cluster.until_ready().await;
+    }
+    cluster.join_with(&call, cid).await;
+    let list = cluster.node(other(node)).json(&["call", "list"]);
+    assert_eq!(list["calls"][0]["participants"], 2, "{list}");
+}
+
+#[tokio::test]
+async fn a_call_that_was_ended_stays_so_however_its_id_is_written() {
+    let cluster = Cluster::running().await;
+    let (call, _) = cluster.create(json!({})).await;
+    let token = cluster.token(&call, "Ann").await;
+    cluster.json("DELETE", &format!("/v1/calls/{call}"), Value::Null).await;
+    for written in [call.replace('-', "%2D"), call.replace('0', "%30"), call] {
+        problem(cluster.try_join(&written, &token).await, 404, "not-found").await;
+    }
+    assert!(cluster.calls_at(1).is_empty() && cluster.calls_at(2).is_empty());
+}
+
+#[tokio::test]
+async fn no_node_says_where_a_call_is_to_an_ingress_that_it_does_not_know() {
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    metrics::install();
+    let first = Relay::behind(1, &["127.0.0.3"], None);
+    let second = Relay::behind(2, &[INGRESS], Some(&first));
+    let http = Client::builder().no_proxy().timeout(PATIENCE).build().unwrap();
+    let address = SocketAddr::from(([127, 0, 0, 1], 0));
+    let mut cluster = Cluster { nodes: [first, second], address, http, front: None };
+    cluster.start_front().await;
+    let created = cluster.node(1).json(&["call", "create"]);
+    let call = created["call_id"].as_str().unwrap();
+    let token = cluster.token(call, "Ann").await;
+    cluster.node(1).json(&["call", "end", call]);
+    problem(cluster.try_join(call, &token).await, 503, "no-node").await;
+    assert!(cluster.calls_at(2).is_empty());
+}
+
+#[tokio::test]
+async fn nothing_is_read_of_whoever_has_no_token() {
+    let cluster = Cluster::running().await;
+    let (call, _) = cluster.create(json!({})).await;
+    let mut socket = TcpStream::connect(cluster.address).await.unwrap();
+    let head = format!(
+        "POST /v1/calls/{call}/participants HTTP/1.1\r\nHost: a\r\nContent-Type: application/sdp\r\n\
+         Content-Length: 1000000\r\n\r\n"
+    );
+    socket.write_all(head.as_bytes()).await.unwrap();
+    // The body does not come, and nobody waits for it.
+    let mut status = [0; 13];
+    let read = socket.read_exact(&mut status);
+    // Waiting for the body would take ten seconds.
+    tokio::time::timeout(Duration::from_secs(8), read).await.expect("an answer").unwrap();
+    assert_eq!(&status, b"HTTP/1.1 401 ");
+}
+
+#[tokio::test]
 async fn a_restarted_front_changes_nothing() {
     let mut cluster = Cluster::running().await;
     let (call, node) = cluster.create(json!({})).await;
@@ -601,6 +671,22 @@ async fn only_an_ingress_may_have_a_call_made_again() {
     let made = ask_node(&second, "127.0.0.3", call, token, &recreate).send().await.unwrap();
     assert_eq!(made.status(), StatusCode::CREATED);
     assert_eq!(made.headers()["trunkline-call"], "here");
+}
+
+#[tokio::test]
+async fn only_an_ingress_is_believed_that_a_node_was_taken_for_dead() {
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let relay = Relay::behind(1, &["127.0.0.3"], None);
+    relay.json(&["call", "create"]);
+    for (from, believed) in [("127.0.0.4", false), ("127.0.0.3", true)] {
+        let from: IpAddr = from.parse().unwrap();
+        let http = Client::builder().no_proxy().local_address(from).build().unwrap();
+        let asked = http.get(format!("http://{}/healthz", relay.address));
+        let answer = asked.header("Trunkline-Presumed-Dead", "1").send().await.unwrap();
+        assert_eq!(answer.status(), StatusCode::OK);
+        let list = relay.json(&["call", "list"]);
+        assert_eq!(list["calls"][0]["moved"] == true, believed, "{list}");
+    }
 }
 
 #[tokio::test]

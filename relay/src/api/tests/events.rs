@@ -132,6 +132,42 @@ async fn a_url_that_is_no_session_and_a_request_that_is_no_websocket_are_refused
     problem(plain, trunkline_http::problem::BAD_REQUEST).await;
 }
 
+/// Bytes of memory that this process has.
+fn resident() -> usize {
+    let pages = std::fs::read_to_string("/proc/self/statm").unwrap();
+    pages.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pongs_to_somebody_who_does_not_read_do_not_pile_up() {
+    const SENT: usize = 32 << 20;
+    let served = served().await;
+    let call = served.call(json!({})).await;
+    let (ann, _) = served.joined(&call, "Ann").await;
+    // It takes little in, so that the node soon has more than the system holds.
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    let stream = socket.connect(served.url.trim_start_matches("http://").parse().unwrap()).await.unwrap();
+    let url = format!("{}{ann}/events", served.url.replacen("http", "ws", 1));
+    let (mut events, _) = tokio_tungstenite::client_async(url, stream).await.unwrap();
+    let before = resident();
+    let payload = bytes::Bytes::from_static(&[7; 125]);
+    let mut most = before;
+    for _ in 0..SENT / 1000 / payload.len() {
+        let sending = async {
+            for _ in 0..1000 {
+                events.feed(Message::Ping(payload.clone())).await?;
+            }
+            events.flush().await
+        };
+        // The node may stop reading, and cut this connection off: that is a bound too.
+        let Ok(Ok(())) = tokio::time::timeout(Duration::from_secs(3), sending).await else { break };
+        most = most.max(resident());
+    }
+    let grown = most - before;
+    assert!(grown < SENT / 4, "{grown} bytes more");
+}
+
 #[tokio::test]
 async fn no_more_events_connections_are_open_than_configured() {
     let served = served_with(Recorder::off(), |config| config.limits.events_max = 1).await;

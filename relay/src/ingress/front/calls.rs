@@ -11,19 +11,19 @@ use futures_util::future::join_all;
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
 use trunkline_http::auth::source;
-use trunkline_http::extract::read_body;
-use trunkline_http::problem::{NOT_FOUND, Problem};
+use trunkline_http::extract::{announced_length, read_body};
+use trunkline_http::problem::{NOT_FOUND, Problem, TIMEOUT};
 
+use super::limits::BODY_MAX;
 use super::upstream::{Answer, Outcome, Request};
-use super::{Front, no_node};
+use super::{Front, Room, no_node};
 use crate::api::limits::JSON_BYTES_MAX;
 use crate::node::{CallId, SessionId};
 use crate::sdp::OFFER_BYTES_MAX;
 
 /// `/v1/calls`
 pub(super) async fn all(State(front): State<Arc<Front>>, request: Incoming) -> Result<Response, Problem> {
-    let request = buffered(request, JSON_BYTES_MAX).await?;
-    let _permit = front.admit()?;
+    let (request, _room) = front.buffered(request, "/v1/calls".to_owned(), JSON_BYTES_MAX).await?;
     match request.method {
         Method::POST => front.create(&request).await,
         Method::GET => front.list(&request).await,
@@ -31,20 +31,35 @@ pub(super) async fn all(State(front): State<Arc<Front>>, request: Incoming) -> R
     }
 }
 
-/// `/v1/calls/{call}` and `…/tokens`
+/// `/v1/calls/{call}`
 pub(super) async fn one(
     State(front): State<Arc<Front>>,
     Path(call): Path<String>,
     request: Incoming,
 ) -> Result<Response, Problem> {
     let call = call_id(&call)?;
-    let request = buffered(request, JSON_BYTES_MAX).await?;
-    let _permit = front.admit()?;
+    let (request, _room) = front.buffered(request, call_path(&call), JSON_BYTES_MAX).await?;
+    let request = request.about_call();
     match request.method {
         Method::DELETE => front.end(&call, &request).await,
         Method::OPTIONS => front.any_node(&request).await,
         _ => front.about(&call, &request).await,
     }
+}
+
+/// `/v1/calls/{call}/tokens`
+pub(super) async fn tokens(
+    State(front): State<Arc<Front>>,
+    Path(call): Path<String>,
+    request: Incoming,
+) -> Result<Response, Problem> {
+    let call = call_id(&call)?;
+    let path = format!("{}/tokens", call_path(&call));
+    let (request, _room) = front.buffered(request, path, JSON_BYTES_MAX).await?;
+    if request.method == Method::OPTIONS {
+        return front.any_node(&request).await;
+    }
+    front.about(&call, &request.about_call()).await
 }
 
 /// `/v1/calls/{call}/participants/{session}`
@@ -54,13 +69,12 @@ pub(super) async fn session(
     request: Incoming,
 ) -> Result<Response, Problem> {
     let call = call_id(&call)?;
-    session_id(&session)?;
-    let request = buffered(request, OFFER_BYTES_MAX).await?;
-    let _permit = front.admit()?;
+    let path = session_path(&call, &session_id(&session)?);
+    let (request, _room) = front.buffered(request, path, OFFER_BYTES_MAX).await?;
     if request.method == Method::OPTIONS {
         return front.any_node(&request).await;
     }
-    front.about(&call, &request).await
+    front.about(&call, &request.about_call()).await
 }
 
 /// A call's id. One that no node gave out names no call.
@@ -77,20 +91,41 @@ pub(super) fn no_call() -> Problem {
     Problem::new(NOT_FOUND, "there is no such call, any more")
 }
 
-/// The whole request, so that it can go to more than one node.
-pub(super) async fn buffered(request: Incoming, bytes_max: usize) -> Result<Request, Problem> {
-    let (parts, body) = request.into_parts();
-    let client = source(&parts.extensions);
-    let kept = parts.clone();
-    let body = if matches!(parts.method, Method::GET | Method::HEAD | Method::OPTIONS) {
-        Bytes::new()
-    } else {
-        read_body(Incoming::from_parts(parts, body), bytes_max).await?
-    };
-    Ok(Request::new(&kept, body, client))
+/// The path of a call at a node. It is made from what was understood, not passed on as it came: the node could
+/// understand something else.
+pub(super) fn call_path(call: &CallId) -> String {
+    format!("/v1/calls/{call}")
+}
+
+/// The path of a session at a node.
+pub(super) fn session_path(call: &CallId, session: &SessionId) -> String {
+    format!("{}/participants/{}", call_path(call), session.expose())
 }
 
 impl Front {
+    /// The whole request, so that it can go to more than one node, and the room that it takes.
+    pub(super) async fn buffered(
+        &self,
+        request: Incoming,
+        path: String,
+        bytes_max: usize,
+    ) -> Result<(Request, Room<'_>), Problem> {
+        let (parts, body) = request.into_parts();
+        let client = source(&parts.extensions);
+        let kept = parts.clone();
+        if matches!(parts.method, Method::GET | Method::HEAD | Method::OPTIONS) {
+            let room = self.admit(0)?;
+            return Ok((Request::new(&kept, path, Bytes::new(), client), room));
+        }
+        let room = self.admit(announced_length(&parts.headers).unwrap_or(bytes_max).min(bytes_max))?;
+        let reading = read_body(Incoming::from_parts(parts, body), bytes_max);
+        let body = tokio::time::timeout(BODY_MAX, reading).await.map_err(|_| {
+            let detail = format!("the body was not here after {} s: send less at a time", BODY_MAX.as_secs());
+            Problem::new(TIMEOUT, detail)
+        })??;
+        Ok((Request::new(&kept, path, body, client), room))
+    }
+
     /// Asks the least busy node for a call, and the next one when it does not take it.
     async fn create(&self, request: &Request) -> Result<Response, Problem> {
         let order = self.upstreams.table().for_new_call();
@@ -215,13 +250,14 @@ fn is_full(status: StatusCode) -> bool {
 /// One list of calls. One that is being handed over is at two nodes: it is listed once, with the people at both.
 fn merged(lists: Vec<Value>) -> Value {
     let mut calls: BTreeMap<String, Value> = BTreeMap::new();
-    let (mut participants, mut draining, mut workers) = (0, true, Vec::new());
+    let (mut participants, mut draining, mut workers) = (0_u64, true, Vec::new());
     for mut list in lists {
-        participants += list["participants"].as_u64().unwrap_or_default();
+        participants = list["participants"].as_u64().unwrap_or_default().saturating_add(participants);
         draining &= list["draining"].as_bool().unwrap_or_default();
         workers.extend(list["workers"].as_array().into_iter().flatten().cloned());
-        let Some(listed) = list["calls"].as_array_mut() else { continue };
-        for mut call in listed.drain(..) {
+        // What is no list of objects is nothing that a node says.
+        let Some(listed) = list.get_mut("calls").and_then(Value::as_array_mut) else { continue };
+        for mut call in listed.drain(..).filter(Value::is_object) {
             let id = call["call_id"].as_str().unwrap_or_default().to_owned();
             let here = call["participants"].as_u64().unwrap_or_default();
             match calls.get_mut(&id) {
@@ -233,7 +269,7 @@ fn merged(lists: Vec<Value>) -> Value {
                     if other["moved"] == true {
                         std::mem::swap(other, &mut call);
                     }
-                    other["participants"] = json!(here + there);
+                    other["participants"] = json!(here.saturating_add(there));
                 }
             }
         }
@@ -245,6 +281,17 @@ fn merged(lists: Vec<Value>) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_no_list_of_calls_is_left_out_of_the_list_of_all() {
+        let call = json!({ "call_id": "a", "participants": u64::MAX });
+        let good = json!({ "calls": [call], "participants": 3, "draining": false, "workers": [] });
+        let worse = json!({ "calls": [1, null, [], "b", call], "participants": u64::MAX, "workers": 7 });
+        let lists = vec![json!([]), json!("x"), json!(7), Value::Null, json!({ "calls": 1 }), good, worse];
+        let list = merged(lists);
+        assert_eq!(list["calls"], json!([call]));
+        assert_eq!(list["participants"], json!(u64::MAX));
+    }
 
     #[test]
     fn a_call_at_two_nodes_is_listed_once_with_all_its_people() {

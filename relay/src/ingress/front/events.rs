@@ -20,11 +20,14 @@ use trunkline_http::auth::source;
 use trunkline_http::problem::{BAD_REQUEST, OVERLOADED, Problem};
 use trunkline_http::serve::{Stopping, stopped};
 
-use super::calls::{call_id, session_id};
-use super::limits::{EVENT_BYTES_MAX, EVENTS_BUFFER_BYTES};
+use super::calls::{call_id, session_id, session_path};
+use super::limits::EVENTS_BUFFER_BYTES;
 use super::upstream::{Outcome, Request, Upstreams};
 use super::{Front, calls, no_node};
-use crate::api::limits::{EVENTS_MESSAGE_BYTES_MAX, EVENTS_PING, EVENTS_SILENCE_MAX, EVENTS_WRITE_MAX};
+use crate::api::limits::{
+    EVENT_BYTES_MAX, EVENTS_MESSAGE_BYTES_MAX, EVENTS_PING, EVENTS_SILENCE_MAX, EVENTS_UNSENT_BYTES_MAX,
+    EVENTS_WRITE_MAX,
+};
 
 /// How long to wait for the client's own close frame.
 const CLOSE_WAIT: Duration = Duration::from_secs(1);
@@ -45,11 +48,12 @@ pub(super) async fn open(
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, Problem> {
     let call = call_id(&call)?;
-    session_id(&session)?;
-    let request = Request::new(&parts, Bytes::new(), source(&parts.extensions));
+    let path = format!("{}/events", session_path(&call, &session_id(&session)?));
+    let request = Request::new(&parts, path, Bytes::new(), source(&parts.extensions));
     if parts.method == http::Method::OPTIONS {
         return front.any_node(&request).await;
     }
+    let request = request.about_call();
     let upgrade = upgrade.map_err(|rejection| {
         Problem::new(BAD_REQUEST, format!("this path is a WebSocket: {}", rejection.body_text()))
     })?;
@@ -66,6 +70,7 @@ pub(super) async fn open(
                 let answer = upgrade
                     .read_buffer_size(EVENTS_BUFFER_BYTES)
                     .write_buffer_size(0)
+                    .max_write_buffer_size(EVENTS_UNSENT_BYTES_MAX)
                     .max_message_size(EVENTS_MESSAGE_BYTES_MAX)
                     .max_frame_size(EVENTS_MESSAGE_BYTES_MAX)
                     .on_upgrade(async move |client| {
@@ -94,6 +99,7 @@ fn node_config() -> WebSocketConfig {
     WebSocketConfig::default()
         .read_buffer_size(EVENTS_BUFFER_BYTES)
         .write_buffer_size(0)
+        .max_write_buffer_size(EVENTS_UNSENT_BYTES_MAX)
         .max_message_size(Some(EVENT_BYTES_MAX))
         .max_frame_size(Some(EVENT_BYTES_MAX))
 }

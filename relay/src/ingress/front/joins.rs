@@ -5,9 +5,10 @@ use std::sync::Arc;
 use axum::extract::{Path, Request as Incoming, State};
 use axum::response::{IntoResponse, Response};
 use http::{Method, StatusCode};
-use trunkline_http::problem::Problem;
+use trunkline_http::auth::bearer;
+use trunkline_http::problem::{Problem, UNAUTHENTICATED};
 
-use super::calls::{buffered, call_id, no_call};
+use super::calls::{call_id, call_path, no_call};
 use super::upstream::{Answer, Outcome, Request};
 use super::{Front, no_node};
 use crate::node::CallId;
@@ -43,10 +44,15 @@ pub(super) async fn participants(
     request: Incoming,
 ) -> Result<Response, Problem> {
     let call = call_id(&call)?;
-    let request = buffered(request, OFFER_BYTES_MAX).await?;
-    let _permit = front.admit()?;
+    // Nothing is kept of whoever has no token at all; the node would say the same.
+    if request.method() == Method::POST && bearer(request.headers()).is_none() {
+        let detail = "send `Authorization: Bearer <token>` with a join token for this call";
+        return Err(Problem::new(UNAUTHENTICATED, detail));
+    }
+    let path = format!("{}/participants", call_path(&call));
+    let (request, _room) = front.buffered(request, path, OFFER_BYTES_MAX).await?;
     if request.method == Method::POST {
-        front.join(&call, &request).await
+        front.join(&call, &request.about_call()).await
     } else {
         front.any_node(&request).await
     }

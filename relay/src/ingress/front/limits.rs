@@ -21,8 +21,16 @@ pub const ANSWER_MAX: Duration = Duration::from_secs(5);
 /// Bytes of a node's answer: the largest is a list of a thousand calls, or an SDP answer of a hundred sections.
 pub const ANSWER_BYTES_MAX: usize = 4 << 20;
 
-/// Requests that wait for nodes at a time. Each may hold a body of 1 MiB; more are refused with 503.
+/// Requests that are read or wait for nodes at a time; more are refused with 503. More lets a larger burst wait.
 pub const REQUESTS_MAX: usize = 1024;
+
+/// KiB of bodies of all those requests, which are counted as they announce themselves, or as large as they may be.
+/// More are refused with 503. More lets more large offers wait, and is that much memory: 256 MiB. Each body may have
+/// 1 MiB; offers usually have 10 to 100 KiB.
+pub const BODIES_KIB_MAX: usize = 256 * 1024;
+
+/// How long a body may take to arrive. Longer lets slower clients in, and lets stalled ones hold room.
+pub const BODY_MAX: Duration = Duration::from_secs(10);
 
 /// Idle connections kept per node. More saves connecting in a burst, and holds file descriptors on both sides.
 pub const IDLE_PER_NODE_MAX: usize = 64;
@@ -32,9 +40,6 @@ pub const IDLE_MAX: Duration = Duration::from_secs(30);
 
 /// Events connections at a time. Each takes two sockets and about 20 KiB.
 pub const EVENTS_MAX: usize = 50_000;
-
-/// Bytes of a node's event: the roster of a call of 500.
-pub const EVENT_BYTES_MAX: usize = 1 << 20;
 
 /// Bytes that are read at once of an events connection. Less takes less memory for each.
 pub const EVENTS_BUFFER_BYTES: usize = 4096;

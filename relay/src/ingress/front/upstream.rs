@@ -19,11 +19,11 @@ use super::limits::{
     POLL_MAX,
 };
 use crate::api::Health;
-use crate::api::ingress::{DRAINING, FORWARDED_FOR, RECREATE, STANDING};
+use crate::api::ingress::{DRAINING, FORWARDED_FOR, PRESUMED_DEAD, RECREATE, STANDING};
 use crate::ingress::nodes::{Poll, Table};
 
 /// Headers that belong to one connection (RFC 9110, section 7.6.1), or that only this program may set.
-const NOT_PASSED_ON: [HeaderName; 17] = [
+const NOT_PASSED_ON: [HeaderName; 18] = [
     header::CONNECTION,
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),
@@ -41,6 +41,7 @@ const NOT_PASSED_ON: [HeaderName; 17] = [
     RECREATE,
     STANDING,
     DRAINING,
+    PRESUMED_DEAD,
 ];
 
 /// A node behind the front.
@@ -60,6 +61,8 @@ pub(super) struct Request {
     pub(super) target: String,
     pub(super) headers: HeaderMap,
     pub(super) body: Bytes,
+    /// It is about a call: a node that does not have it says how the call stands with it.
+    about_call: bool,
 }
 
 /// A node's answer.
@@ -101,14 +104,22 @@ struct Node {
 }
 
 impl Request {
-    /// A request as it came from a client, whose address goes along.
-    pub(super) fn new(parts: &http::request::Parts, body: Bytes, client: IpAddr) -> Self {
+    /// A request as it came from a client, whose address goes along, for a path at a node.
+    pub(super) fn new(parts: &http::request::Parts, path: String, body: Bytes, client: IpAddr) -> Self {
         let mut headers = passed_on(&parts.headers);
         if let Ok(client) = HeaderValue::from_str(&client.to_canonical().to_string()) {
             headers.insert(FORWARDED_FOR, client);
         }
-        let target = parts.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str).to_owned();
-        Self { method: parts.method.clone(), target, headers, body }
+        let target = match parts.uri.query() {
+            Some(query) => format!("{path}?{query}"),
+            None => path,
+        };
+        Self { method: parts.method.clone(), target, headers, body, about_call: false }
+    }
+
+    /// The same, as one about a call that nodes must answer for.
+    pub(super) fn about_call(self) -> Self {
+        Self { about_call: true, ..self }
     }
 
     /// The same, which asks for the call to be made again.
@@ -131,6 +142,13 @@ impl Answer {
         let standing = headers.get(STANDING).and_then(|value| value.to_str().ok()).map(str::to_owned);
         let draining = headers.contains_key(DRAINING);
         Self { status, headers: passed_on(headers), body, standing, draining }
+    }
+
+    /// Whether the node itself says that it does not have a call, or cannot take it. Something on the way that says so,
+    /// or a node that takes this ingress for a client, says nothing of where the call is.
+    fn answers(&self, request: &Request) -> bool {
+        let lacks = matches!(self.status, StatusCode::NOT_FOUND | StatusCode::SERVICE_UNAVAILABLE);
+        !(request.about_call && lacks && self.standing.is_none())
     }
 
     pub(super) fn stands(&self, standing: &str) -> bool {
@@ -213,7 +231,16 @@ impl Upstreams {
     async fn poll(&self, at: usize) {
         let Some(node) = self.nodes.get(at) else { return };
         self.table().poll_begins(at);
-        let poll = match tokio::time::timeout(POLL_MAX, self.health(node)).await {
+        let mut answer = tokio::time::timeout(POLL_MAX, self.health(node, false)).await;
+        let presumed_dead = match &answer {
+            Ok(Ok(Some(health))) => self.table().presumed_dead(at, health),
+            _ => false,
+        };
+        if presumed_dead {
+            // It hears of that before anybody is sent to it again.
+            answer = tokio::time::timeout(POLL_MAX, self.health(node, true)).await;
+        }
+        let poll = match answer {
             Ok(Ok(Some(health))) => {
                 if health.node != node.number {
                     let (expected, found) = (node.number, health.node);
@@ -228,8 +255,13 @@ impl Upstreams {
         self.publish(at);
     }
 
-    async fn health(&self, node: &Node) -> reqwest::Result<Option<Health>> {
-        let mut response = self.http.get(at_path(&node.api, "/healthz")).send().await?;
+    /// How a node is. It is told when it was taken for dead.
+    async fn health(&self, node: &Node, presumed_dead: bool) -> reqwest::Result<Option<Health>> {
+        let mut asked = self.http.get(at_path(&node.api, "/healthz"));
+        if presumed_dead {
+            asked = asked.header(PRESUMED_DEAD, "1");
+        }
+        let mut response = asked.send().await?;
         if !response.status().is_success() {
             return Ok(None);
         }
@@ -262,19 +294,39 @@ impl Upstreams {
             let mut again = true;
             loop {
                 match upstreams.ask_once(at, request).await {
-                    Ok(Some(answer)) => return Outcome::Answered(answer),
-                    Ok(None) => return Outcome::Silent,
+                    Ok(Some(answer)) if answer.answers(request) => return Outcome::Answered(answer),
+                    Ok(_) => return Outcome::Silent,
                     Err(error) if is_refused(&error) => {
                         upstreams.refused(at);
                         return Outcome::Gone;
                     }
                     // A connection from the pool may have been closed just now; a node that died refuses the next one.
-                    Err(_) if std::mem::take(&mut again) => {}
-                    Err(_) => return Outcome::Silent,
+                    // What may have been done must not be done twice.
+                    Err(error)
+                        if (request.method.is_idempotent() || error.is_connect())
+                            && std::mem::take(&mut again) => {}
+                    Err(_) => return upstreams.after_break(at).await,
                 }
             }
         };
-        self.while_alive(at, ANSWER_MAX, asking(self)).await.unwrap_or_else(|outcome| outcome)
+        let outcome = self.while_alive(at, ANSWER_MAX, asking(self)).await.unwrap_or_else(|outcome| outcome);
+        self.heard(at, &outcome);
+        outcome
+    }
+
+    /// A connection broke with a request on it: whether the node went with it.
+    async fn after_break(&self, at: usize) -> Outcome {
+        self.poll(at).await;
+        if self.table().is_live(at) { Outcome::Silent } else { Outcome::Gone }
+    }
+
+    /// What came of a request says how the node is, beside what it says when polled.
+    fn heard(&self, at: usize, outcome: &Outcome) {
+        match outcome {
+            Outcome::Answered(_) => self.table().answered(at),
+            Outcome::Silent => self.table().was_silent(at),
+            Outcome::Gone => {}
+        }
     }
 
     /// Runs something that a node does, for as long as it may live.
@@ -324,9 +376,15 @@ impl Upstreams {
             let body = read(&mut response, ANSWER_BYTES_MAX).await?.unwrap_or_default();
             Ok::<_, reqwest::Error>(Err(Answer::new(status, response.headers(), body)))
         };
-        match self.while_alive(at, ANSWER_MAX, opening).await? {
-            Ok(Ok(upgraded)) => Ok(upgraded),
-            Ok(Err(answer)) => Err(Outcome::Answered(answer)),
+        let opened =
+            self.while_alive(at, ANSWER_MAX, opening).await.inspect_err(|outcome| self.heard(at, outcome))?;
+        match opened {
+            Ok(Ok(upgraded)) => {
+                self.table().answered(at);
+                Ok(upgraded)
+            }
+            Ok(Err(answer)) if answer.answers(request) => Err(Outcome::Answered(answer)),
+            Ok(Err(_)) => Err(Outcome::Silent),
             Err(error) if is_refused(&error) => {
                 self.refused(at);
                 Err(Outcome::Gone)
@@ -397,7 +455,52 @@ fn gauge_up(node: u16, up: bool) {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
     use super::*;
+
+    /// A node that says how it is, and breaks the connection off at any other request. Tells how often.
+    async fn breaking_off() -> (Upstream, watch::Receiver<u32>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let api = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
+        let (broken, asked) = watch::channel(0);
+        tokio::spawn(async move {
+            loop {
+                let (mut socket, _) = listener.accept().await.unwrap();
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") && socket.read_buf(&mut head).await.unwrap() > 0 {}
+                if head.starts_with(b"GET /healthz") {
+                    let health = r#"{"status":"alive","node":1,"draining":false,"calls":0,"calls_max":1,"participants":0,"busy":0.0,"started_at":1}"#;
+                    let answer = format!(
+                        "HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{health}",
+                        health.len()
+                    );
+                    socket.write_all(answer.as_bytes()).await.unwrap();
+                } else {
+                    broken.send_modify(|times| *times += 1);
+                }
+            }
+        });
+        (Upstream { node: 1, api }, asked)
+    }
+
+    #[tokio::test]
+    async fn what_may_have_been_done_is_not_asked_for_twice() {
+        let (node, asked) = breaking_off().await;
+        let upstreams = Upstreams::new(vec![node], Vec::new()).unwrap();
+        let request = |method| Request {
+            method,
+            target: "/v1/calls".to_owned(),
+            headers: HeaderMap::new(),
+            body: Bytes::new(),
+            about_call: false,
+        };
+        assert!(matches!(upstreams.ask(0, &request(Method::POST)).await, Outcome::Silent));
+        assert_eq!(*asked.borrow(), 1);
+        assert!(matches!(upstreams.ask(0, &request(Method::GET)).await, Outcome::Silent));
+        assert_eq!(*asked.borrow(), 3);
+    }
 
     #[test]
     fn what_belongs_to_a_connection_or_to_the_ingress_alone_is_not_passed_on() {
