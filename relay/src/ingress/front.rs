@@ -10,6 +10,7 @@
 //! - `upstream`: the nodes, polled and asked
 //! - [`limits`]: every bound there is
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -72,6 +73,8 @@ pub struct Settings {
     pub limits: serve::Limits,
     /// Whom the certificates of `https://` nodes must be from; the system's authorities when empty.
     pub authorities: Vec<Certificate>,
+    /// The address that nodes are asked from; the system chooses when there is none.
+    pub from: Option<IpAddr>,
     /// What `/metrics` shows.
     pub metrics: fn() -> String,
 }
@@ -122,7 +125,7 @@ pub async fn serve(
     stopping: Stopping,
 ) -> Result<(), FrontError> {
     describe_metrics();
-    let upstreams = Arc::new(Upstreams::new(nodes, settings.authorities)?);
+    let upstreams = Arc::new(Upstreams::new(nodes, settings.authorities, settings.from)?);
     upstreams.poll_all().await;
     let mut polls = JoinSet::new();
     for at in 0..upstreams.len() {
@@ -240,7 +243,7 @@ mod tests {
     #[test]
     fn bodies_take_no_more_room_together_than_there_is() {
         let front = Front {
-            upstreams: Arc::new(Upstreams::new(Vec::new(), Vec::new()).unwrap()),
+            upstreams: Arc::new(Upstreams::new(Vec::new(), Vec::new(), None).unwrap()),
             requests: Semaphore::new(REQUESTS_MAX),
             bodies: Semaphore::new(BODIES_KIB_MAX),
             events: Arc::new(Semaphore::new(EVENTS_MAX)),

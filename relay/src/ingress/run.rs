@@ -138,7 +138,10 @@ pub async fn serve(
         drain: API_DRAIN_MAX,
         ..serve::Limits::default()
     };
-    let settings = front::Settings { tls: api_tls, limits, authorities, metrics: metrics::render_process };
+    // Nodes know their ingresses by one address, for the tunnel and for requests.
+    let from = Some(config.tunnel.listen.ip()).filter(|ip| !ip.is_unspecified());
+    let settings =
+        front::Settings { tls: api_tls, limits, authorities, from, metrics: metrics::render_process };
     let mut front = tokio::spawn(front::serve(listener, settings, nodes, stopping));
     info!(nodes = config.nodes.len(), udp_port = config.media.udp_port, api = %address, "ready");
 

@@ -71,6 +71,7 @@ impl Cluster {
             tls: None,
             limits: Limits::default(),
             authorities: Vec::new(),
+            from: None,
             metrics: metrics::render_process,
         };
         let (stop, stopping) = watch::channel(false);
@@ -627,8 +628,13 @@ async fn a_node_may_speak_tls_and_must_be_who_it_says() {
     std::fs::write(&strangers, stranger.cert.pem()).unwrap();
     for (authorities, is_ready) in [(relay.path("relay/api.crt"), true), (strangers, false)] {
         let authorities = front::authorities(&authorities).unwrap();
-        let settings =
-            Settings { tls: None, limits: Limits::default(), authorities, metrics: metrics::render_process };
+        let settings = Settings {
+            tls: None,
+            limits: Limits::default(),
+            authorities,
+            from: None,
+            metrics: metrics::render_process,
+        };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/readyz", listener.local_addr().unwrap());
         let (stop, stopping) = watch::channel(false);

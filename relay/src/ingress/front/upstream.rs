@@ -159,7 +159,11 @@ impl Answer {
 impl Upstreams {
     /// # Errors
     /// When the HTTP client cannot start.
-    pub(super) fn new(nodes: Vec<Upstream>, authorities: Vec<Certificate>) -> reqwest::Result<Self> {
+    pub(super) fn new(
+        nodes: Vec<Upstream>,
+        authorities: Vec<Certificate>,
+        from: Option<IpAddr>,
+    ) -> reqwest::Result<Self> {
         // Whoever was first installed the same.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let mut builder = Client::builder();
@@ -167,6 +171,7 @@ impl Upstreams {
             builder = builder.tls_certs_only(authorities);
         }
         let http = builder
+            .local_address(from)
             .no_proxy()
             .http1_only()
             .redirect(reqwest::redirect::Policy::none())
@@ -488,7 +493,7 @@ mod tests {
     #[tokio::test]
     async fn what_may_have_been_done_is_not_asked_for_twice() {
         let (node, asked) = breaking_off().await;
-        let upstreams = Upstreams::new(vec![node], Vec::new()).unwrap();
+        let upstreams = Upstreams::new(vec![node], Vec::new(), None).unwrap();
         let request = |method| Request {
             method,
             target: "/v1/calls".to_owned(),
