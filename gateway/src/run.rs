@@ -33,7 +33,7 @@ use crate::init::{BootstrapError, bootstrap};
 use crate::link::{LinkConfig, Links, StartError};
 use crate::store::redb::{Options as RedbOptions, RedbStore};
 use crate::store::{StoreError, space};
-use crate::{admin, api, metrics};
+use crate::{admin, api, console, metrics};
 
 /// How long a drain may take before the process leaves what is not finished to the next start.
 const DRAIN_MAX: Duration = Duration::from_secs(20);
@@ -260,7 +260,7 @@ impl Gateway {
         tasks.spawn(serve::serve(
             admin_listener,
             admin_tls,
-            admin::router(state),
+            admin::router(state).merge(console::router()),
             Limits::default(),
             apis_stop.clone(),
         ));

@@ -9,7 +9,6 @@ use trunkline_gateway_proto::administrator::{AdministratorOp, PasswordHash};
 use trunkline_gateway_proto::directory::Role;
 use trunkline_gateway_proto::time::Time;
 use trunkline_http::extract::Named;
-use zeroize::Zeroizing;
 
 use super::auth::Actor;
 use super::session::{Ended, password};
@@ -123,7 +122,7 @@ pub(super) async fn totp_off(
     Ok(StatusCode::NO_CONTENT)
 }
 
-async fn first_password(state: &AdminState) -> Answer<(Zeroizing<String>, PasswordHash)> {
+async fn first_password(state: &AdminState) -> Answer<(password::Password, PasswordHash)> {
     let first = password::generate();
     let hash = state.logins.passwords().hash(first.clone()).await?;
     Ok((first, hash))

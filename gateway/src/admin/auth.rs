@@ -72,7 +72,11 @@ pub(crate) async fn require(
         Some(secret) if !request.headers().contains_key(AUTHORIZATION) => {
             by_session(&state, access, &request, &secret)?
         }
-        _ => by_token(&state, &request).await?,
+        _ => {
+            let given = request.headers().contains_key(AUTHORIZATION);
+            let token = bearer(request.headers()).map(TokenHash::of);
+            by_token(&state, source(request.extensions()), given, token).await?
+        }
     };
     if let Access::Role(needed) = access
         && actor.role < needed
@@ -84,15 +88,18 @@ pub(crate) async fn require(
     Ok(if is_endless(response.headers()) { while_allowed(state, actor, response) } else { response })
 }
 
-async fn by_token(state: &AdminState, request: &Request) -> Result<Actor, Problem> {
-    let source = source(request.extensions());
+async fn by_token(
+    state: &AdminState,
+    source: IpAddr,
+    given: bool,
+    token: Option<TokenHash>,
+) -> Result<Actor, Problem> {
     if let Some(wait) = state.lockout.remaining(source, Instant::now()) {
         return Err(locked_out(wait));
     }
     let directory = state.hub.directory();
-    let known = bearer(request.headers()).and_then(|token| directory.admin_by_token(token));
+    let known = token.and_then(|hash| directory.tokens().find(|known| known.hash == hash));
     let Some(token) = known else {
-        let given = request.headers().contains_key(AUTHORIZATION);
         // A browser or a probe that sends nothing guesses nothing.
         if given {
             count_failure(state, source).await;

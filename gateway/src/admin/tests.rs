@@ -401,8 +401,7 @@ async fn answers_have_the_fields_that_the_document_says() {
     let identity = api.get("/admin/v1/identity").await.json();
     let status = api.get("/admin/v1/status").await.json();
     let tokens = api.call("GET", "/admin/v1/tokens", Some("admin"), None).await.json();
-    let added =
-        api.post("/admin/v1/administrators", json!({"name": "ann", "role": "viewer"})).await.json();
+    let added = api.post("/admin/v1/administrators", json!({"name": "ann", "role": "viewer"})).await.json();
     let administrators = api.call("GET", "/admin/v1/administrators", Some("admin"), None).await.json();
     let login = json!({"name": "ann", "password": added["password"]});
     let session = api.call("POST", "/admin/v1/session", None, Some(login)).await.json();

@@ -3,15 +3,17 @@
 use http::header::{COOKIE, HOST, ORIGIN};
 use http::uri::{Authority, Uri};
 use http::{HeaderMap, HeaderValue};
+use trunkline_common::digest::sha256;
 use trunkline_common::ids::Domain;
-use trunkline_common::token::TokenHash;
 
 /// The header that a request which changes something carries beside the cookie.
 pub(in super::super) const CSRF_HEADER: &str = "x-trunkline-csrf";
 
 /// What our cookie is called. Cookies do not know ports, so gateways on one host must not share a name.
 pub(super) fn name(domain: &Domain) -> String {
-    format!("trunkline_{}", &TokenHash::of(domain.as_str()).to_hex()[..8])
+    let hash = sha256(domain.as_str().as_bytes());
+    let digits = hash.iter().take(4).map(|byte| format!("{byte:02x}"));
+    format!("trunkline_{}", digits.collect::<String>())
 }
 
 /// Its value, as the browser sent it.
@@ -41,7 +43,7 @@ fn line(name: &str, value: &str, age: &str, secure: bool) -> Option<HeaderValue>
 
 /// Whether `Origin`, when there is one, is the host that was asked. The scheme does not count: a proxy in front of us
 /// may speak TLS for us.
-pub(super) fn is_same_origin(uri: &Uri, headers: &HeaderMap) -> bool {
+pub(in super::super) fn is_same_origin(uri: &Uri, headers: &HeaderMap) -> bool {
     let Some(origin) = headers.get(ORIGIN) else { return true };
     let asked =
         headers.get(HOST).and_then(|host| host.to_str().ok()).or(uri.authority().map(Authority::as_str));

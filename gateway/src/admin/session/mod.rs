@@ -27,7 +27,6 @@ use trunkline_gateway_proto::time::Time;
 use trunkline_http::auth::source;
 use trunkline_http::extract::Json as JsonBody;
 use trunkline_http::lockout::{Failed, Outcome, locked_out};
-use zeroize::Zeroizing;
 
 use super::auth::{Actor, By, Mine, count_failure};
 use super::{AdminState, Answer, fail, now};
@@ -40,7 +39,7 @@ pub(super) mod totp;
 
 pub(crate) use book::Ended;
 use book::{Book, Found, Lifetimes};
-use password::Passwords;
+use password::{Password, Passwords};
 
 /// Text before a session's secret, so that a leaked one can be recognised.
 const SESSION_PREFIX: &str = "tls";
@@ -67,7 +66,7 @@ pub(super) struct Logins {
 #[serde(deny_unknown_fields)]
 pub(super) struct LogIn {
     name: String,
-    password: Zeroizing<String>,
+    password: Password,
     #[serde(default)]
     code: Option<String>,
 }
@@ -91,14 +90,14 @@ pub(super) struct SessionView {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct PasswordChange {
-    old: Zeroizing<String>,
-    new: Zeroizing<String>,
+    old: Password,
+    new: Password,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Proof {
-    password: Zeroizing<String>,
+    password: Password,
 }
 
 #[derive(Debug, Deserialize)]
@@ -208,7 +207,7 @@ impl AdminState {
         &self,
         source: IpAddr,
         name: &String,
-        password: Zeroizing<String>,
+        password: Password,
         record: Option<&Administrator>,
     ) -> Answer<bool> {
         self.may_try(source, name)?;
@@ -411,7 +410,7 @@ pub(super) async fn totp_off(
 }
 
 /// Asks for the password again before something that outlives the session.
-async fn confirm(state: &AdminState, parts: &Parts, mine: &Mine, password: Zeroizing<String>) -> Answer<()> {
+async fn confirm(state: &AdminState, parts: &Parts, mine: &Mine, password: Password) -> Answer<()> {
     let record = record_of(state, mine)?;
     let source = source(&parts.extensions);
     if state.proves(source, &mine.name, password, Some(&record)).await? {

@@ -1,11 +1,14 @@
 //! Passwords: what they must be, and what they are stored as. Argon2id (RFC 9106) with the costs that OWASP names for
 //! it: 19 MiB, two passes, one lane.
 
+use std::fmt;
+use std::ops::Deref;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use argon2::{Algorithm, Argon2, Params, Version};
 use aws_lc_rs::constant_time;
+use serde::{Deserialize, Deserializer};
 use tokio::sync::Semaphore;
 use trunkline_common::token;
 use trunkline_gateway_proto::administrator::PasswordHash;
@@ -51,6 +54,10 @@ static NOBODY: LazyLock<PasswordHash> = LazyLock::new(|| PasswordHash {
     hash: token::random(),
 });
 
+/// A password that somebody sent: forgotten when it was looked at, and never printed.
+#[derive(Clone)]
+pub(crate) struct Password(Zeroizing<String>);
+
 /// Hashes away from the tasks that serve requests, a few at a time.
 #[derive(Clone, Debug)]
 pub(crate) struct Passwords {
@@ -72,7 +79,7 @@ impl Passwords {
     /// others may have failed meanwhile.
     pub(super) async fn verify(
         &self,
-        password: Zeroizing<String>,
+        password: Password,
         stored: Option<PasswordHash>,
         still: impl FnOnce() -> Answer<()>,
     ) -> Answer<bool> {
@@ -80,7 +87,7 @@ impl Passwords {
     }
 
     /// What a password is stored as.
-    pub(crate) async fn hash(&self, password: Zeroizing<String>) -> Answer<PasswordHash> {
+    pub(crate) async fn hash(&self, password: Password) -> Answer<PasswordHash> {
         self.run(|| Ok(()), move || hash(&password)).await
     }
 
@@ -141,7 +148,7 @@ fn derive(password: &str, stored: &PasswordHash) -> Option<[u8; 32]> {
 }
 
 /// A first password: 100 random bits in four groups, to be read from a screen or a file.
-pub(crate) fn generate() -> Zeroizing<String> {
+pub(crate) fn generate() -> Password {
     let bytes = Zeroizing::new(token::random::<20>());
     let mut text = Zeroizing::new(String::with_capacity(23));
     for (index, byte) in bytes.iter().enumerate() {
@@ -150,7 +157,27 @@ pub(crate) fn generate() -> Zeroizing<String> {
         }
         text.extend(ALPHABET.get(usize::from(byte & 31)).map(|byte| char::from(*byte)));
     }
-    text
+    Password(text)
+}
+
+impl Deref for Password {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl<'de> Deserialize<'de> for Password {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer).map(|text| Self(Zeroizing::new(text)))
+    }
+}
+
+impl fmt::Debug for Password {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Password(..)")
+    }
 }
 
 /// Whether `new` may take the place of `old`.
@@ -194,9 +221,10 @@ mod tests {
     #[test]
     fn first_passwords_are_long_plain_and_never_the_same() {
         let (a, b) = (generate(), generate());
-        assert_ne!(*a, *b);
+        assert_ne!(&*a, &*b);
+        assert_eq!(format!("{a:?}"), "Password(..)");
         assert_eq!(a.len(), 23);
-        assert!(a.chars().all(|c| c == '-' || c.is_ascii_lowercase() || c.is_ascii_digit()), "{}", *a);
+        assert!(a.chars().all(|c| c == '-' || c.is_ascii_lowercase() || c.is_ascii_digit()), "{}", &*a);
         assert!(check(&a, "old", "ann").is_ok());
     }
 

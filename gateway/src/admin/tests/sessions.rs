@@ -4,8 +4,8 @@ use std::time::{Duration, SystemTime};
 
 use http::header::{COOKIE, HOST, ORIGIN, SET_COOKIE};
 
-use super::super::session::totp::code_of;
 use super::*;
+use crate::admin::session::totp::code_of;
 
 /// A password that may be chosen.
 const CHOSEN: &str = "a password of my own";
@@ -99,7 +99,10 @@ async fn a_first_password_opens_nothing_but_the_change_of_it() {
     assert_eq!(changed.status, StatusCode::NO_CONTENT);
     assert_eq!(ann.get("/admin/v1/tokens").await.status, StatusCode::OK, "the session goes on");
     assert_eq!(ann.get("/admin/v1/session").await.json()["must_change_password"], false);
-    assert_eq!(Browser::new(&api, "192.0.2.1:1").log_in("ann", &first, None).await.problem(), "unauthenticated");
+    assert_eq!(
+        Browser::new(&api, "192.0.2.1:1").log_in("ann", &first, None).await.problem(),
+        "unauthenticated"
+    );
     let actors: BTreeSet<_> = api.fake.ops().into_iter().map(|(actor, _)| actor).collect();
     assert!(actors.contains("console:ann"), "{actors:?}");
 }
@@ -114,7 +117,7 @@ async fn a_second_log_in_ends_the_first_session_and_its_event_stream_within_a_se
     assert_eq!(second.log_in("ann", CHOSEN, None).await.status, StatusCode::OK);
     let ended = tokio::time::timeout(Duration::from_secs(20), stream.into_body().collect()).await;
     assert!(ended.is_ok(), "the stream goes on");
-    assert!(super::super::auth::LOOK_AGAIN < Duration::from_secs(1));
+    assert!(auth::LOOK_AGAIN < Duration::from_secs(1));
     let reply = first.get("/admin/v1/status").await;
     assert_eq!((reply.status, reply.problem()), (StatusCode::UNAUTHORIZED, "session-ended".to_owned()));
     assert!(reply.body.contains("somewhere else"), "{}", reply.body);
@@ -150,7 +153,11 @@ async fn a_cookie_alone_changes_nothing_and_another_sites_page_nothing_at_all() 
         vec![cookie.clone(), csrf(&ann.csrf), host.clone(), origin("null")],
     ] {
         let reply = api.call_with("192.0.2.1:1", "POST", "/admin/v1/tokens", &headers, body()).await;
-        assert_eq!((reply.status, reply.problem()), (StatusCode::FORBIDDEN, "csrf".to_owned()), "{headers:?}");
+        assert_eq!(
+            (reply.status, reply.problem()),
+            (StatusCode::FORBIDDEN, "csrf".to_owned()),
+            "{headers:?}"
+        );
     }
     let foreign = [host.clone(), origin("http://evil.test")];
     let login = Some(json!({"name": "ann", "password": CHOSEN}));
@@ -169,7 +176,10 @@ async fn the_cookie_is_for_this_gateways_pages_only_and_gone_after_the_log_out()
     let mut ann = Browser::new(&api, "192.0.2.1:1");
     let reply = ann.log_in("ann", &first, None).await;
     let cookie = reply.headers[SET_COOKIE].to_str().unwrap();
-    assert!(cookie.starts_with("trunkline_") && cookie.ends_with("; Path=/; HttpOnly; SameSite=Strict"), "{cookie}");
+    assert!(
+        cookie.starts_with("trunkline_") && cookie.ends_with("; Path=/; HttpOnly; SameSite=Strict"),
+        "{cookie}"
+    );
     let reply = ann.call("DELETE", "/admin/v1/session", None).await;
     assert_eq!(reply.status, StatusCode::NO_CONTENT);
     assert!(reply.headers[SET_COOKIE].to_str().unwrap().contains("Max-Age=0"));
@@ -187,7 +197,10 @@ async fn a_name_is_locked_out_wherever_the_guesses_come_from_and_its_session_goe
         assert_eq!(reply.problem(), "unauthenticated");
     }
     let reply = Browser::new(&api, "192.0.2.13:1").log_in("ann", CHOSEN, None).await;
-    assert_eq!((reply.status, reply.problem()), (StatusCode::TOO_MANY_REQUESTS, "too-many-requests".to_owned()));
+    assert_eq!(
+        (reply.status, reply.problem()),
+        (StatusCode::TOO_MANY_REQUESTS, "too-many-requests".to_owned())
+    );
     assert!(reply.headers[RETRY_AFTER].to_str().unwrap().parse::<u64>().unwrap() <= 60);
     assert_eq!(ann.get("/admin/v1/status").await.status, StatusCode::OK);
     let notes: Vec<_> = api.fake.ops().into_iter().filter(|(_, op)| op.contains("login.lockout")).collect();
@@ -205,7 +218,9 @@ async fn a_name_that_is_none_is_refused_like_a_wrong_password_and_is_not_written
         assert_eq!((reply.status, &reply.body), (wrong.status, &wrong.body), "{name}");
     }
     for n in 0..FAILURES_MAX {
-        Browser::new(&api, ["192.0.2.3:1", "192.0.2.4:1"][n as usize % 2]).log_in("Hunter 2!", "x", None).await;
+        Browser::new(&api, ["192.0.2.3:1", "192.0.2.4:1"][n as usize % 2])
+            .log_in("Hunter 2!", "x", None)
+            .await;
     }
     let notes = format!("{:?}", api.fake.ops());
     assert!(notes.contains("an unknown name") && !notes.to_lowercase().contains("hunter"), "{notes}");
@@ -289,7 +304,8 @@ async fn a_sessions_role_is_the_administrators_role_at_that_moment() {
     assert_eq!(set("viewer").await.problem(), "conflict", "she is the last one");
     let delete = |name: &str| {
         let path = format!("/admin/v1/administrators/{name}");
-        async { api.call("DELETE", &path.clone(), Some("admin"), None).await }
+        let api = &api;
+        async move { api.call("DELETE", &path, Some("admin"), None).await }
     };
     assert_eq!(delete("ann").await.problem(), "conflict");
     add(&api, "bob", "admin").await;
@@ -342,7 +358,10 @@ async fn settings_take_effect_at_once_and_can_be_taken_back() {
     let api = fixture();
     let put = |body| api.call("PUT", "/admin/v1/settings", Some("admin"), Some(body));
     let before = api.get("/admin/v1/settings").await.json();
-    assert_eq!(before["retention_s"], json!({"value": 2_592_000, "configured": 2_592_000, "overridden": false}));
+    assert_eq!(
+        before["retention_s"],
+        json!({"value": 2_592_000, "configured": 2_592_000, "overridden": false})
+    );
     let set = put(json!({"allow_private_ips": true, "retention_s": 3600})).await.json();
     assert_eq!(set["retention_s"], json!({"value": 3600, "configured": 2_592_000, "overridden": true}));
     assert_eq!(set["session_idle_s"]["overridden"], false);
@@ -350,7 +369,10 @@ async fn settings_take_effect_at_once_and_can_be_taken_back() {
     api.post("/admin/v1/peers", peer).await;
     assert!(api.fake.ops().last().unwrap().1.contains("allow_private_ips: true"), "{:?}", api.fake.ops());
     let back = put(json!({"retention_s": null})).await.json();
-    assert_eq!((&back["retention_s"]["value"], &back["allow_private_ips"]["value"]), (&json!(2_592_000), &json!(true)));
+    assert_eq!(
+        (&back["retention_s"]["value"], &back["allow_private_ips"]["value"]),
+        (&json!(2_592_000), &json!(true))
+    );
     for wrong in [json!({"retention_s": 1}), json!({"retention_s": "1h"}), json!({"colour": "red"})] {
         assert_eq!(put(wrong).await.problem(), "malformed");
     }
