@@ -268,11 +268,10 @@ impl Directory {
         self.networks.values().find(|network| network.tokens.contains(&hash))
     }
 
-    /// The administrator whose token this is.
+    /// The admin token of this hash.
     #[must_use]
-    pub fn admin_by_token(&self, token: &str) -> Option<&AdminToken> {
-        let hash = TokenHash::of(token);
-        self.tokens.values().find(|entry| entry.hash == hash)
+    pub fn token_by_hash(&self, hash: &TokenHash) -> Option<&AdminToken> {
+        self.tokens.values().find(|entry| entry.hash == *hash)
     }
 
     /// Whose users have this domain; it must be in lower case.

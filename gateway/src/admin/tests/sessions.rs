@@ -365,8 +365,9 @@ async fn settings_take_effect_at_once_and_can_be_taken_back() {
     let set = put(json!({"allow_private_ips": true, "retention_s": 3600})).await.json();
     assert_eq!(set["retention_s"], json!({"value": 3600, "configured": 2_592_000, "overridden": true}));
     assert_eq!(set["session_idle_s"]["overridden"], false);
-    let peer = json!({"domain": "beta.test", "ca_pem": "x"});
-    api.post("/admin/v1/peers", peer).await;
+    let pem = api.get("/admin/v1/identity/certificate").await.body;
+    let added = api.post("/admin/v1/peers", json!({"domain": "beta.test", "certificates": [pem]})).await;
+    assert_eq!(added.status, StatusCode::CREATED, "{}", added.body);
     assert!(api.fake.ops().last().unwrap().1.contains("allow_private_ips: true"), "{:?}", api.fake.ops());
     let back = put(json!({"retention_s": null})).await.json();
     assert_eq!(
