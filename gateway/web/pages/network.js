@@ -1,0 +1,2 @@
+import { head } from '../parts.js';
+export const network = { title: 'network', load: async () => ({}), view: () => [head({ title: 'network' })] };

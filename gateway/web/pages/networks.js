@@ -1,0 +1,2 @@
+import { head } from '../parts.js';
+export const networks = { title: 'networks', load: async () => ({}), view: () => [head({ title: 'networks' })] };
