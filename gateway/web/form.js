@@ -65,17 +65,18 @@ export class Wrong extends Error {
 }
 
 /**
- * The field an error is about, if it names one: details begin with `name:` or `name[3]:`, with or without backquotes.
+ * The field an error is about, if it names one: details begin with `name:`, `name[3]:` or `policy.name:`, with or without
+ * backquotes.
  *
  * @param {string} detail
  * @param {string[]} names the form's fields
  * @returns {{name: ?string, text: string}}
  */
 export function blame(detail, names) {
-  const [, name, rest] = /^`?([a-z_]+)(?:\[\d+\])?(?:\.[a-z_]+)*(?:\[\d+\])?`?: (.+)$/s.exec(detail) ?? [];
-  const found = name !== undefined && names.includes(name);
+  const [, path, rest] = /^`?([a-z_]+(?:\[\d+\])?(?:\.[a-z_]+(?:\[\d+\])?)*)`?: (.+)$/s.exec(detail) ?? [];
+  const name = path?.replace(/\[\d+\]/g, '').split('.').reverse().find((part) => names.includes(part));
   const sentence = (text) => text.charAt(0).toUpperCase() + text.slice(1);
-  return found ? { name, text: sentence(rest) } : { name: null, text: sentence(detail) };
+  return name ? { name, text: sentence(rest) } : { name: null, text: sentence(detail) };
 }
 
 /** Shows what is wrong at its field and goes there. Says whether there is such a field. */

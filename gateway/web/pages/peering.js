@@ -152,10 +152,12 @@ export function addDialog(reload, known = {}) {
   openDialog({
     id: 'add-dialog', title: known.domain ? `A certificate of ${known.domain}` : 'Add a peer by hand', submit: known.domain ? 'Save' : 'Add the peer', wide: true,
     content: [
-      h('p', {}, 'For deployments that cannot exchange bundles. Give certificates or pins to trust its keys, or an authority to trust those it issued: exactly one of these.'),
+      h('p', {}, known.domain
+        ? 'The key of this certificate becomes its current pin; the present one stays accepted until it is revoked. A new API key is issued as well, for its operator.'
+        : 'For deployments that cannot exchange bundles. Give certificates or pins to trust its keys, or an authority to trust those it issued: exactly one of these.'),
       field({ id: 'add-domain', name: 'domain', label: 'Federation domain', value: known.domain ?? '', readonly: Boolean(known.domain), autocapitalize: 'none', autofocus: !known.domain, required: true }),
       field({ id: 'add-label', name: 'label', label: 'Note', value: known.label ?? '', hint: 'For you; the peer does not see it.' }),
-      field({ id: 'add-certificates', name: 'certificates', tag: 'textarea', rows: 5, label: 'Certificates (PEM)', placeholder: '-----BEGIN CERTIFICATE-----', hint: 'One after another. Their keys are pinned.' }),
+      field({ id: 'add-certificates', name: 'certificates', tag: 'textarea', rows: 5, label: 'Certificates (PEM)', placeholder: '-----BEGIN CERTIFICATE-----', hint: 'The keys are pinned. A second one is taken as the next.' }),
       field({ id: 'add-pins', name: 'pins', tag: 'textarea', rows: 2, label: 'Or pins', hint: 'Base64 of the SHA-256 of the public key, one a line.' }),
       field({ id: 'add-ca', name: 'ca_pem', tag: 'textarea', rows: 3, label: 'Or its certificate authority (PEM)', placeholder: '-----BEGIN CERTIFICATE-----' }),
       field({ id: 'add-key', name: 'api_key', label: 'API key that its operator issued to us', hint: 'May come later.' }),

@@ -52,7 +52,7 @@ export function departuresTable(departures, id, withPeer = false) {
 }
 
 /** Throws away what waits for a peer, in one lane or all. */
-export function purgeDialog({ domain, outbox, depth = outbox.depth, bytes: size = outbox.bytes }, lane, reload) {
+export function purgeDialog({ domain, outbox, depth = outbox?.depth, bytes: size = outbox?.bytes }, lane, reload) {
   const what = lane ? lane.depth : depth;
   confirm({
     id: 'purge-dialog', title: lane ? `Purge lane ${lane.lane} to ${domain}?` : `Purge everything for ${domain}?`, submit: `Purge ${counted(what, 'envelope')}`, word: domain,
