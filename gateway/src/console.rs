@@ -3,7 +3,7 @@
 use axum::Router;
 use axum::response::Redirect;
 use axum::routing::get;
-use trunkline_http::files::{self, CSS, File, HTML, Policy};
+use trunkline_http::files::{self, CSS, File, HTML, JAVASCRIPT, Policy, SVG};
 
 /// Where the console is.
 const CONSOLE: &str = "/console";
@@ -15,7 +15,47 @@ macro_rules! file {
     };
 }
 
-const FILES: &[File] = &[(CONSOLE, HTML, include_str!("../web/index.html")), file!("style.css", CSS)];
+const FILES: &[File] = &[
+    (CONSOLE, HTML, include_str!("../web/index.html")),
+    file!("pages.css", CSS),
+    file!("parts.css", CSS),
+    file!("style.css", CSS),
+    file!("api.js", JAVASCRIPT),
+    file!("app.js", JAVASCRIPT),
+    file!("attention.js", JAVASCRIPT),
+    file!("chart.js", JAVASCRIPT),
+    file!("dialog.js", JAVASCRIPT),
+    file!("dom.js", JAVASCRIPT),
+    file!("figures.js", JAVASCRIPT),
+    file!("form.js", JAVASCRIPT),
+    file!("format.js", JAVASCRIPT),
+    file!("gate.js", JAVASCRIPT),
+    file!("icon.svg", SVG),
+    file!("live.js", JAVASCRIPT),
+    file!("parts.js", JAVASCRIPT),
+    file!("password.js", JAVASCRIPT),
+    file!("qr.js", JAVASCRIPT),
+    file!("table.js", JAVASCRIPT),
+    file!("toast.js", JAVASCRIPT),
+    file!("pages/access.js", JAVASCRIPT),
+    file!("pages/account.js", JAVASCRIPT),
+    file!("pages/audit.js", JAVASCRIPT),
+    file!("pages/calls.js", JAVASCRIPT),
+    file!("pages/certificates.js", JAVASCRIPT),
+    file!("pages/doctor.js", JAVASCRIPT),
+    file!("pages/domains.js", JAVASCRIPT),
+    file!("pages/general.js", JAVASCRIPT),
+    file!("pages/identity.js", JAVASCRIPT),
+    file!("pages/network.js", JAVASCRIPT),
+    file!("pages/networks.js", JAVASCRIPT),
+    file!("pages/outbox.js", JAVASCRIPT),
+    file!("pages/overview.js", JAVASCRIPT),
+    file!("pages/peer.js", JAVASCRIPT),
+    file!("pages/peering.js", JAVASCRIPT),
+    file!("pages/peers.js", JAVASCRIPT),
+    file!("pages/queue.js", JAVASCRIPT),
+    file!("pages/settings.js", JAVASCRIPT),
+];
 
 /// The pages need nothing beyond their own files and the admin API.
 const POLICY: Policy = Policy {
