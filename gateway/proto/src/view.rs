@@ -43,7 +43,8 @@ impl Core {
         };
         let announced = self.next_certificate.as_ref().and_then(|der| Pin::of_certificate(der).ok());
         // Most lanes of most peers are empty at any moment: they cost nothing in what is made every few seconds.
-        let lanes: Vec<LaneView> = lanes().zip(&peer.lanes).filter_map(|(name, lane)| lane_view(name, lane)).collect();
+        let lanes: Vec<LaneView> =
+            lanes().zip(&peer.lanes).filter_map(|(name, lane)| lane_view(name, lane)).collect();
         let outbox = lanes.iter().fold(QueueView::default(), |sum, LaneView { queue, .. }| QueueView {
             depth: sum.depth + queue.depth,
             bytes: sum.bytes + queue.bytes,

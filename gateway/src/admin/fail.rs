@@ -11,6 +11,7 @@ use trunkline_http::problem::{
 
 use crate::hub::{AdminFailure, HubError};
 use crate::identity::IdentityError;
+use crate::relays::RelayError;
 
 /// The gateway cannot do its work.
 pub const NOT_READY: ProblemType =
@@ -18,6 +19,10 @@ pub const NOT_READY: ProblemType =
 /// The audit log, or another part of the store, does not read as what was written.
 pub const DAMAGED: ProblemType =
     ProblemType::new("damaged", StatusCode::INTERNAL_SERVER_ERROR, "What is stored was changed");
+
+/// A relay of this deployment does not do its part.
+pub const RELAY: ProblemType =
+    ProblemType::new("relay", StatusCode::BAD_GATEWAY, "A relay did not do what it was asked");
 
 pub(super) fn unauthenticated() -> Problem {
     let detail = "send `Authorization: Bearer <token>` with an admin token, as `init` or `token add` made it";
@@ -70,6 +75,15 @@ pub(super) fn admin(failure: AdminFailure) -> Problem {
         AdminFailure::Refused(AdminError::Invalid(detail)) => invalid(detail),
         AdminFailure::Hub(error) => hub(error),
     }
+}
+
+pub(super) fn relay(error: &RelayError) -> Problem {
+    let kind = match error {
+        RelayError::NoSuchRelay(_) | RelayError::NoSuchCall(_) => NOT_FOUND,
+        RelayError::Ingress(_) => CONFLICT,
+        RelayError::Failed { .. } => RELAY,
+    };
+    Problem::new(kind, error.to_string())
 }
 
 /// The hub answered something else than what it was asked.

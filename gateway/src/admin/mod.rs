@@ -5,7 +5,7 @@
 //! - [`routes`]: every route with its role, from which the router and the OpenAPI document are both made
 //! - `auth`: who asks, and whether they may
 //! - [`fail`]: what is answered when something is wrong with a request
-//! - `identity`, `peers`, `networks`, `outbox`, `tokens`, `audit`, `events`, `health`: the handlers
+//! - `identity`, `peers`, `networks`, `outbox`, `tokens`, `audit`, `history`, `relays`, `events`, `health`: the handlers
 //! - [`openapi`]: the document that describes both APIs
 
 use std::sync::Arc;
@@ -20,19 +20,23 @@ use trunkline_http::lockout::Lockout;
 use trunkline_http::problem::{self, Problem};
 
 use crate::config::IdentityMode;
+use crate::history::History;
 use crate::hub::Hub;
 use crate::identity::Identity;
+use crate::relays::Relays;
 
 mod audit;
 pub(crate) mod auth;
 mod events;
 pub mod fail;
 mod health;
+mod history;
 mod identity;
 mod networks;
 pub mod openapi;
 mod outbox;
 mod peers;
+mod relays;
 pub mod routes;
 mod tokens;
 
@@ -60,6 +64,10 @@ pub struct AdminState {
     pub about: Arc<About>,
     /// Whether the process can do its work.
     pub readiness: Arc<Readiness>,
+    /// What was, for charts; whoever made this samples it.
+    pub history: Arc<History>,
+    /// The deployment's relays.
+    pub relays: Arc<Relays>,
     lockout: Arc<Lockout>,
     started: Instant,
 }
@@ -82,7 +90,14 @@ impl AdminState {
     #[must_use]
     pub fn new(hub: Hub, identity: Arc<Identity>, about: About, readiness: Arc<Readiness>) -> Self {
         let (about, lockout) = (Arc::new(about), Arc::default());
-        Self { hub, identity, about, readiness, lockout, started: Instant::now() }
+        let (history, relays) = (Arc::default(), Arc::default());
+        Self { hub, identity, about, readiness, history, relays, lockout, started: Instant::now() }
+    }
+
+    /// The same with relays.
+    #[must_use]
+    pub fn with_relays(self, relays: Arc<Relays>) -> Self {
+        Self { relays, ..self }
     }
 }
 

@@ -14,7 +14,10 @@ use crate::world::World;
 /// Outcome, reason and count of what a node shows of its one peer.
 fn departures(world: &World, node: usize) -> Vec<(Departed, String, u64)> {
     let peer = world.peer(node, 1 - node);
-    peer.departures.into_iter().map(|Departure { outcome, reason, count, .. }| (outcome, reason.into(), count)).collect()
+    peer.departures
+        .into_iter()
+        .map(|Departure { outcome, reason, count, .. }| (outcome, reason.into(), count))
+        .collect()
 }
 
 #[test]

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use trunkline_common::ids::{Domain, NetworkId};
-use trunkline_gateway_proto::audit::Entry;
 use trunkline_gateway_proto::admin::{AdminError, AdminOp, AdminReply, NetworkSpec, Overview, PeerView};
+use trunkline_gateway_proto::audit::Entry;
 use trunkline_gateway_proto::bundle::Bundle;
 use trunkline_gateway_proto::core::{Action, Config, Core, LoadFor, Reply, Ticket};
 use trunkline_gateway_proto::directory::LocalDomain;

@@ -48,8 +48,10 @@ fn operators_see_how_everybodys_packets_come() {
         everybody.iter().map(|participant| participant.transport).collect()
     };
     assert_eq!(ways(&world), [Some("udp"), Some("udp")]);
-    for (path, way) in [(tcp, "tcp"), (Path::over(udp.remote, Via::Connection { transport: Transport::Tls, number: 2 }), "tls")]
-    {
+    for (path, way) in [
+        (tcp, "tcp"),
+        (Path::over(udp.remote, Via::Connection { transport: Transport::Tls, number: 2 }), "tls"),
+    ] {
         world.clients[bob].path = path;
         assert!(world.check(bob, true));
         assert_eq!(ways(&world), [Some("udp"), Some(way)]);
