@@ -6,7 +6,7 @@ use std::net::{SocketAddr, TcpListener, UdpSocket};
 use trunkline_http::cli::check::{Check, Outcome, writable};
 use trunkline_http::serve::tls::{Tls, TlsFiles};
 
-use crate::config::{ApiConfig, Config, IdentityMode, deployment_key};
+use crate::config::{ApiConfig, Config, IdentityMode, RelayConfig, deployment_key};
 use crate::identity::{Files, Identity};
 use crate::run::Listening;
 
@@ -17,7 +17,7 @@ pub fn all(config: &Config) -> Vec<Check> {
     // A gateway that runs on this data directory holds the ports that its configuration names.
     let ours = Listening::read(&config.data_dir);
     let held = |address: fn(&Listening) -> SocketAddr| ours.as_ref().map(address);
-    vec![
+    let mut checks = vec![
         check("data_dir", writable(&config.data_dir, "the gateway").into()),
         check("deployment key", deployment_key::read(config).into()),
         check("identity", identity(config)),
@@ -28,7 +28,21 @@ pub fn all(config: &Config) -> Vec<Check> {
         check("local_api TLS", tls(&config.local_api)),
         check("admin_api.listen", api(&config.admin_api, held(|ours| ours.admin_api))),
         check("admin_api TLS", tls(&config.admin_api)),
-    ]
+    ];
+    if !config.relays.is_empty() {
+        checks.push(check("relays", relays(config)));
+    }
+    checks
+}
+
+/// Whether what is needed to ask relays can be read. They are not asked: they may start later.
+fn relays(config: &Config) -> Outcome {
+    let wrong = |relay: &RelayConfig| {
+        let wrong = relay.token().map(drop).and_then(|()| relay.authorities().map(drop)).err()?;
+        Some(format!("relay `{}`: {wrong}", relay.name))
+    };
+    let wrong: Vec<_> = config.relays.iter().filter_map(wrong).collect();
+    if wrong.is_empty() { Outcome::Fine } else { Outcome::Failed(wrong.join("; ")) }
 }
 
 fn identity(config: &Config) -> Outcome {

@@ -8,6 +8,7 @@ use arc_swap::ArcSwap;
 use thiserror::Error;
 use tokio::sync::{broadcast, mpsc, oneshot};
 use trunkline_gateway_proto::admin::{AdminError, AdminOp, AdminReply, Overview};
+use trunkline_gateway_proto::audit::Entry;
 use trunkline_gateway_proto::directory::Directory;
 use trunkline_gateway_proto::store::{NetworkKey, Record};
 use trunkline_gateway_proto::wire;
@@ -50,12 +51,18 @@ pub enum AdminFailure {
 pub struct Event {
     /// When, in milliseconds since the Unix epoch.
     pub at_ms: u64,
-    /// For example `link.up`, `link.down`, `peer.claim`, `alarm.watermark`, `store.failed`.
+    /// For example `link.up`, `link.down`, `peer.claim`, `alarm.watermark`, `store.failed`, `audit`.
     pub kind: &'static str,
     /// Which peer, when one is concerned.
     pub peer: Option<String>,
     /// A sentence.
     pub detail: String,
+    /// Of an `audit` event: the entry's verb,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub action: Option<String>,
+    /// and on what.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target: Option<String>,
 }
 
 /// What a caller asks of the hub.
@@ -88,6 +95,9 @@ pub(crate) enum Command {
         max: usize,
         reply: oneshot::Sender<Result<Vec<(u64, Record)>, HubError>>,
     },
+    AuditRange {
+        reply: oneshot::Sender<Result<(u64, u64), HubError>>,
+    },
     Overview {
         reply: oneshot::Sender<Result<Overview, HubError>>,
     },
@@ -99,6 +109,18 @@ pub struct Hub {
     commands: mpsc::Sender<Command>,
     directory: Arc<ArcSwap<Directory>>,
     events: broadcast::Sender<Event>,
+}
+
+impl Event {
+    /// What is told of an audit entry.
+    pub(crate) fn audited(entry: Entry) -> Self {
+        let Entry { at, actor, action, target, outcome, .. } = entry;
+        let of_peer = ["peer.", "outbox.", "inbox."].iter().any(|area| action.starts_with(area));
+        // A purge of all queues names no peer.
+        let peer = (of_peer && target.contains('.')).then(|| target.clone());
+        let detail = format!("{actor} {action} {target}: {outcome}");
+        Self { at_ms: at.unix_ms(), kind: "audit", peer, detail, action: Some(action), target: Some(target) }
+    }
 }
 
 impl Hub {
@@ -183,6 +205,14 @@ impl Hub {
     /// When the store cannot be read.
     pub async fn audit(&self, after: Option<u64>, max: usize) -> Result<Vec<(u64, Record)>, HubError> {
         self.ask(|reply| Command::Audit { after, max, reply }).await
+    }
+
+    /// The first and the last sequence number of the audit log; the last is below the first when it is empty.
+    ///
+    /// # Errors
+    /// When storage failed, or the hub is gone.
+    pub async fn audit_range(&self) -> Result<(u64, u64), HubError> {
+        self.ask(|reply| Command::AuditRange { reply }).await
     }
 
     /// Everything there is to see.

@@ -8,6 +8,7 @@
 //! - [`link`]: connections to peers
 //! - [`api`]: the local API, for the deployment's own messaging servers
 //! - [`admin`]: the admin API, for its operators
+//! - [`history`], [`relays`]: what its console shows beside: what was, and the relays of the deployment
 //! - [`console`]: the pages that operators see
 //! - [`metrics`]: what is measured
 //! - [`config`], [`init`], [`check`], [`run`]: from a configuration file to a running gateway
@@ -20,10 +21,12 @@ pub mod cli;
 pub mod config;
 pub mod console;
 pub mod driver;
+pub mod history;
 pub mod hub;
 pub mod identity;
 pub mod init;
 pub mod link;
 pub mod metrics;
+pub mod relays;
 pub mod run;
 pub mod store;

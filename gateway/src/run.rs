@@ -31,9 +31,10 @@ use crate::hub::Hub;
 use crate::identity::{Files, Identity, IdentityError};
 use crate::init::{BootstrapError, bootstrap};
 use crate::link::{LinkConfig, Links, StartError};
+use crate::relays::{self, Relays};
 use crate::store::redb::{Options as RedbOptions, RedbStore};
 use crate::store::{StoreError, space};
-use crate::{admin, api, console, metrics};
+use crate::{admin, api, console, history, metrics};
 
 /// How long a drain may take before the process leaves what is not finished to the next start.
 const DRAIN_MAX: Duration = Duration::from_secs(20);
@@ -256,7 +257,11 @@ impl Gateway {
             configured: config.values(),
             tls: admin_tls.is_some(),
         };
+        let relays = Arc::new(Relays::new(&config.relays));
+        tasks.spawn(relays::run(Arc::clone(&relays), apis_stop.clone()));
         let state = AdminState::new(hub.clone(), Arc::clone(&identity), about, Arc::clone(&readiness));
+        let state = state.with_relays(relays);
+        tasks.spawn(history::run(hub.clone(), Arc::clone(&state.history), apis_stop.clone()));
         tasks.spawn(serve::serve(
             admin_listener,
             admin_tls,

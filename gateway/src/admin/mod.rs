@@ -6,8 +6,8 @@
 //! - `auth`: who asks, and whether they may
 //! - [`fail`]: what is answered when something is wrong with a request
 //! - `session`: logging in to the console, and what that rests on
-//! - `identity`, `peers`, `networks`, `outbox`, `tokens`, `administrators`, `settings`, `audit`, `events`, `health`: the
-//!   handlers
+//! - `identity`, `peers`, `networks`, `outbox`, `tokens`, `administrators`, `settings`, `audit`, `history`, `relays`,
+//!   `events`, `health`: the handlers
 //! - [`openapi`]: the document that describes both APIs
 
 use std::sync::Arc;
@@ -23,8 +23,10 @@ use trunkline_http::lockout::Lockout;
 use trunkline_http::problem::{self, Problem};
 
 use crate::config::IdentityMode;
+use crate::history::History;
 use crate::hub::Hub;
 use crate::identity::Identity;
+use crate::relays::Relays;
 
 mod administrators;
 mod audit;
@@ -32,11 +34,13 @@ pub(crate) mod auth;
 mod events;
 pub mod fail;
 mod health;
+mod history;
 mod identity;
 mod networks;
 pub mod openapi;
 mod outbox;
 mod peers;
+mod relays;
 pub mod routes;
 pub(crate) mod session;
 pub(crate) mod settings;
@@ -66,6 +70,10 @@ pub struct AdminState {
     pub about: Arc<About>,
     /// Whether the process can do its work.
     pub readiness: Arc<Readiness>,
+    /// What was, for charts; whoever made this samples it.
+    pub history: Arc<History>,
+    /// The deployment's relays.
+    pub relays: Arc<Relays>,
     lockout: Arc<Lockout>,
     logins: Arc<session::Logins>,
     started: Instant,
@@ -92,7 +100,14 @@ impl AdminState {
     pub fn new(hub: Hub, identity: Arc<Identity>, about: About, readiness: Arc<Readiness>) -> Self {
         let logins = Arc::new(session::Logins::new(&about.domain, about.tls));
         let (about, lockout) = (Arc::new(about), Arc::default());
-        Self { hub, identity, about, readiness, lockout, logins, started: Instant::now() }
+        let (history, relays) = (Arc::default(), Arc::default());
+        Self { hub, identity, about, readiness, history, relays, lockout, logins, started: Instant::now() }
+    }
+
+    /// The same with relays.
+    #[must_use]
+    pub fn with_relays(self, relays: Arc<Relays>) -> Self {
+        Self { relays, ..self }
     }
 
     /// The settings that count.

@@ -7,7 +7,7 @@
 //! - `target`: where the gateway is
 //! - `console`: what is shown of times
 //! - one file per noun: `init`, `run`, `store`, `status`, `identity`, `peer`, `network`, `outbox`, `token`,
-//!   `admin`, `settings`, `audit`, `events`
+//!   `admin`, `settings`, `audit`, `relay`, `call`, `events`
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -19,6 +19,7 @@ use trunkline_http::cli::{self, CliError};
 
 mod admin;
 mod audit;
+mod call;
 mod console;
 mod events;
 mod identity;
@@ -26,6 +27,7 @@ mod init;
 mod network;
 mod outbox;
 mod peer;
+mod relay;
 mod run;
 mod settings;
 mod status;
@@ -86,6 +88,12 @@ enum Verb {
     /// The audit log
     #[command(subcommand)]
     Audit(audit::Verb),
+    /// The deployment's relays
+    #[command(subcommand)]
+    Relay(relay::Verb),
+    /// Live calls on the deployment's relays
+    #[command(subcommand)]
+    Call(call::Verb),
     /// Follow events as they happen, until interrupted
     Events(events::Args),
     /// The OpenAPI document of both APIs
@@ -135,6 +143,8 @@ async fn call(verb: Verb, api: &Api, console: &mut Console<'_>) -> Result<(), Cl
         Verb::Admin(verb) => admin::call(verb, api, console).await,
         Verb::Settings(verb) => settings::call(verb, api, console).await,
         Verb::Audit(verb) => audit::call(verb, api, console).await,
+        Verb::Relay(verb) => relay::call(verb, api, console).await,
+        Verb::Call(verb) => call::call(verb, api, console).await,
         Verb::Events(args) => events::follow(&args, api, console).await,
         Verb::Openapi => {
             let document = api.get("/openapi.json").await?;

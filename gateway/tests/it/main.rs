@@ -12,4 +12,5 @@ mod config;
 mod federation;
 mod link;
 mod process;
+mod relays;
 mod store;
