@@ -9,7 +9,8 @@
 //! - [`api`]: the local API, for the deployment's own messaging servers
 //! - [`admin`]: the admin API, for its operators
 //! - [`metrics`]: what is measured
-//! - [`config`], [`init`], [`check`], [`run`]: from a configuration file to a running gateway
+//! - [`config`], [`init`], [`service`], [`check`], [`run`]: from a configuration file to a running gateway
+//! - [`doctor`]: what is wrong, and what to do
 //! - [`cli`]: the command line
 
 pub mod admin;
@@ -17,6 +18,7 @@ pub mod api;
 pub mod check;
 pub mod cli;
 pub mod config;
+pub mod doctor;
 pub mod driver;
 pub mod hub;
 pub mod identity;
@@ -24,4 +26,5 @@ pub mod init;
 pub mod link;
 pub mod metrics;
 pub mod run;
+pub mod service;
 pub mod store;

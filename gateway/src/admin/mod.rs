@@ -5,9 +5,10 @@
 //! - [`routes`]: every route with its role, from which the router and the OpenAPI document are both made
 //! - `auth`: who asks, and whether they may
 //! - [`fail`]: what is answered when something is wrong with a request
-//! - `identity`, `peers`, `networks`, `outbox`, `tokens`, `audit`, `events`, `health`: the handlers
+//! - `identity`, `peers`, `networks`, `outbox`, `tokens`, `audit`, `events`, `health`, `doctor`: the handlers
 //! - [`openapi`]: the document that describes both APIs
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -19,12 +20,14 @@ use trunkline_http::extract::Json as JsonBody;
 use trunkline_http::lockout::Lockout;
 use trunkline_http::problem::{self, Problem};
 
-use crate::config::IdentityMode;
+use crate::config::{Config, IdentityMode};
+use crate::doctor::Patient;
 use crate::hub::Hub;
 use crate::identity::Identity;
 
 mod audit;
 pub(crate) mod auth;
+mod doctor;
 mod events;
 pub mod fail;
 mod health;
@@ -62,6 +65,7 @@ pub struct AdminState {
     pub readiness: Arc<Readiness>,
     lockout: Arc<Lockout>,
     started: Instant,
+    doctor: Arc<doctor::Doctor>,
 }
 
 /// What the configuration says about this deployment, as far as the admin API shows or uses it.
@@ -82,7 +86,15 @@ impl AdminState {
     #[must_use]
     pub fn new(hub: Hub, identity: Arc<Identity>, about: About, readiness: Arc<Readiness>) -> Self {
         let (about, lockout) = (Arc::new(about), Arc::default());
-        Self { hub, identity, about, readiness, lockout, started: Instant::now() }
+        Self { hub, identity, about, readiness, lockout, started: Instant::now(), doctor: Arc::default() }
+    }
+
+    /// The same, with what the doctor looks at: settings, and where the gateway listens for peers.
+    #[must_use]
+    pub fn examined(mut self, config: Config, link: SocketAddr) -> Self {
+        let (hub, identity) = (self.hub.clone(), Arc::clone(&self.identity));
+        self.doctor = Arc::new(doctor::Doctor::of(Patient { hub, identity, config: Arc::new(config), link }));
+        self
     }
 }
 

@@ -3,7 +3,7 @@
 use axum::routing::{MethodRouter, delete, get, post, put};
 use trunkline_gateway_proto::directory::Role;
 
-use super::{AdminState, audit, events, health, identity, networks, outbox, peers, tokens};
+use super::{AdminState, audit, doctor, events, health, identity, networks, outbox, peers, tokens};
 
 /// The methods in use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -149,6 +149,14 @@ pub static ROUTES: &[Route] = &[
         .open()
         .gives("application/json"),
     look("/admin/v1/status", "Status", "Everything at a glance.", || get(health::status)),
+    change(
+        OPERATOR,
+        Method::Post,
+        "/admin/v1/doctor",
+        "What is wrong, and what to do: dials itself from outside, and looks at DNS, clock, disk, keys and peers.",
+        || post(doctor::diagnose),
+    )
+    .answers(200, "Diagnosis"),
     look("/admin/v1/identity", "Identity", "Our certificate, and the one announced next.", || {
         get(identity::show)
     }),

@@ -46,7 +46,8 @@ impl Outcome {
 
 fn run(args: &[&str], answers: &str, interactive: bool) -> Outcome {
     let (mut input, mut out, mut err) = (Cursor::new(answers.as_bytes()), Vec::new(), Vec::new());
-    let mut console = Console { input: &mut input, interactive, out: &mut out, err: &mut err, json: false };
+    let mut console =
+        Console { input: &mut input, interactive, out: &mut out, screen: false, err: &mut err, json: false };
     let args = std::iter::once("trunkline-gateway").chain(args.iter().copied()).map(OsString::from);
     let code = execute(args, &mut console);
     Outcome { code, out: String::from_utf8(out).unwrap(), err: String::from_utf8(err).unwrap() }
@@ -238,7 +239,7 @@ fn init_says_the_next_two_steps_and_as_json_where_everything_is() {
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
     let said = run(&["init", "--dir", &at("a"), "--domain", "alpha.test"], "", false).fine();
-    assert!(said.out.contains("run --config") && said.out.contains("peer invite"), "{}", said.out);
+    assert!(said.out.contains("run --config") && said.out.contains("http://127.0.0.1:8441/console"), "{}", said.out);
     let made = run(&["init", "--dir", &at("b"), "--domain", "b.test", "--json"], "", false).fine().json();
     assert!(Path::new(made["admin_token_file"].as_str().unwrap()).is_file());
 }
