@@ -41,7 +41,8 @@ fn store(config: &Config) -> Outcome {
     match inspect::look(&Options::new(&config.data_dir, key)) {
         Ok(Seen::Absent | Seen::Sound) => Outcome::Fine,
         Ok(Seen::Unclean) => Outcome::Warning(
-            "not closed cleanly: the next start mends that, and reads all of it before it is ready".to_owned(),
+            "not closed cleanly: the next start mends that, and reads all of it before it is ready"
+                .to_owned(),
         ),
         Err(error @ StoreError::Locked { .. }) => match Listening::read(&config.data_dir) {
             Some(_) => Outcome::Warning("in use, by the gateway that runs on this data_dir".to_owned()),

@@ -386,3 +386,25 @@ async fn bind(field: &'static str, api: &ApiConfig) -> Result<(TcpListener, Opti
     };
     Ok((listener, tls))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn somebody_at_a_terminal_is_told_in_three_lines_where_everything_is() {
+        let config = Config::defaults("alpha.test".parse().unwrap());
+        let listening = Listening {
+            link: "0.0.0.0:8443".parse().unwrap(),
+            local_api: "127.0.0.1:8440".parse().unwrap(),
+            admin_api: "0.0.0.0:8441".parse().unwrap(),
+        };
+        let said = listening.announcement(&config);
+        assert_eq!(said.lines().count(), 3);
+        for expected in
+            ["http://127.0.0.1:8441/console\n", "http://127.0.0.1:8440\n", "0.0.0.0:8443, UDP and TCP\n"]
+        {
+            assert!(said.contains(expected), "{expected} is not in {said}");
+        }
+    }
+}

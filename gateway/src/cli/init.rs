@@ -99,7 +99,8 @@ fn options(target: &Target, args: Args, out: &mut Console<'_>) -> Result<init::O
 }
 
 fn ask_domain(out: &mut Console<'_>) -> Result<Domain, CliError> {
-    let explanation = "The federation domain is the name other deployments know this one by, as in example.org.";
+    let explanation =
+        "The federation domain is the name other deployments know this one by, as in example.org.";
     out.ask("Federation domain", explanation, None, |answer| {
         answer.parse().map_err(|error| format!("`{answer}` is no domain: {error}"))
     })

@@ -125,7 +125,9 @@ async fn wait(
     let value = json!({ "done": true, "left": total, "seconds": took.as_secs_f64() });
     out.show(&value, || match total {
         0 => format!("nothing waits for {whom}"),
-        _ => format!("nothing that waited waits for {whom} any more: {total} left in {}", console::span(took)),
+        _ => {
+            format!("nothing that waited waits for {whom} any more: {total} left in {}", console::span(took))
+        }
     });
     Ok(())
 }

@@ -86,7 +86,9 @@ pub(super) async fn call(args: &Args, api: &Api, out: &mut Console<'_>) -> Resul
         return show(api, out).await;
     }
     if out.json || !out.screen {
-        return Err(CliError::Usage("--watch needs a terminal: without one, `events` follows what happens".into()));
+        return Err(CliError::Usage(
+            "--watch needs a terminal: without one, `events` follows what happens".into(),
+        ));
     }
     let mut ticks = interval(WATCH_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);

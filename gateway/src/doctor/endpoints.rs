@@ -37,7 +37,8 @@ pub(super) async fn examine(config: &Config, pin: Pin, link: SocketAddr, deadlin
     let stranger = match Stranger::new(&config.domain, pin) {
         Ok(stranger) => stranger,
         Err(reason) => {
-            let finding = format!("The gateway could not be dialled from outside its own identity: {reason}.");
+            let finding =
+                format!("The gateway could not be dialled from outside its own identity: {reason}.");
             let advice = "This is a mistake of the program: please report it.";
             return vec![Check::failed("listener", link.to_string(), finding, advice)];
         }
@@ -86,7 +87,8 @@ async fn places(config: &Config, deadline: Instant) -> Vec<Place> {
         let resolver = &resolver;
         async move {
             let name = ourselves.endpoints.first().cloned().unwrap_or_else(|| record(&config.domain));
-            let late = || ResolveError::Name { name: name.clone(), reason: "DNS did not answer in time".into() };
+            let late =
+                || ResolveError::Name { name: name.clone(), reason: "DNS did not answer in time".into() };
             let addresses = timeout_at(deadline, resolver.resolve(&ourselves)).await;
             Place { addresses: addresses.unwrap_or_else(|_| Err(late())), name }
         }
@@ -128,7 +130,9 @@ fn resolved(place: &Place, domain: &Domain, private_is_meant: bool) -> Check {
         Err(ResolveError::Srv { reason, .. }) => Check::failed(
             "dns",
             name,
-            format!("Peers cannot find this gateway: link.advertise is empty, and DNS has no SRV record ({reason})."),
+            format!(
+                "Peers cannot find this gateway: link.advertise is empty, and DNS has no SRV record ({reason})."
+            ),
             format!(
                 "Set link.advertise to the host:port where peers reach it, or publish \
                  `{}. SRV 0 0 8443 gw.{domain}.`",
@@ -142,14 +146,19 @@ fn resolved(place: &Place, domain: &Domain, private_is_meant: bool) -> Check {
             "Publish an A or AAAA record for the name, or correct link.advertise.",
         ),
         Ok(addresses) => {
-            let list = addresses.iter().map(|address| address.ip().to_string()).collect::<Vec<_>>().join(", ");
-            let private = addresses.iter().find_map(|address| refusal(address.ip()).map(|kind| (address, kind)));
+            let list =
+                addresses.iter().map(|address| address.ip().to_string()).collect::<Vec<_>>().join(", ");
+            let private =
+                addresses.iter().find_map(|address| refusal(address.ip()).map(|kind| (address, kind)));
             match private {
                 None => Check::ok("dns", name, format!("It leads to {list}.")),
                 Some((address, kind)) if private_is_meant => Check::ok(
                     "dns",
                     name,
-                    format!("It leads to {list}; {} is {kind}, which allow_private_ips says is meant.", address.ip()),
+                    format!(
+                        "It leads to {list}; {} is {kind}, which allow_private_ips says is meant.",
+                        address.ip()
+                    ),
                 ),
                 Some((address, kind)) => Check::warning(
                     "dns",
@@ -213,7 +222,8 @@ fn advertised(
     let bad = answers.iter().find(|(_, answer)| *answer != Answer::Refused);
     let good = answers.iter().any(|(_, answer)| *answer == Answer::Refused);
     let Some((address, answer)) = bad else {
-        return good.then(|| Check::ok("endpoint", subject, format!("This gateway answers there, {SHOWS_OURS}.")));
+        return good
+            .then(|| Check::ok("endpoint", subject, format!("This gateway answers there, {SHOWS_OURS}.")));
     };
     Some(match answer {
         Answer::Refused | Answer::LetIn => let_in("endpoint", subject),
@@ -327,7 +337,8 @@ mod tests {
 
     #[test]
     fn what_to_look_at_depends_on_whether_the_listener_itself_answers() {
-        let advice = |answers| advertised("gw:8443", Transport::Tcp, &at(unreachable()), answers).unwrap().advice;
+        let advice =
+            |answers| advertised("gw:8443", Transport::Tcp, &at(unreachable()), answers).unwrap().advice;
         assert!(advice(true).unwrap().contains("firewall"));
         assert!(advice(false).unwrap().contains("begin there"));
     }

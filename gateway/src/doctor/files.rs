@@ -51,7 +51,9 @@ fn deployment_key(config: &Config) -> Check {
         (None, None) => "deployment_key_file".to_owned(),
     };
     match deployment_key::read(config) {
-        Ok(_) => Check::ok("deployment key", source, "It can be read. Backups need it: keep a copy elsewhere."),
+        Ok(_) => {
+            Check::ok("deployment key", source, "It can be read. Backups need it: keep a copy elsewhere.")
+        }
         Err(error) => Check::failed(
             "deployment key",
             source,
@@ -104,7 +106,9 @@ fn secret_files(config: &Config) -> Vec<PathBuf> {
     if let Some(dir) = config.data_dir.parent() {
         files.extend([dir.join(ADMIN_TOKEN_FILE), dir.join("admin.password")]);
         let networks = std::fs::read_dir(dir.join("networks")).into_iter().flatten().flatten();
-        files.extend(networks.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|e| e == "token")));
+        files.extend(
+            networks.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|e| e == "token")),
+        );
     }
     files
 }
@@ -126,7 +130,12 @@ fn secrets(files: Vec<(Guarded, PathBuf)>) -> Check {
             Guarded::Missing => {}
             Guarded::Unreadable(error) => {
                 let finding = format!("{} cannot be looked at: {error}.", file.display());
-                return Check::failed("files", subject, finding, "Give the gateway's user its directory back.");
+                return Check::failed(
+                    "files",
+                    subject,
+                    finding,
+                    "Give the gateway's user its directory back.",
+                );
             }
             Guarded::Mode(mode) => {
                 there += 1;
@@ -137,7 +146,11 @@ fn secrets(files: Vec<(Guarded, PathBuf)>) -> Check {
         }
     }
     if open.is_empty() {
-        return Check::ok("files", subject, format!("Only their owner can read the {there} files that hold secrets."));
+        return Check::ok(
+            "files",
+            subject,
+            format!("Only their owner can read the {there} files that hold secrets."),
+        );
     }
     let list = open.join(" ");
     Check::failed(
@@ -183,7 +196,8 @@ mod tests {
 
     #[test]
     fn a_secret_that_others_may_read_is_named_with_the_command_that_mends_it() {
-        let mut files = vec![(Guarded::Mode(0o600), "/a/key".into()), (Guarded::Missing, "/a/next.key".into())];
+        let mut files =
+            vec![(Guarded::Mode(0o600), "/a/key".into()), (Guarded::Missing, "/a/next.key".into())];
         assert_eq!(secrets(vec![(Guarded::Mode(0o600), "/a/key".into())]).outcome, Outcome::Ok);
         files.push((Guarded::Mode(0o640), "/a/token".into()));
         let check = secrets(files);

@@ -66,7 +66,12 @@ fn file_system(dir: &Path) -> Check {
 
 fn unreadable(check: &str, dir: &Path, error: &std::io::Error) -> Check {
     let finding = format!("It cannot be looked at: {error}.");
-    Check::failed(check, dir.display().to_string(), finding, "Make data_dir a directory of the gateway's user.")
+    Check::failed(
+        check,
+        dir.display().to_string(),
+        finding,
+        "Make data_dir a directory of the gateway's user.",
+    )
 }
 
 fn time(clock: Clock) -> Check {
@@ -89,7 +94,11 @@ fn time(clock: Clock) -> Check {
             format!("Nothing keeps the clock right. {matters}"),
             "Run chrony or systemd-timesyncd.",
         ),
-        None => Check::ok("clock", subject, format!("The time is plausible; the kernel does not say more. {matters}")),
+        None => Check::ok(
+            "clock",
+            subject,
+            format!("The time is plausible; the kernel does not say more. {matters}"),
+        ),
     }
 }
 

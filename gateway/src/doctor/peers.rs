@@ -98,7 +98,10 @@ fn link(peer: &PeerView, now: Time) -> Check {
         (PeerState::Active, LinkState::Alarm) => Check::failed(
             "peer",
             domain,
-            format!("The link is stopped by an alarm: {}.{waiting}", sentence(error().unwrap_or("watermarks disagree"))),
+            format!(
+                "The link is stopped by an alarm: {}.{waiting}",
+                sentence(error().unwrap_or("watermarks disagree"))
+            ),
             format!(
                 "One side lost part of its store. Find out with its operator which (a restored backup?), then \
                  `peer resume {domain}`."
@@ -140,8 +143,13 @@ pub fn of_network(network: &NetworkView, now: Time) -> Vec<Check> {
             checks.push(Check::warning(
                 "network",
                 id,
-                format!("{} {what} wait for its messaging server, the oldest for {age}: nobody fetches them.", queue.depth),
-                format!("Start the messaging server, and let it read {from} of the local API and acknowledge."),
+                format!(
+                    "{} {what} wait for its messaging server, the oldest for {age}: nobody fetches them.",
+                    queue.depth
+                ),
+                format!(
+                    "Start the messaging server, and let it read {from} of the local API and acknowledge."
+                ),
             ));
         }
     }
@@ -172,7 +180,11 @@ fn advice(error: &str, domain: &str) -> String {
             "Ask {domain}'s operator over another way for its pin (`identity show`). If it is the one shown, accept a \
              new bundle; if not, somebody is in between: do not."
         )
-    } else if says(&["refused our certificate", "not the one that was accepted", "certificate or API key was revoked"]) {
+    } else if says(&[
+        "refused our certificate",
+        "not the one that was accepted",
+        "certificate or API key was revoked",
+    ]) {
         format!(
             "{domain} does not know our certificate: compare pins with its operator (`identity show`), then \
              `peer invite {domain}` and let it accept the new bundle."
@@ -186,7 +198,10 @@ fn advice(error: &str, domain: &str) -> String {
     } else if says(&["another deployment answers"]) {
         format!("{domain}'s endpoints lead to another deployment: ask its operator for the right ones.")
     } else if says(&["set allow_private_ips"]) {
-        format!("If that address is meant, allow it: accept {domain}'s bundle again with --allow-private-ips.")
+        format!(
+            "If that address is meant, both operators exchange bundles again (`peer invite {domain}`) and accept them \
+             with --allow-private-ips; if not, {domain}'s endpoints or DNS are wrong."
+        )
     } else if says(&["DNS has no"]) {
         format!("Ask {domain}'s operator for the right endpoints, and look whether this machine's DNS works.")
     } else if says(&["does not name", "not good under its CA bundle", "holds no usable certificate"]) {
@@ -194,18 +209,26 @@ fn advice(error: &str, domain: &str) -> String {
     } else if says(&["does not speak trunkline/1", "is a gateway listening there"]) {
         format!("Something else answers at {domain}'s endpoints: ask its operator for the right port.")
     } else if says(&["watermark"]) {
-        format!("Find out with {domain}'s operator who lost part of a store, then `peer resume {domain}` on both sides.")
+        format!(
+            "Find out with {domain}'s operator who lost part of a store, then `peer resume {domain}` on both sides."
+        )
     } else if says(&["onnection refused"]) {
-        format!("Nothing listens at {domain}'s endpoints: ask its operator whether the gateway runs, and on which port.")
+        format!(
+            "Nothing listens at {domain}'s endpoints: ask its operator whether the gateway runs, and on which port."
+        )
     } else if says(&["no answer", "timed out", "nothing was heard", "unreachable"]) {
         format!(
             "Ask {domain}'s operator whether its gateway runs; if it does, a firewall on either side drops UDP and TCP \
              to its port."
         )
     } else if says(&["storage", "shutdown", "is being stopped", "stopping"]) {
-        format!("{domain} is stopping or cannot write: it is dialled again by itself; ask its operator if it stays so.")
+        format!(
+            "{domain} is stopping or cannot write: it is dialled again by itself; ask its operator if it stays so."
+        )
     } else {
-        format!("It is dialled again by itself. If it stays so, ask {domain}'s operator what its log says at that time.")
+        format!(
+            "It is dialled again by itself. If it stays so, ask {domain}'s operator what its log says at that time."
+        )
     }
 }
 
@@ -236,7 +259,7 @@ mod tests {
             next_certificate_ready: None,
             claimed_domains: None,
             outbox: QueueView::default(),
-            ..peer("beta.test")
+            ..peer("beta.test", None)
         }
     }
 
@@ -255,13 +278,18 @@ mod tests {
     fn a_link_that_is_down_is_told_with_its_error_and_its_time() {
         let check = down("TCP to 192.0.2.1:8443: Connection refused (os error 111)");
         assert_eq!(check.outcome, Outcome::Failed);
-        assert!(check.finding.contains("60m") && check.finding.contains("Connection refused"), "{}", check.finding);
+        assert!(
+            check.finding.contains("60m") && check.finding.contains("Connection refused"),
+            "{}",
+            check.finding
+        );
     }
 
     #[test]
     fn every_error_of_a_dial_has_an_advice_of_its_own() {
         let pin = Pin::from_bytes([7; 32]);
-        let private = ResolveError::Private { name: "gw".into(), address: "10.0.0.1".into(), kind: "private" };
+        let private =
+            ResolveError::Private { name: "gw".into(), address: "10.0.0.1".into(), kind: "private" };
         let no_name = ResolveError::Name { name: "gw".into(), reason: "no such record".into() };
         for (error, expected) in [
             (Refusal::Pin { domain: beta(), pin }.to_string(), "somebody is in between"),
@@ -269,7 +297,10 @@ mod tests {
             (private.to_string(), "--allow-private-ips"),
             (no_name.to_string(), "this machine's DNS"),
             ("the peer refused our certificate: its operator must".into(), "does not know our certificate"),
-            ("the peer closed the link (bad-key): the API key is not one we issued".into(), "API keys do not match"),
+            (
+                "the peer closed the link (bad-key): the API key is not one we issued".into(),
+                "API keys do not match",
+            ),
             ("the peer closed the link (not-peered): no such peering here".into(), "has no peering with us"),
             ("TCP: Connection refused".into(), "Nothing listens"),
             ("QUIC: no answer: UDP is blocked on the way".into(), "firewall"),
@@ -283,7 +314,9 @@ mod tests {
 
     #[test]
     fn what_waits_for_an_operator_is_a_warning_with_the_verb_that_ends_it() {
-        for (state, verb) in [(PeerState::Invited, "peer accept"), (PeerState::Paused, "peer resume beta.test")] {
+        for (state, verb) in
+            [(PeerState::Invited, "peer accept"), (PeerState::Paused, "peer resume beta.test")]
+        {
             let check = of_peer(&PeerView { state, ..active(LinkState::Down, None) }, NOW).remove(0);
             assert_eq!(check.outcome, Outcome::Warning);
             assert!(check.advice.as_deref().unwrap().contains(verb), "{check:?}");
@@ -301,7 +334,9 @@ mod tests {
     fn an_old_queue_behind_a_link_that_is_up_is_a_warning() {
         let outbox = QueueView { depth: 3, bytes: 30, oldest: Some(NOW - Duration::from_secs(1200)) };
         let checks = of_peer(&PeerView { outbox, ..active(LinkState::Up, None) }, NOW);
-        assert!(checks.iter().any(|check| check.outcome == Outcome::Warning && check.finding.contains("20m")));
+        assert!(
+            checks.iter().any(|check| check.outcome == Outcome::Warning && check.finding.contains("20m"))
+        );
     }
 
     #[test]

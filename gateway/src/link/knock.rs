@@ -112,10 +112,10 @@ impl Stranger {
             SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
             SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
         };
-        let endpoint = Endpoint::client(any).map_err(|error| format!("no UDP socket to dial from: {error}"))?;
+        let endpoint =
+            Endpoint::client(any).map_err(|error| format!("no UDP socket to dial from: {error}"))?;
         let name = self.domain.as_str();
-        let connection =
-            quic::establish(&self.config, &endpoint, crypto, name, address, refusal).await?;
+        let connection = quic::establish(&self.config, &endpoint, crypto, name, address, refusal).await?;
         // Our side is done before the other side has seen the stranger's certificate.
         let came_to = match tokio::time::timeout(REFUSED_WITHIN, connection.closed()).await {
             Ok(error) => Err(quic::explain(&error, None)),

@@ -13,8 +13,8 @@ use bytes::BytesMut;
 use quinn::congestion::{ControllerFactory, CubicConfig};
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::{
-    Connection, ConnectionError, Endpoint, IdleTimeout, Incoming, ReadError, RecvStream, SendStream, ServerConfig,
-    TransportConfig, TransportErrorCode, VarInt, WriteError,
+    Connection, ConnectionError, Endpoint, IdleTimeout, Incoming, ReadError, RecvStream, SendStream,
+    ServerConfig, TransportConfig, TransportErrorCode, VarInt, WriteError,
 };
 use rustls_pki_types::CertificateDer;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
