@@ -47,13 +47,11 @@ pub(super) async fn examine(config: &Config, pin: Pin, link: SocketAddr, deadlin
         let address = reachable(link);
         knock(&stranger, vec![address], deadline).await
     };
-    let places = async {
-        let mut checks = Vec::new();
-        let mut places = Vec::new();
-        for place in places(config, deadline).await {
-            checks.push(resolved(&place, &config.domain, config.allow_private_ips));
-            places.push(place);
-        }
+    let outside = async {
+        let places = places(config, deadline).await;
+        let is_private_meant = config.allow_private_ips;
+        let checks: Vec<_> =
+            places.iter().map(|place| resolved(place, &config.domain, is_private_meant)).collect();
         let dialled = join_all(places.into_iter().map(async |place| {
             let mut addresses = place.addresses.unwrap_or_default();
             addresses.truncate(ADDRESSES_MAX);
@@ -61,7 +59,7 @@ pub(super) async fn examine(config: &Config, pin: Pin, link: SocketAddr, deadlin
         }));
         (checks, dialled.await)
     };
-    let (at_listener, (mut checks, dialled)) = tokio::join!(listener, places);
+    let (at_listener, (mut checks, dialled)) = tokio::join!(listener, outside);
     for transport in TRANSPORTS {
         let here = of(&at_listener, transport);
         let Some((_, answer)) = here.first() else { continue };

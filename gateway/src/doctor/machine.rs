@@ -59,7 +59,7 @@ fn disk(config: &Config) -> Check {
 
 fn file_system(dir: &Path) -> Check {
     match rustix::fs::statfs(dir) {
-        Ok(stat) => durable(dir, kind(i64::try_from(stat.f_type).unwrap_or_default())),
+        Ok(stat) => durable(dir, kind(stat.f_type)),
         Err(error) => unreadable("file system", dir, &error.into()),
     }
 }
