@@ -9,6 +9,9 @@ use trunkline_http::serve::tls::{Tls, TlsFiles};
 use crate::config::{ApiConfig, Config, IdentityMode, RelayConfig, deployment_key};
 use crate::identity::{Files, Identity};
 use crate::run::Listening;
+use crate::store::StoreError;
+use crate::store::inspect::{self, Seen};
+use crate::store::redb::Options;
 
 /// Looks at everything. The configuration itself was checked when it was loaded.
 #[must_use]
@@ -20,6 +23,7 @@ pub fn all(config: &Config) -> Vec<Check> {
     let mut checks = vec![
         check("data_dir", writable(&config.data_dir, "the gateway").into()),
         check("deployment key", deployment_key::read(config).into()),
+        check("store", store(config)),
         check("identity", identity(config)),
         check("link.listen (UDP)", bindable(config.link.listen, "UDP", held(|ours| ours.link))),
         check("link.listen (TCP)", bindable(config.link.listen, "TCP", held(|ours| ours.link))),
@@ -43,6 +47,23 @@ fn relays(config: &Config) -> Outcome {
     };
     let wrong: Vec<_> = config.relays.iter().filter_map(wrong).collect();
     if wrong.is_empty() { Outcome::Fine } else { Outcome::Failed(wrong.join("; ")) }
+}
+
+fn store(config: &Config) -> Outcome {
+    // Without the key there is nothing to say, and the check of the key says why.
+    let Ok(key) = deployment_key::read(config) else { return Outcome::Fine };
+    match inspect::look(&Options::new(&config.data_dir, key)) {
+        Ok(Seen::Absent | Seen::Sound) => Outcome::Fine,
+        Ok(Seen::Unclean) => Outcome::Warning(
+            "not closed cleanly: the next start mends that, and reads all of it before it is ready"
+                .to_owned(),
+        ),
+        Err(error @ StoreError::Locked { .. }) => match Listening::read(&config.data_dir) {
+            Some(_) => Outcome::Warning("in use, by the gateway that runs on this data_dir".to_owned()),
+            None => Outcome::Failed(error.to_string()),
+        },
+        Err(error) => Outcome::Failed(error.to_string()),
+    }
 }
 
 fn identity(config: &Config) -> Outcome {

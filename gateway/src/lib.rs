@@ -11,7 +11,8 @@
 //! - [`history`], [`relays`]: what its console shows beside: what was, and the relays of the deployment
 //! - [`console`]: the pages that operators see
 //! - [`metrics`]: what is measured
-//! - [`config`], [`init`], [`check`], [`run`]: from a configuration file to a running gateway
+//! - [`config`], [`init`], [`service`], [`check`], [`run`]: from a configuration file to a running gateway
+//! - [`doctor`]: what is wrong, and what to do
 //! - [`cli`]: the command line
 
 pub mod admin;
@@ -20,6 +21,7 @@ pub mod check;
 pub mod cli;
 pub mod config;
 pub mod console;
+pub mod doctor;
 pub mod driver;
 pub mod history;
 pub mod hub;
@@ -29,4 +31,5 @@ pub mod link;
 pub mod metrics;
 pub mod relays;
 pub mod run;
+pub mod service;
 pub mod store;

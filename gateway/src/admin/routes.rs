@@ -4,8 +4,8 @@ use axum::routing::{MethodRouter, delete, get, post, put};
 use trunkline_gateway_proto::directory::Role;
 
 use super::{
-    AdminState, administrators, audit, events, health, history, identity, networks, outbox, peers, relays,
-    session, settings, tokens,
+    AdminState, administrators, audit, doctor, events, health, history, identity, networks, outbox, peers,
+    relays, session, settings, tokens,
 };
 
 /// The methods in use.
@@ -196,6 +196,14 @@ pub static ROUTES: &[Route] = &[
     })
     .takes("Proof"),
     look("/admin/v1/status", "Status", "Everything at a glance.", || get(health::status)),
+    change(
+        OPERATOR,
+        Method::Post,
+        "/admin/v1/doctor",
+        "What is wrong, and what to do: dials itself from outside, and looks at DNS, clock, disk, keys and peers.",
+        || post(doctor::diagnose),
+    )
+    .answers(200, "Diagnosis"),
     look("/admin/v1/identity", "Identity", "Our certificate, and the one announced next.", || {
         get(identity::show)
     }),

@@ -1,4 +1,5 @@
-//! The command line. Every verb but `init`, `run`, `store` and `token recover` is a call of the admin API.
+//! The command line. Every verb but `init`, `run`, `store` and `token recover` is a call of the admin API,
+//! and `doctor` is one where there is an API to call.
 //!
 //! Exit codes: 0 done, 1 it failed, 2 it was not understood. An error is one line on stderr that says what to do.
 //!
@@ -6,7 +7,7 @@
 //! - [`main`]: from arguments to an exit code
 //! - `target`: where the gateway is
 //! - `console`: what is shown of times
-//! - one file per noun: `init`, `run`, `store`, `status`, `identity`, `peer`, `network`, `outbox`, `token`,
+//! - one file per noun: `init`, `run`, `store`, `status`, `doctor`, `identity`, `peer`, `network`, `outbox`, `token`,
 //!   `admin`, `settings`, `audit`, `relay`, `call`, `events`
 
 use std::ffi::OsString;
@@ -21,6 +22,7 @@ mod admin;
 mod audit;
 mod call;
 mod console;
+mod doctor;
 mod events;
 mod identity;
 mod init;
@@ -62,8 +64,10 @@ enum Verb {
     /// The store's files
     #[command(subcommand)]
     Store(store::Verb),
-    /// Everything at a glance
-    Status,
+    /// What is wrong, then everything at a glance
+    Status(status::Args),
+    /// Look for what is wrong, from outside too, and say what to do; also when the gateway does not run
+    Doctor,
     /// Our certificate, and its rotation
     #[command(subcommand)]
     Identity(identity::Verb),
@@ -127,14 +131,17 @@ fn carry_out(cli: Cli, console: &mut Console<'_>) -> Result<(), CliError> {
         .enable_all()
         .build()
         .map_err(|error| CliError::failed(format!("cannot start: {error}")))?;
+    if matches!(verb, Verb::Doctor) {
+        return runtime.block_on(Box::pin(doctor::call(&cli.target, console)));
+    }
     let api = Api::connect(cli.target.endpoint()?)?;
     runtime.block_on(Box::pin(call(verb, &api, console)))
 }
 
 async fn call(verb: Verb, api: &Api, console: &mut Console<'_>) -> Result<(), CliError> {
     match verb {
-        Verb::Init(_) | Verb::Run(_) | Verb::Store(_) => Ok(()),
-        Verb::Status => status::show(api, console).await,
+        Verb::Init(_) | Verb::Run(_) | Verb::Store(_) | Verb::Doctor => Ok(()),
+        Verb::Status(args) => status::call(&args, api, console).await,
         Verb::Identity(verb) => identity::call(verb, api, console).await,
         Verb::Peer(verb) => peer::call(verb, api, console).await,
         Verb::Network(verb) => network::call(verb, api, console).await,

@@ -9,6 +9,7 @@ mod admin;
 mod api;
 mod cli;
 mod config;
+mod doctor;
 mod federation;
 mod link;
 mod process;
