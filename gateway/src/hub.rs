@@ -238,3 +238,32 @@ impl Hub {
         answer.await.map_err(|_| HubError::Stopping)?
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use trunkline_gateway_proto::time::Time;
+
+    use super::*;
+
+    #[test]
+    fn an_audited_change_is_told_with_who_what_and_what_came_of_it() {
+        let entry = |action: &str, target: &str| Entry {
+            at: Time::from_unix_ms(5),
+            actor: "root".into(),
+            action: action.into(),
+            target: target.into(),
+            outcome: "ok".into(),
+            previous: String::new(),
+        };
+        let told = serde_json::to_value(Event::audited(entry("peer.pause", "beta.test"))).unwrap();
+        let expected = json!({
+            "at_ms": 5, "kind": "audit", "peer": "beta.test", "detail": "root peer.pause beta.test: ok",
+            "action": "peer.pause", "target": "beta.test",
+        });
+        assert_eq!(told, expected);
+        for (action, target) in [("outbox.retry", "all"), ("token.add", "night.shift")] {
+            assert_eq!(Event::audited(entry(action, target)).peer, None);
+        }
+    }
+}

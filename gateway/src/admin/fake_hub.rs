@@ -98,9 +98,9 @@ impl FakeHub {
                     let _ = reply.send(outcome);
                 }
                 Command::Audit { after, max, reply } => {
-                    let records =
-                        state.audit.iter().enumerate().map(|(n, entry)| (n as u64 + 1, record(entry)));
-                    let records = records.filter(|(seq, _)| after.is_none_or(|after| *seq > after));
+                    let read = usize::try_from(after.unwrap_or(0)).unwrap_or(usize::MAX);
+                    let entries = state.audit.iter().enumerate().skip(read);
+                    let records = entries.map(|(n, entry)| (n as u64 + 1, record(entry)));
                     let _ = reply.send(Ok(records.take(max).collect()));
                 }
                 Command::AuditRange { reply } => {

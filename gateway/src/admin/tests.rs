@@ -577,7 +577,7 @@ async fn charts_have_the_sum_and_each_peer() {
 }
 
 #[tokio::test]
-async fn followers_get_samples_and_are_told_of_audited_changes() {
+async fn followers_get_samples() {
     let api = fixture();
     api.fake.set_peers(vec![peer("beta.test", None)]);
     let mut request = Request::get("/admin/v1/events").header(AUTHORIZATION, "Bearer viewer");

@@ -138,7 +138,10 @@ fn every_verb_that_shows_something_shows_it_as_a_table_and_as_json() {
         (&["outbox", "retry"], "3 peers"),
         (&["token", "list"], "operator"),
         (&["audit", "list"], "TokenAdd"),
+        (&["audit", "list", "--oldest", "--search", "tokenadd", "--before", "9"], "TokenAdd"),
         (&["audit", "verify"], "the chain holds"),
+        (&["relay", "list"], "no relays"),
+        (&["call", "list"], "PARTICIPANTS"),
     ] {
         let shown = gateway.run(args).fine();
         assert!(shown.out.contains(expected), "{args:?}: {}", shown.out);

@@ -1,6 +1,6 @@
 //! A gateway that looks at a relay, as a whole process.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 
 use serde_json::Value;
@@ -9,9 +9,15 @@ use crate::process::{Gateway, text};
 
 /// Answers one request as a relay node with one call would.
 fn answer(mut stream: TcpStream) -> Option<()> {
-    let mut lines = BufReader::new(stream.try_clone().ok()?).lines();
+    let mut reader = BufReader::new(stream.try_clone().ok()?);
+    let mut lines = reader.by_ref().lines();
     let request = lines.next()?.ok()?;
     let head: Vec<String> = lines.map_while(Result::ok).take_while(|line| !line.is_empty()).collect();
+    // What is left unread when a connection is closed may take the answer with it.
+    let length =
+        head.iter().find_map(|line| line.to_lowercase().strip_prefix("content-length: ")?.parse().ok());
+    let mut body = vec![0; length.unwrap_or(0)];
+    reader.read_exact(&mut body).ok()?;
     let known = head.iter().any(|line| line.eq_ignore_ascii_case("authorization: bearer tlr_relay"));
     let (status, body) = match request.rsplit_once(' ')?.0 {
         "GET /healthz" => (

@@ -125,3 +125,24 @@ fn operators_are_told_of_every_audit_entry_once_it_is_durable() {
     let (first, last) = world.core(ALPHA).audit_range();
     assert_eq!((first, last), (1, log.len() as u64));
 }
+
+/// A sampler asks for one every two seconds, on the task that does everything else. Run with `--no-capture` to see the time.
+#[test]
+fn an_overview_of_a_thousand_peers_holds_nobody_up() {
+    let mut world = pair();
+    for n in 0..1000 {
+        let domain = format!("peer{n}.test").parse().unwrap();
+        let expires = world.time_of(ALPHA) + Duration::from_secs(3600);
+        world.admin(ALPHA, AdminOp::PeerInvite { domain, expires }).unwrap();
+    }
+    let mut best = Duration::MAX;
+    for _ in 0..20 {
+        let began = std::time::Instant::now();
+        let overview = world.overview(ALPHA);
+        best = best.min(began.elapsed());
+        assert_eq!(overview.peers.len(), 1001);
+    }
+    eprintln!("an overview of 1,001 peers took {best:?}");
+    // A hundred times what it takes, so that only a change of kind shows.
+    assert!(best < Duration::from_millis(100), "{best:?}");
+}
