@@ -94,7 +94,7 @@ async fn new_administrator(admin: &Page, name: &str, role: &str) -> String {
     go(admin, "#/settings/administrators").await;
     click(admin, "#administrator-add").await;
     fill(admin, "#administrator-name", name).await;
-    click(admin, &format!("#role-{role}")).await;
+    click(admin, &format!("label:has(#role-{role})")).await;
     click(admin, "#administrator-dialog-submit").await;
     there_is(admin, "#first-password").await;
     let password = admin.text("#first-password").await.unwrap();

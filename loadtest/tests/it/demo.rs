@@ -1,7 +1,7 @@
 //! The demo's processes, for tests that look at them through a browser.
 
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -73,11 +73,6 @@ impl Demo {
     /// The link to somebody's messaging page.
     pub(crate) fn link(&self, person: &str) -> &str {
         self.told["people"][person].as_str().unwrap_or_else(|| panic!("no {person} in {:#}", self.told))
-    }
-
-    /// Where its deployments are.
-    pub(crate) fn dir(&self) -> PathBuf {
-        self.dir.path().join("deployments")
     }
 
     fn log(&self) -> String {

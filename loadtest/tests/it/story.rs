@@ -12,6 +12,9 @@ use crate::demo::Demo;
 /// A network of alpha, and of beta.
 const NETWORK: &str = "main";
 
+/// The pin on a console's identity page.
+const PIN: &str = "document.querySelector('#our-pin').dataset.pin";
+
 /// Messages that are under way before the certificate is changed, and after it was: enough to be before and after.
 const FLOWING: usize = 15;
 
@@ -77,6 +80,7 @@ async fn unexpected(browser: &Browser) -> Vec<String> {
 /// Alpha invites beta: the bundle goes from one console into the other, and the answer back.
 async fn peer(pages: &Pages) {
     let Pages { alpha, beta, .. } = pages;
+    let (alphas, betas) = (pin(alpha).await, pin(beta).await);
     go(alpha, "#/peers").await;
     click(alpha, "#empty-invite").await;
     fill(alpha, "#invite-domain", "beta.test").await;
@@ -86,14 +90,20 @@ async fn peer(pages: &Pages) {
 
     go(beta, "#/peers").await;
     click(beta, "#empty-accept").await;
-    accept(beta, &invitation, "alpha.test").await;
+    accept(beta, &invitation, "alpha.test", &alphas).await;
     let answer = bundle(beta, "#answer-dialog").await;
 
     click(alpha, "#peer-accept").await;
-    accept(alpha, &answer, "beta.test").await;
+    accept(alpha, &answer, "beta.test", &betas).await;
     click(alpha, "#accepted-dialog-close").await;
     there_is(alpha, "#peers-table [data-domain='beta.test'][data-state=active][data-link=up]").await;
     there_is(beta, "#peers-table [data-domain='alpha.test'][data-state=active][data-link=up]").await;
+}
+
+/// The pin that a console says its own deployment has, which operators read to each other.
+async fn pin(console: &Page) -> String {
+    go(console, "#/identity").await;
+    console.value(PIN).await.unwrap().as_str().expect("a pin").to_owned()
 }
 
 /// Takes what a dialog shows to be sent to the other operator, and closes it.
@@ -104,11 +114,11 @@ async fn bundle(console: &Page, dialog: &str) -> String {
     text.as_str().unwrap().to_owned()
 }
 
-/// Pastes a bundle, looks at whom it is from, and trusts it.
-async fn accept(console: &Page, bundle: &str, from: &str) {
+/// Pastes a bundle, compares whom and which key it is from, and trusts it.
+async fn accept(console: &Page, bundle: &str, from: &str, pin: &str) {
     paste(console, "#bundle-paste", bundle).await;
     there_is(console, &format!("#bundle-preview[data-domain='{from}']")).await;
-    says(console, "#preview-pin", "").await;
+    there_is(console, &format!("#preview-pin[data-pin='{pin}']")).await;
     click(console, "#accept-dialog-submit").await;
 }
 
@@ -143,8 +153,8 @@ async fn pause_and_resume(pages: &Pages) {
     for number in 1..=WAITING {
         write(ann, &format!("waiting {number}")).await;
         is_marked_as(ann, &format!("waiting {number}"), "Waiting for beta.test").await;
-        figure_is(alpha, "peer-depth", &format!("=== {number}")).await;
     }
+    figure_is(alpha, "peer-depth", &format!("=== {WAITING}")).await;
     alpha.screenshot(&picture("story-paused")).await.unwrap();
     click(alpha, "#peer-resume").await;
     figure_is(alpha, "peer-depth", "=== 0").await;
@@ -182,7 +192,7 @@ fn departure(outcome: &str, peer: &str) -> String {
 /// Says on a network's page how far it federates.
 async fn federate(console: &Page, federation: &str) {
     go(console, &format!("#/networks/{NETWORK}")).await;
-    click(console, &format!("#federation-{federation}")).await;
+    click(console, &format!("label:has(#federation-{federation})")).await;
     click(console, "#network-save").await;
     there_is_no(console, "#savebar").await;
     go(console, "#/networks").await;
@@ -195,8 +205,7 @@ async fn rotate(pages: &Pages) {
     let Pages { alpha, beta, ann, ben } = pages;
     go(alpha, "#/identity").await;
     go(beta, "#/peers/alpha.test").await;
-    let pin = "document.querySelector('#our-pin').dataset.pin";
-    let old = alpha.value(pin).await.unwrap();
+    let old = alpha.value(PIN).await.unwrap();
     ann.run(FLOW, &[]).await.unwrap();
     flowing(ben, 0).await;
     click(alpha, "#rotate").await;
@@ -206,7 +215,7 @@ async fn rotate(pages: &Pages) {
     alpha.screenshot(&picture("story-rotation")).await.unwrap();
     click(alpha, "#activate").await;
     click(alpha, "#activate-dialog-submit").await;
-    see(alpha, &format!("{pin} === {next}")).await;
+    see(alpha, &format!("{PIN} === {next}")).await;
     there_is(beta, &format!("#peer-pins [data-pin={next}][data-state=current]")).await;
     let before = flow(ben).await.len();
     flowing(ben, before).await;
