@@ -3,6 +3,7 @@
 mod browse;
 mod console;
 mod demo;
+mod manual;
 mod pages;
 mod story;
 mod totp;
