@@ -2,11 +2,13 @@
 //!
 //! A token carries 256 bits of randomness, so one SHA-256 is a safe way to keep it: there is nothing to guess.
 
-use aws_lc_rs::{constant_time, digest, rand};
+use aws_lc_rs::{constant_time, rand};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
+
+use crate::digest::sha256;
 
 /// SHA-256 of a token: what the store keeps.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -35,9 +37,7 @@ impl TokenHash {
     /// The hash `token` is stored as.
     #[must_use]
     pub fn of(token: &str) -> Self {
-        let mut hash = [0; 32];
-        hash.copy_from_slice(digest::digest(&digest::SHA256, token.as_bytes()).as_ref());
-        Self(hash)
+        Self(sha256(token.as_bytes()))
     }
 
     /// Whether `token` is the one, in constant time.

@@ -6,6 +6,7 @@
 //! - [`auth`], [`lockout`]: bearer tokens, and budgets for those who guess and for those who ask too much
 //! - [`extract`]: bodies, paths and queries, bounded, refused with problem documents
 //! - [`problem`]: the one shape of every error
+//! - [`files`]: pages that are part of the binary
 //! - [`rfc3339`]: times as text
 //! - `cli`: the command line that speaks to such an API (feature `cli`)
 
@@ -13,6 +14,7 @@ pub mod auth;
 #[cfg(feature = "cli")]
 pub mod cli;
 pub mod extract;
+pub mod files;
 pub mod lockout;
 pub mod problem;
 pub mod rfc3339;
