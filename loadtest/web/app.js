@@ -156,6 +156,7 @@ function renderConversation() {
   }
   $('contact-name').textContent = contact.name;
   $('contact-address').textContent = contact.address;
+  $('text').placeholder = `Write to ${contact.name}`;
   const initials = $('contact').querySelector('.initials');
   initials.textContent = contact.name.charAt(0);
   initials.dataset.domain = contact.address.split('@')[1];
@@ -308,6 +309,7 @@ function grow() {
 
 $('back').addEventListener('click', () => select(null));
 $('farewell-action').addEventListener('click', () => location.reload());
+addEventListener('resize', scrollDown);
 addEventListener('hashchange', () => location.reload());
 document.addEventListener('visibilitychange', () => messenger && schedule());
 

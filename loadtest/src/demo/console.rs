@@ -82,7 +82,8 @@ impl Session {
 /// A new password: random, and typed without trouble.
 fn password() -> String {
     let random = token::random::<{ GROUPS * GROUP_CHARS }>();
-    let letters = random.map(|byte| ALPHABET.get(usize::from(byte) % ALPHABET.len()).copied().unwrap_or(b'x'));
+    let letters =
+        random.map(|byte| ALPHABET.get(usize::from(byte) % ALPHABET.len()).copied().unwrap_or(b'x'));
     let groups = letters.chunks(GROUP_CHARS).map(|group| String::from_utf8_lossy(group).into_owned());
     groups.collect::<Vec<_>>().join("-")
 }

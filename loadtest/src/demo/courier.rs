@@ -200,11 +200,10 @@ fn hand_over(directory: &Directory, from: &str, to: &str, mut draft: Value) -> V
 }
 
 /// Some of a record's fields, by other names.
-fn picked(
-    record: &Value,
-    names: impl Iterator<Item = (&'static str, &'static str)>,
-) -> Map<String, Value> {
+fn picked(record: &Value, names: impl Iterator<Item = (&'static str, &'static str)>) -> Map<String, Value> {
     names
-        .filter_map(|(name, of)| Some((name.to_owned(), record.get(of).filter(|field| !field.is_null())?.clone())))
+        .filter_map(|(name, of)| {
+            Some((name.to_owned(), record.get(of).filter(|field| !field.is_null())?.clone()))
+        })
         .collect()
 }

@@ -174,23 +174,22 @@ fn make_node(dir: &Path, ports: &Ports) -> Result<relay_init::Made, LoadError> {
     });
     let made = made.map_err(|error| LoadError::Usage(format!("trunkline-relay init: {error}")))?;
     let ip = format!("[{}]", quoted(ip));
-    edit(&made.config, &[
-        ("media", "workers", "1".to_owned()),
-        ("ingress", "listen", quoted(ports.node_tunnel)),
-        ("ingress", "from", ip.clone()),
-        ("ingress", "advertise", ip),
-        ("ingress", "udp_port", ports.ingress_udp.port().to_string()),
-        ("ingress", "tcp_port", ports.ingress_tcp.port().to_string()),
-    ])?;
+    edit(
+        &made.config,
+        &[
+            ("media", "workers", "1".to_owned()),
+            ("ingress", "listen", quoted(ports.node_tunnel)),
+            ("ingress", "from", ip.clone()),
+            ("ingress", "advertise", ip),
+            ("ingress", "udp_port", ports.ingress_udp.port().to_string()),
+            ("ingress", "tcp_port", ports.ingress_tcp.port().to_string()),
+        ],
+    )?;
     Ok(made)
 }
 
 /// What `trunkline-relay init-ingress` makes.
-fn make_ingress(
-    dir: &Path,
-    node: &relay_init::Made,
-    ports: &Ports,
-) -> Result<ingress_init::Made, LoadError> {
+fn make_ingress(dir: &Path, node: &relay_init::Made, ports: &Ports) -> Result<ingress_init::Made, LoadError> {
     let api = format!("http://{}", ports.node_api);
     let made = ingress_init::init(&ingress_init::Options {
         dir: dir.to_owned(),
@@ -202,10 +201,10 @@ fn make_ingress(
         tunnel_listen: Some(ports.ingress_tunnel),
     });
     let made = made.map_err(|error| LoadError::Usage(format!("trunkline-relay init-ingress: {error}")))?;
-    edit(&made.config, &[
-        ("api", "listen", quoted(ports.ingress_api)),
-        ("media", "threads", "1".to_owned()),
-    ])?;
+    edit(
+        &made.config,
+        &[("api", "listen", quoted(ports.ingress_api)), ("media", "threads", "1".to_owned())],
+    )?;
     Ok(made)
 }
 

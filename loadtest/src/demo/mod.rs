@@ -73,7 +73,9 @@ async fn once(common: &Common, fleet: &mut Fleet, steps: &mut Steps) -> Result<(
     steps.say(&format!("Two deployments in {}:", fleet.root().display()))?;
     let running = start(fleet, false).await?;
     let transport = running.transport.as_deref().unwrap_or("unknown");
-    steps.done(&format!("gateway, relay, ingress and messaging server of each are up; peered over {transport}"))?;
+    steps.done(&format!(
+        "gateway, relay, ingress and messaging server of each are up; peered over {transport}"
+    ))?;
     let delivered = Box::pin(story::play(&running.alpha, &running.beta, steps)).await?;
     let Running { alpha, beta, transport } = running;
     tokio::try_join!(alpha.stop(), beta.stop())?;
@@ -94,12 +96,7 @@ async fn once(common: &Common, fleet: &mut Fleet, steps: &mut Steps) -> Result<(
 }
 
 /// Until somebody has seen enough.
-async fn stay(
-    common: &Common,
-    args: &DemoArgs,
-    fleet: &mut Fleet,
-    steps: &Steps,
-) -> Result<(), LoadError> {
+async fn stay(common: &Common, args: &DemoArgs, fleet: &mut Fleet, steps: &Steps) -> Result<(), LoadError> {
     let Running { alpha, beta, .. } = tokio::select! {
         running = Box::pin(start(fleet, args.fresh)) => running?,
         // What was started goes with it.

@@ -120,8 +120,7 @@ impl Person {
         let contact = self.contacts.get_mut(to).ok_or_else(|| unknown(to))?;
         let id_text = id.to_string();
         let bound = Bound { kind, conversation: &conversation, from: &self.address, to, id: &id_text };
-        let payload =
-            self.identity.seal(contact, &bound, content.to_string().as_bytes()).map_err(sealing)?;
+        let payload = self.identity.seal(contact, &bound, content.to_string().as_bytes()).map_err(sealing)?;
         match self.submit(id, to, kind, &conversation, &payload).await {
             Ok(_) => Ok(Ok(id)),
             Err(LoadError::Refused { status: 400..500, body, .. }) => Ok(Err(reason(&body))),
@@ -286,10 +285,8 @@ impl Events {
                     return Ok(event);
                 }
             }
-            let over = |why: &str| LoadError::Answer {
-                request: "GET /api/events".to_owned(),
-                why: why.to_owned(),
-            };
+            let over =
+                |why: &str| LoadError::Answer { request: "GET /api/events".to_owned(), why: why.to_owned() };
             let frame = self.body.frame().await.ok_or_else(|| over("it ended"))?;
             let frame = frame.map_err(|error| over(&error.to_string()))?;
             self.bytes.extend_from_slice(frame.data_ref().map(Bytes::as_ref).unwrap_or_default());
@@ -350,7 +347,10 @@ mod tests {
 
     #[test]
     fn events_are_told_from_comments() {
-        assert_eq!(parse("event: receipt\ndata: {\"seq\":1}\n\n"), Some(("receipt".to_owned(), json!({"seq": 1}))));
+        assert_eq!(
+            parse("event: receipt\ndata: {\"seq\":1}\n\n"),
+            Some(("receipt".to_owned(), json!({"seq": 1})))
+        );
         assert_eq!(parse(":\n\n"), None);
     }
 

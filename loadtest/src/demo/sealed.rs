@@ -341,8 +341,7 @@ mod tests {
         let field = |name: &str| text(&vectors["bound"][name]);
         let (kind, conversation_id, from) = (field("kind"), field("conversation"), field("from"));
         let (to, id) = (field("to"), field("id"));
-        let bound =
-            Bound { kind: &kind, conversation: &conversation_id, from: &from, to: &to, id: &id };
+        let bound = Bound { kind: &kind, conversation: &conversation_id, from: &from, to: &to, id: &id };
         let (payload, plain) = (bytes(&vectors["payload"]), text(&vectors["plain"]));
         let mut of_ann = Contact::pinned(ann.public().to_vec());
         assert_eq!(ben.open(&mut of_ann, &bound, &payload).unwrap(), plain.as_bytes());

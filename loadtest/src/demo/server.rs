@@ -166,7 +166,7 @@ fn router(shared: Shared) -> Router {
         .route("/api/calls/{call}", delete(end_call))
         .route("/api/calls/{call}/tokens", post(invite))
         .route("/join/{secret}", get(join_open_call))
-        .merge(pages::router(&shared.directory))
+        .merge(pages::router())
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .with_state(Arc::new(shared))
@@ -236,7 +236,8 @@ async fn submit(
 ) -> Result<Response, Problem> {
     let person = shared.person(&caller)?;
     if draft.payload.len() > PAYLOAD_CHARS_MAX {
-        let detail = format!("payload: at most {PAYLOAD_CHARS_MAX} characters are taken: write less at a time");
+        let detail =
+            format!("payload: at most {PAYLOAD_CHARS_MAX} characters are taken: write less at a time");
         return Err(Problem::new(TOO_LARGE, detail));
     }
     match shared.courier.submit(&shared.directory, &person.address, &draft).await {

@@ -36,11 +36,7 @@ const TRAFFIC: Traffic = Traffic { video_burst: 3, fps: 15, audio: true };
 ///
 /// # Errors
 /// When a step does not do what it should.
-pub(crate) async fn play(
-    alpha: &Deployment,
-    beta: &Deployment,
-    steps: &mut Steps,
-) -> Result<u64, LoadError> {
+pub(crate) async fn play(alpha: &Deployment, beta: &Deployment, steps: &mut Steps) -> Result<u64, LoadError> {
     let (mut ann, mut ben) = (person(alpha).await?, person(beta).await?);
     let mut delivered = keys_and_messages(&mut ann, &mut ben, steps).await?;
     refusal(beta, &mut ann, &ben.address, steps).await?;
@@ -225,11 +221,7 @@ async fn join(entrance: &Entrance, call: &str, token: &str, number: u32) -> Resu
 }
 
 /// Waits until something holds for both.
-async fn until(
-    people: &[Clients],
-    what: &str,
-    holds: impl Fn(&Snapshot) -> bool,
-) -> Result<(), LoadError> {
+async fn until(people: &[Clients], what: &str, holds: impl Fn(&Snapshot) -> bool) -> Result<(), LoadError> {
     let deadline = Instant::now() + SEEN_WITHIN;
     loop {
         let mut all = true;

@@ -12,7 +12,10 @@ pub(crate) fn report(alpha: &Deployment, beta: &Deployment, call: &str) -> Value
     let people: Map<String, Value> = [alpha, beta]
         .into_iter()
         .flat_map(|deployment| {
-            deployment.server.people().map(|person| (person.address.clone(), json!(deployment.server.link(person))))
+            deployment
+                .server
+                .people()
+                .map(|person| (person.address.clone(), json!(deployment.server.link(person))))
         })
         .collect();
     json!({
@@ -56,7 +59,9 @@ pub(crate) fn text(alpha: &Deployment, beta: &Deployment, call: &str, root: &Pat
     lines.extend(tour.iter().zip(1..).map(|(line, number)| format!("  {number}. {line}")));
     lines.push(String::new());
     lines.push(format!("Directories, configurations and logs: {}", root.display()));
-    lines.push("  alpha.test, beta.test: gateway/gateway.log, relay/relay.log, ingress/ingress.log".to_owned());
+    lines.push(
+        "  alpha.test, beta.test: gateway/gateway.log, relay/relay.log, ingress/ingress.log".to_owned(),
+    );
     lines.push("Ctrl-C stops all of it.".to_owned());
     lines.join("\n")
 }
