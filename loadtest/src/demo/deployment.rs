@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 use trunkline_common::config::{quoted, with_setting};
+use trunkline_gateway::config::Config;
 use trunkline_relay::ingress::init as ingress_init;
 use trunkline_relay::init as relay_init;
 
@@ -42,8 +43,8 @@ pub(crate) struct Deployment {
     pub(crate) ingress_api: SocketAddr,
     /// Its messaging server.
     pub(crate) server: Server,
-    /// The administrator's password.
-    pub(crate) password: String,
+    /// The administrator's password, where the gateway has a console.
+    pub(crate) password: Option<String>,
 }
 
 /// Where everything of a deployment listens.
@@ -218,7 +219,11 @@ fn configure(gateway: &Gateway, node_api: SocketAddr, token_file: &Path) -> Resu
         quoted(format!("http://{node_api}")),
         quoted(absolute(token_file)?.display()),
     );
-    change(&config, |text| text + &relay)
+    change(&config, |text| {
+        let with_relay = format!("{text}{relay}");
+        // A gateway that asks no relays does not know the setting.
+        if Config::parse("gateway.toml", &with_relay).is_ok() { with_relay } else { text }
+    })
 }
 
 fn absolute(path: &Path) -> Result<PathBuf, LoadError> {

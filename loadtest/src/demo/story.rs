@@ -149,7 +149,7 @@ async fn depth(deployment: &Deployment, peer: &str, wanted: u64) -> Result<(), L
     let deadline = Instant::now() + SEEN_WITHIN;
     loop {
         let view = fleet::get(&deployment.gateway, &format!("/admin/v1/peers/{peer}")).await?;
-        let found = view.pointer("/queue/depth").and_then(Value::as_u64);
+        let found = view.pointer("/outbox/depth").and_then(Value::as_u64);
         if found == Some(wanted) {
             return Ok(());
         }
