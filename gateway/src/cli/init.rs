@@ -16,9 +16,6 @@ use crate::link::listen::PORT_DEFAULT;
 use crate::link::resolve::refusal;
 use crate::service::SERVICE_FILE;
 
-/// The first password of the console, in a gateway's directory.
-const ADMIN_PASSWORD_FILE: &str = "admin.password";
-
 /// The answer that means: no endpoint, peers look in DNS.
 const BY_DNS: &str = "dns";
 
@@ -141,7 +138,7 @@ fn endpoints(answer: &str) -> Result<Vec<String>, String> {
 
 fn text(dir: &Path, made: &init::Made, config: &Config) -> String {
     let init::Made { domain, pin, config: file, admin_token_file, network, network_token_file, .. } = made;
-    let password = dir.join(ADMIN_PASSWORD_FILE);
+    let password = &made.admin_password_file;
     let absolute = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
     let unit: PathBuf = absolute(dir).join(SERVICE_FILE);
     let (file, password) = (file.display(), password.display());
