@@ -13,9 +13,12 @@ use trunkline_common::limits::{PAYLOAD_BYTES_CEILING, PAYLOAD_BYTES_MAX};
 use trunkline_common::redact::Detail;
 use trunkline_common::telemetry::Format;
 use trunkline_gateway_proto::bundle::{ENDPOINTS_MAX, split_endpoint};
+use trunkline_gateway_proto::settings::{RETENTION_S_MAX, RETENTION_S_MIN};
 
+mod console;
 pub mod deployment_key;
 
+pub use console::ConsoleConfig;
 pub use trunkline_common::config::ConfigError;
 pub use trunkline_common::units::{Size, Span};
 
@@ -23,9 +26,6 @@ pub use crate::link::Congestion;
 
 /// The commented example, with every setting at its default. `init` writes it with a deployment's own values.
 pub const EXAMPLE: &str = include_str!("../../config/gateway.toml");
-
-/// Longest retention. Longer keeps what nobody will ask for, and its keys.
-const RETENTION_DAYS_MAX: u64 = 365;
 
 /// All settings. Paths are absolute, or relative to the working directory, once loaded.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,6 +57,9 @@ pub struct Config {
     /// The API for operators.
     #[serde(default = "ApiConfig::admin")]
     pub admin_api: ApiConfig,
+    /// The console, which the admin API's port serves.
+    #[serde(default)]
+    pub console: ConsoleConfig,
     /// Our certificate.
     #[serde(default)]
     pub identity: IdentityConfig,
@@ -177,6 +180,7 @@ impl Config {
             link: LinkConfig::default(),
             local_api: ApiConfig::local(),
             admin_api: ApiConfig::admin(),
+            console: ConsoleConfig::default(),
             identity: IdentityConfig::default(),
             limits: LimitsConfig::default(),
             log: LogConfig::default(),
@@ -253,6 +257,7 @@ impl Config {
                 return Err((field, problem));
             }
         }
+        self.console.check()?;
         self.limits.check()
     }
 
@@ -291,8 +296,8 @@ impl LimitsConfig {
             return Err(("limits.payload_bytes_max", problem));
         }
         let seconds = retention.0.as_secs();
-        if !(60..=RETENTION_DAYS_MAX * 86_400).contains(&seconds) {
-            let problem = format!("expected \"1m\" to \"{RETENTION_DAYS_MAX}d\", found \"{retention}\"");
+        if !(RETENTION_S_MIN..=RETENTION_S_MAX).contains(&seconds) {
+            let problem = format!("expected \"1m\" to \"365d\", found \"{retention}\"");
             return Err(("limits.retention", problem));
         }
         // A quota below one envelope would refuse everything, and say so one envelope at a time.

@@ -15,11 +15,13 @@ use trunkline_common::ids::{Domain, NetworkId};
 use trunkline_common::secret;
 use trunkline_common::token::{self, TokenHash};
 use trunkline_gateway_proto::admin::{AdminOp, NetworkSpec};
+use trunkline_gateway_proto::administrator::{AdministratorOp, PasswordHash};
 use trunkline_gateway_proto::directory::Role;
 use trunkline_gateway_proto::pin::Pin;
 use trunkline_gateway_proto::policy::Policy;
 use zeroize::Zeroizing;
 
+use crate::admin::session::password;
 use crate::admin::{ADMIN_TOKEN_PREFIX, NETWORK_TOKEN_PREFIX};
 use crate::config::{Config, ConfigError, EXAMPLE, deployment_key};
 use crate::hub::{AdminFailure, Hub};
@@ -30,6 +32,12 @@ pub const CONFIG_FILE: &str = "gateway.toml";
 
 /// The first admin token's name in a gateway's directory.
 pub const ADMIN_TOKEN_FILE: &str = "admin.token";
+
+/// The name of the file in a gateway's directory that holds its first administrator's first password.
+pub const ADMIN_PASSWORD_FILE: &str = "admin.password";
+
+/// The first administrator of the console.
+const FIRST_ADMINISTRATOR: &str = "admin";
 
 /// What the first start carries out, in the data directory.
 const BOOTSTRAP_FILE: &str = "bootstrap.json";
@@ -71,6 +79,10 @@ pub struct Made {
     pub config: PathBuf,
     /// Holds the first admin token.
     pub admin_token_file: PathBuf,
+    /// The first administrator of the console.
+    pub administrator: String,
+    /// Holds that administrator's first password, which must be changed at the first log-in.
+    pub admin_password_file: PathBuf,
     /// Its first network.
     pub network: NetworkId,
     /// Holds that network's token.
@@ -104,6 +116,8 @@ pub enum InitError {
 struct Bootstrap {
     networks: Vec<BootstrapNetwork>,
     tokens: Vec<BootstrapToken>,
+    #[serde(default)]
+    administrators: Vec<BootstrapAdministrator>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -117,6 +131,13 @@ struct BootstrapToken {
     label: String,
     role: Role,
     token: TokenHash,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct BootstrapAdministrator {
+    name: String,
+    role: Role,
+    password: PasswordHash,
 }
 
 /// Why the first start could not carry it out. It is tried again at the next one.
@@ -177,6 +198,9 @@ fn fill(options: &Options) -> Result<Made, InitError> {
     let admin_token_file = dir.join(ADMIN_TOKEN_FILE);
     let admin_token = token::generate(ADMIN_TOKEN_PREFIX);
     write(&admin_token_file, admin_token.as_bytes())?;
+    let admin_password_file = dir.join(ADMIN_PASSWORD_FILE);
+    let admin_password = password::generate();
+    write(&admin_password_file, admin_password.as_bytes())?;
     let network_token_file = dir.join("networks").join(format!("{}.token", options.network));
     let network_token = token::generate(NETWORK_TOKEN_PREFIX);
     write(&network_token_file, network_token.as_bytes())?;
@@ -188,6 +212,7 @@ fn fill(options: &Options) -> Result<Made, InitError> {
         id: options.network.clone(),
         label: String::new(),
         local_domains,
+        hidden_domains: Vec::new(),
         policy: Policy::default(),
         webhook: None,
     };
@@ -198,6 +223,11 @@ fn fill(options: &Options) -> Result<Made, InitError> {
             role: Role::Admin,
             token: TokenHash::of(&admin_token),
         }],
+        administrators: vec![BootstrapAdministrator {
+            name: FIRST_ADMINISTRATOR.to_owned(),
+            role: Role::Admin,
+            password: password::hash(&admin_password),
+        }],
     };
     write(&dir.join("data").join(BOOTSTRAP_FILE), &bootstrap.to_json())?;
     // Last, because this is what makes the directory a gateway's.
@@ -207,6 +237,8 @@ fn fill(options: &Options) -> Result<Made, InitError> {
         pin: identity.current().pin(),
         config: config_file,
         admin_token_file,
+        administrator: FIRST_ADMINISTRATOR.to_owned(),
+        admin_password_file,
         network: options.network.clone(),
         network_token_file,
     })
@@ -222,7 +254,7 @@ pub fn recover_token(data_dir: &Path) -> Result<(String, Zeroizing<String>), Ini
     // Unique, so that the next start does not take it for one it knows.
     let label = format!("recovered-{}", uuid::Uuid::new_v4().simple());
     let entry = BootstrapToken { label: label.clone(), role: Role::Admin, token: TokenHash::of(&token) };
-    let bootstrap = Bootstrap { networks: Vec::new(), tokens: vec![entry] };
+    let bootstrap = Bootstrap { networks: Vec::new(), tokens: vec![entry], administrators: Vec::new() };
     write(&data_dir.join(BOOTSTRAP_FILE), &bootstrap.to_json())?;
     Ok((label, token))
 }
@@ -239,7 +271,7 @@ pub async fn bootstrap(data_dir: &Path, hub: &Hub) -> Result<(), BootstrapError>
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(file(error.to_string())),
     };
-    let Bootstrap { networks, tokens } =
+    let Bootstrap { networks, tokens, administrators } =
         serde_json::from_slice(&text).map_err(|error| file(format!("not what `init` wrote ({error})")))?;
     for BootstrapNetwork { spec, token } in networks {
         let id = spec.id.clone();
@@ -254,6 +286,12 @@ pub async fn bootstrap(data_dir: &Path, hub: &Hub) -> Result<(), BootstrapError>
     for BootstrapToken { label, role, token } in tokens {
         if !hub.directory().tokens().any(|known| known.label == label) {
             hub.admin("init", AdminOp::TokenAdd { label, token, role }).await?;
+        }
+    }
+    for BootstrapAdministrator { name, role, password } in administrators {
+        if hub.directory().administrator(&name).is_none() {
+            let op = AdministratorOp::Add { name, role, password };
+            hub.admin("init", AdminOp::Administrator(op)).await?;
         }
     }
     fs::remove_file(&path).and_then(|()| sync_dir(data_dir)).map_err(|error| file(error.to_string()))
@@ -348,12 +386,14 @@ mod tests {
     fn secrets_are_readable_by_their_owner_only_and_tokens_are_handed_over_as_hashes() {
         let dir = tempfile::tempdir().unwrap();
         let made = init(&options(dir.path())).unwrap();
-        for file in ["deployment.key", "admin.token", "networks/main.token", "identity/current.key"] {
+        for file in
+            ["deployment.key", "admin.token", "admin.password", "networks/main.token", "identity/current.key"]
+        {
             let mode = fs::metadata(dir.path().join(file)).unwrap().permissions().mode();
             assert_eq!(mode & 0o777, 0o600, "{file}");
         }
         let bootstrap = fs::read_to_string(dir.path().join("data/bootstrap.json")).unwrap();
-        for file in [made.admin_token_file, made.network_token_file] {
+        for file in [made.admin_token_file, made.admin_password_file, made.network_token_file] {
             let token = fs::read_to_string(file).unwrap();
             assert!(!bootstrap.contains(token.trim()));
         }

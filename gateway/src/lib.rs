@@ -8,6 +8,7 @@
 //! - [`link`]: connections to peers
 //! - [`api`]: the local API, for the deployment's own messaging servers
 //! - [`admin`]: the admin API, for its operators
+//! - [`console`]: the pages that operators see
 //! - [`metrics`]: what is measured
 //! - [`config`], [`init`], [`check`], [`run`]: from a configuration file to a running gateway
 //! - [`cli`]: the command line
@@ -17,6 +18,7 @@ pub mod api;
 pub mod check;
 pub mod cli;
 pub mod config;
+pub mod console;
 pub mod driver;
 pub mod hub;
 pub mod identity;

@@ -33,7 +33,7 @@ use crate::init::{BootstrapError, bootstrap};
 use crate::link::{LinkConfig, Links, StartError};
 use crate::store::redb::{Options as RedbOptions, RedbStore};
 use crate::store::{StoreError, space};
-use crate::{admin, api, metrics};
+use crate::{admin, api, console, metrics};
 
 /// How long a drain may take before the process leaves what is not finished to the next start.
 const DRAIN_MAX: Duration = Duration::from_secs(20);
@@ -222,6 +222,7 @@ impl Gateway {
             Links::start(link_config, Arc::clone(&identity), hub.directory_watch(), driver.link_events())
                 .await?,
         );
+        admin::settings::apply(&hub.directory().settings().over(config.values()));
         let (stop_driver, driver_stop) = watch::channel(false);
         let mut driver = tokio::spawn(driver.run(Arc::clone(&links), driver_stop));
         bootstrap(&config.data_dir, &hub).await?;
@@ -252,13 +253,14 @@ impl Gateway {
             domain: config.domain.clone(),
             advertise: config.link.advertise.clone(),
             identity_mode: config.identity.mode,
-            allow_private_ips: config.allow_private_ips,
+            configured: config.values(),
+            tls: admin_tls.is_some(),
         };
         let state = AdminState::new(hub.clone(), Arc::clone(&identity), about, Arc::clone(&readiness));
         tasks.spawn(serve::serve(
             admin_listener,
             admin_tls,
-            admin::router(state),
+            admin::router(state).merge(console::router()),
             Limits::default(),
             apis_stop.clone(),
         ));

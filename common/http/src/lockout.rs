@@ -1,7 +1,8 @@
-//! Lock-out after failed log-ins, per source. Tokens are too long to guess; this keeps a scanner from filling
-//! logs, and an operator hears of it.
+//! Lock-out after failed log-ins, per source, and per name where there are names. Tokens are too long to guess; this
+//! keeps a scanner from filling logs, and an operator hears of it. Passwords are not, so here it also limits guesses.
 
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -15,13 +16,19 @@ pub const FAILURES_MAX: u32 = 10;
 /// How long failures count, and how long a lock-out lasts. Longer slows guessing down and operators too.
 pub const LOCKOUT: Duration = Duration::from_secs(60);
 
-/// Sources remembered. More costs 64 bytes each; beyond it the oldest is forgotten.
+/// Sources or names remembered. More costs some 100 bytes each; beyond it the oldest is forgotten.
 pub const SOURCES_MAX: usize = 4096;
 
-/// Who failed to log in lately, and who may not try again yet.
+/// Which sources failed to log in lately, and which may not try again yet.
 #[derive(Debug, Default)]
 pub struct Lockout {
-    sources: Mutex<HashMap<IpAddr, Failures>>,
+    sources: Failed<IpAddr>,
+}
+
+/// The same for anything that tells who tries: names at a log-in page, for one.
+#[derive(Debug)]
+pub struct Failed<K> {
+    keys: Mutex<HashMap<K, Failures>>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -42,24 +49,46 @@ pub enum Outcome {
 impl Lockout {
     /// How long `source` must still wait; `None` when it may try.
     pub fn remaining(&self, source: IpAddr, now: Instant) -> Option<Duration> {
-        let sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
-        let failures = sources.get(&bucket(source))?;
+        self.sources.remaining(&bucket(source), now)
+    }
+
+    /// Counts a failed log-in.
+    pub fn failed(&self, source: IpAddr, now: Instant) -> Outcome {
+        self.sources.failed(&bucket(source), now)
+    }
+
+    /// Forgets a source's failures: it logged in.
+    pub fn succeeded(&self, source: IpAddr) {
+        self.sources.succeeded(&bucket(source));
+    }
+}
+
+impl<K> Default for Failed<K> {
+    fn default() -> Self {
+        Self { keys: Mutex::default() }
+    }
+}
+
+impl<K: Clone + Eq + Hash> Failed<K> {
+    /// How long `key` must still wait; `None` when it may try.
+    pub fn remaining(&self, key: &K, now: Instant) -> Option<Duration> {
+        let keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        let failures = keys.get(key)?;
         let ends = failures.last + LOCKOUT;
         (failures.count >= FAILURES_MAX && now < ends).then(|| ends.saturating_duration_since(now))
     }
 
     /// Counts a failed log-in.
-    pub fn failed(&self, source: IpAddr, now: Instant) -> Outcome {
-        let source = bucket(source);
-        let mut sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
-        if sources.len() >= SOURCES_MAX && !sources.contains_key(&source) {
-            sources.retain(|_, failures| now.saturating_duration_since(failures.last) < LOCKOUT);
-            let oldest = sources.iter().min_by_key(|(_, failures)| failures.last).map(|(source, _)| *source);
-            if let Some(oldest) = oldest.filter(|_| sources.len() >= SOURCES_MAX) {
-                sources.remove(&oldest);
+    pub fn failed(&self, key: &K, now: Instant) -> Outcome {
+        let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        if keys.len() >= SOURCES_MAX && !keys.contains_key(key) {
+            keys.retain(|_, failures| now.saturating_duration_since(failures.last) < LOCKOUT);
+            let oldest = keys.iter().min_by_key(|(_, failures)| failures.last).map(|(key, _)| key.clone());
+            if let Some(oldest) = oldest.filter(|_| keys.len() >= SOURCES_MAX) {
+                keys.remove(&oldest);
             }
         }
-        let failures = sources.entry(source).or_insert(Failures { count: 0, last: now });
+        let failures = keys.entry(key.clone()).or_insert(Failures { count: 0, last: now });
         if now.saturating_duration_since(failures.last) >= LOCKOUT {
             failures.count = 0;
         }
@@ -68,9 +97,9 @@ impl Lockout {
         if failures.count == FAILURES_MAX { Outcome::LockedOut } else { Outcome::Counted }
     }
 
-    /// Forgets a source's failures: it logged in.
-    pub fn succeeded(&self, source: IpAddr) {
-        self.sources.lock().unwrap_or_else(PoisonError::into_inner).remove(&bucket(source));
+    /// Forgets its failures: it logged in.
+    pub fn succeeded(&self, key: &K) {
+        self.keys.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
     }
 }
 
@@ -78,8 +107,7 @@ impl Lockout {
 #[must_use]
 pub fn locked_out(wait: Duration) -> Problem {
     let seconds = wait.as_secs() + 1;
-    let detail =
-        format!("too many failed log-ins from your address: try again in {seconds} s, with a valid token");
+    let detail = format!("too many failed log-ins: try again in {seconds} s, with what is valid");
     Problem::new(TOO_MANY_REQUESTS, detail).retry_after(wait)
 }
 
@@ -132,6 +160,6 @@ mod tests {
             let bits = u32::try_from(n).unwrap();
             lockout.failed(IpAddr::V4(bits.into()), now + Duration::from_millis(n as u64));
         }
-        assert_eq!(lockout.sources.lock().unwrap().len(), SOURCES_MAX);
+        assert_eq!(lockout.sources.keys.lock().unwrap().len(), SOURCES_MAX);
     }
 }

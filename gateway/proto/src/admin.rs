@@ -6,11 +6,13 @@ use thiserror::Error;
 use trunkline_common::ids::{Domain, NetworkId};
 use trunkline_common::token::TokenHash;
 
+use crate::administrator::AdministratorOp;
 use crate::bundle::Bundle;
 use crate::directory::{LocalDomain, PeerState, Role, Webhook};
 use crate::key::ApiKey;
 use crate::pin::{Pin, PinEntry};
 use crate::policy::Policy;
+use crate::settings::SettingsChange;
 use crate::store::Lane;
 use crate::time::Time;
 
@@ -76,6 +78,10 @@ pub enum AdminOp {
     },
     /// Remove an admin token. The last one of role `admin` stays.
     TokenRemove(String),
+    /// Change who may log in to the console.
+    Administrator(AdministratorOp),
+    /// Change settings.
+    Settings(SettingsChange),
     /// Dial a peer now, whatever its back-off says; all of them when `None`.
     OutboxRetry(Option<Domain>),
     /// Throw away what waits for a peer, with receipts.
@@ -145,6 +151,9 @@ pub struct NetworkSpec {
     /// Its users' domains.
     #[serde(default)]
     pub local_domains: Vec<Domain>,
+    /// Those of them that only administrators of role `admin` see.
+    #[serde(default)]
+    pub hidden_domains: Vec<Domain>,
     /// Whom it talks to.
     #[serde(default)]
     pub policy: Policy,
@@ -196,7 +205,7 @@ pub enum AdminError {
     /// There is no such thing.
     #[error("there is no {what} `{name}`")]
     NotFound {
-        /// `peer`, `network`, `token`.
+        /// `peer`, `network`, `token`, `administrator`.
         what: &'static str,
         /// What was asked for.
         name: String,

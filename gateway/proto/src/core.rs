@@ -298,6 +298,11 @@ pub struct Core {
 }
 
 impl Core {
+    /// Longest time anything that comes in now waits: as an administrator set it, or as it was configured.
+    pub(crate) fn retention(&self) -> Duration {
+        self.directory.settings().retention_s.map_or(self.config.retention, Duration::from_secs)
+    }
+
     pub(crate) fn blank(mut config: Config) -> Self {
         // The largest envelope must fit into the credit, or it would wait for ever.
         let envelope_bytes_max = (config.payload_bytes_max + ENVELOPE_OVERHEAD_BYTES_MAX) as u64;

@@ -6,9 +6,11 @@ use serde::{Deserialize, Serialize};
 use trunkline_common::ids::{Domain, NetworkId};
 use trunkline_common::token::TokenHash;
 
+use crate::administrator::Administrator;
 use crate::key::ApiKey;
 use crate::pin::PinSet;
 use crate::policy::Policy;
+use crate::settings::Overrides;
 use crate::store::{NetworkKey, PeerKey};
 use crate::time::Time;
 
@@ -135,6 +137,9 @@ pub struct NetworkRecord {
     pub label: String,
     /// Its users' domains.
     pub local_domains: Vec<Domain>,
+    /// Those of them that only administrators of role `admin` see.
+    #[serde(default)]
+    pub hidden_domains: Vec<Domain>,
     /// Tokens that open its local API. Two during a rotation.
     pub tokens: Vec<TokenHash>,
     /// Whom it talks to.
@@ -184,6 +189,8 @@ pub struct Directory {
     peers: BTreeMap<PeerKey, PeerRecord>,
     networks: BTreeMap<NetworkKey, NetworkRecord>,
     tokens: BTreeMap<String, AdminToken>,
+    administrators: BTreeMap<String, Administrator>,
+    settings: Overrides,
     /// Whose users have this domain.
     domains: HashMap<Domain, Owner>,
 }
@@ -211,6 +218,23 @@ impl Directory {
     /// All admin tokens.
     pub fn tokens(&self) -> impl Iterator<Item = &AdminToken> {
         self.tokens.values()
+    }
+
+    /// All administrators of the console.
+    pub fn administrators(&self) -> impl Iterator<Item = &Administrator> {
+        self.administrators.values()
+    }
+
+    /// An administrator by name.
+    #[must_use]
+    pub fn administrator(&self, name: &str) -> Option<&Administrator> {
+        self.administrators.get(name)
+    }
+
+    /// What takes the place of the configuration file's settings.
+    #[must_use]
+    pub fn settings(&self) -> &Overrides {
+        &self.settings
     }
 
     /// A peer by number.
@@ -244,11 +268,10 @@ impl Directory {
         self.networks.values().find(|network| network.tokens.contains(&hash))
     }
 
-    /// The administrator whose token this is.
+    /// The admin token of this hash.
     #[must_use]
-    pub fn admin_by_token(&self, token: &str) -> Option<&AdminToken> {
-        let hash = TokenHash::of(token);
-        self.tokens.values().find(|entry| entry.hash == hash)
+    pub fn token_by_hash(&self, hash: &TokenHash) -> Option<&AdminToken> {
+        self.tokens.values().find(|entry| entry.hash == *hash)
     }
 
     /// Whose users have this domain; it must be in lower case.
@@ -315,6 +338,21 @@ impl Directory {
     /// Removes an admin token.
     pub fn remove_token(&mut self, label: &str) -> Option<AdminToken> {
         self.tokens.remove(label)
+    }
+
+    /// Adds or replaces an administrator.
+    pub fn put_administrator(&mut self, administrator: Administrator) {
+        self.administrators.insert(administrator.name.clone(), administrator);
+    }
+
+    /// Removes an administrator.
+    pub fn remove_administrator(&mut self, name: &str) -> Option<Administrator> {
+        self.administrators.remove(name)
+    }
+
+    /// Replaces the settings.
+    pub fn set_settings(&mut self, settings: Overrides) {
+        self.settings = settings;
     }
 
     /// Who owns a domain other than the one asking, as text for an error.

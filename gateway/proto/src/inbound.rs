@@ -349,7 +349,7 @@ impl Core {
         ttl_ms: u64,
     ) {
         let verdict = self.judge(key, &body);
-        let ttl = std::time::Duration::from_millis(ttl_ms).min(self.config.retention);
+        let ttl = std::time::Duration::from_millis(ttl_ms).min(self.retention());
         let mut id = [0; 16];
         if let Ok(view) = View::parse(&body)
             && view.id.len() == 16

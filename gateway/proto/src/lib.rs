@@ -9,7 +9,8 @@
 //!   other
 //!
 //! Who is who:
-//! - [`directory`], [`policy`]: peers, networks, administrators, and who may write to whom
+//! - [`directory`], [`policy`]: peers, networks, tokens, and who may write to whom
+//! - [`administrator`], [`settings`]: who may log in to the console, and what is set there
 //! - [`admin`], [`audit`]: what operators ask for, and the record of it
 //!
 //! The journey of one envelope through [`core`]:
@@ -27,6 +28,7 @@
 //! - [`timer`], [`time`]: what happens when, by a clock that the shell hands in
 
 pub mod admin;
+pub mod administrator;
 pub mod audit;
 pub mod bundle;
 pub mod certificate;
@@ -52,6 +54,7 @@ pub mod recover;
 mod retire;
 mod rng;
 mod session;
+pub mod settings;
 pub mod state;
 pub mod store;
 mod submit;

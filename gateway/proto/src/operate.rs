@@ -4,6 +4,7 @@ use trunkline_common::ids::Domain;
 use trunkline_common::token;
 
 use crate::admin::{AdminError, AdminOp, AdminReply, Answer, ManualPeer, NetworkSpec};
+use crate::administrator::{AdministratorChange, AdministratorOp};
 use crate::audit::Entry;
 use crate::bundle::Bundle;
 use crate::core::{After, Core, Mailbox, Reply, Ticket};
@@ -147,6 +148,14 @@ impl Core {
                 done()
             }
             AdminOp::TokenRemove(label) => self.remove_token(now, &label),
+            AdminOp::Administrator(op) => self.change_administrators(now, op),
+            AdminOp::Settings(change) => {
+                let settings = self.directory.settings().changed(&change)?;
+                self.put(now, &Key::Settings, to_json(&settings));
+                self.directory.set_settings(settings);
+                self.after_commit(now, After::DirectoryChanged);
+                Ok((AdminReply::Done, change.describe()))
+            }
             AdminOp::OutboxRetry(domain) => self.retry(now, domain),
             AdminOp::OutboxPurge { domain, lane } => self.purge(now, &domain, lane),
             AdminOp::IdentityAnnounce { certificate } => {
@@ -465,7 +474,7 @@ impl Core {
         spec: NetworkSpec,
         tokens: Vec<token::TokenHash>,
     ) -> Result<NetworkRecord, AdminError> {
-        let NetworkSpec { id, label, mut local_domains, mut policy, webhook } = spec;
+        let NetworkSpec { id, label, mut local_domains, mut hidden_domains, mut policy, webhook } = spec;
         if policy.blocked.len() > BLOCKED_MAX {
             return Err(invalid(format!("`policy.blocked`: at most {BLOCKED_MAX} addresses")));
         }
@@ -485,6 +494,15 @@ impl Core {
         }
         local_domains.sort_unstable();
         local_domains.dedup();
+        hidden_domains.sort_unstable();
+        hidden_domains.dedup();
+        if let Some(other) = hidden_domains.iter().find(|domain| local_domains.binary_search(domain).is_err())
+        {
+            return Err(invalid(format!(
+                "`hidden_domains`: {other} is none of the network's local domains: add it to `local_domains`, or do not \
+                 hide it"
+            )));
+        }
         let others = self.directory.networks().filter(|network| network.key != key);
         if others.map(|network| network.local_domains.len()).sum::<usize>() + local_domains.len() > CLAIMS_MAX
         {
@@ -493,7 +511,7 @@ impl Core {
             )));
         }
         policy.normalise();
-        Ok(NetworkRecord { key, id, label, local_domains, tokens, policy, webhook })
+        Ok(NetworkRecord { key, id, label, local_domains, hidden_domains, tokens, policy, webhook })
     }
 
     fn remove_network(&mut self, now: Time, id: &str, purge: bool) -> Done {
@@ -527,6 +545,26 @@ impl Core {
         self.ids.retain(|id, _| !id.belongs_to(key));
         self.regrant();
         Ok((AdminReply::Count(waiting), format!("{waiting} purged")))
+    }
+
+    fn change_administrators(&mut self, now: Time, op: AdministratorOp) -> Done {
+        let outcome = match &op {
+            AdministratorOp::Add { role, .. } | AdministratorOp::Role { role, .. } => format!("ok, {role:?}"),
+            _ => "ok".to_owned(),
+        };
+        match op.change(&self.directory, now)? {
+            AdministratorChange::Put(record) => {
+                self.put(now, &Key::Administrator(record.name.clone()), to_json(&record));
+                self.directory.put_administrator(record);
+            }
+            AdministratorChange::Remove(name) => {
+                self.directory.remove_administrator(&name);
+                self.delete(now, &Key::Administrator(name));
+            }
+            AdministratorChange::Nothing => return Ok((AdminReply::Done, outcome)),
+        }
+        self.after_commit(now, After::DirectoryChanged);
+        Ok((AdminReply::Done, outcome.to_lowercase()))
     }
 
     fn remove_token(&mut self, now: Time, label: &str) -> Done {
@@ -591,6 +629,8 @@ fn describe(op: &AdminOp) -> (&'static str, String) {
         AdminOp::NetworkToken { id, .. } => ("network.token", id.as_str()),
         AdminOp::TokenAdd { label, .. } => ("token.add", label.as_str()),
         AdminOp::TokenRemove(label) => ("token.remove", label.as_str()),
+        AdminOp::Administrator(op) => op.describe(),
+        AdminOp::Settings(_) => ("settings.change", "console"),
         AdminOp::OutboxRetry(domain) => ("outbox.retry", domain.as_ref().map_or("all", Domain::as_str)),
         AdminOp::OutboxPurge { domain, .. } => ("outbox.purge", domain.as_str()),
         AdminOp::IdentityAnnounce { .. } => ("identity.announce", "all"),

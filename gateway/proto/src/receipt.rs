@@ -97,7 +97,7 @@ impl Core {
             reason: reason.to_owned(),
             at_ms: now.unix_ms(),
         };
-        let head = Head { id, network, expires: now + self.config.retention, at: now };
+        let head = Head { id, network, expires: now + self.retention(), at: now };
         self.append(now, Stream::Receipts { network }, Record { head, body: receipt.encode_to_vec().into() });
     }
 

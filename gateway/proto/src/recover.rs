@@ -150,6 +150,8 @@ impl Recovery {
             }
             Key::Network(_) => core.directory.recover_network(from_json("network", &value)?),
             Key::Token(_) => core.directory.put_token(from_json("token", &value)?),
+            Key::Administrator(_) => core.directory.put_administrator(from_json("administrator", &value)?),
+            Key::Settings => core.directory.set_settings(from_json("settings", &value)?),
             Key::Outbox(peer) => drop(self.outboxes.insert(peer, from_numbers("outbox", &value)?)),
             Key::Position(stream) => self.positions.push((stream, from_numbers("position", &value)?)),
             Key::Gone(stream, first_seq) => self.gone.push((stream, first_seq, value)),

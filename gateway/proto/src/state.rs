@@ -24,6 +24,10 @@ pub enum Key {
     Network(NetworkKey),
     /// An admin token, JSON, by its label.
     Token(String),
+    /// An administrator of the console, JSON, by its name.
+    Administrator(String),
+    /// Settings that take the place of the configuration file's, JSON.
+    Settings,
     /// For each lane of a peer's outbox: acknowledged up to, next sequence number.
     Outbox(PeerKey),
     /// For an inbox, receipts or audit stream: acknowledged up to, next sequence number.
@@ -69,6 +73,11 @@ impl Key {
                 out.push(b't');
                 out.extend_from_slice(label.as_bytes());
             }
+            Self::Administrator(name) => {
+                out.push(b'u');
+                out.extend_from_slice(name.as_bytes());
+            }
+            Self::Settings => out.push(b's'),
             Self::Outbox(peer) => put_numbered(&mut out, b'o', peer.0),
             Self::Position(stream) => {
                 out.push(b'q');
@@ -108,6 +117,8 @@ impl Key {
             b'p' => Self::Peer(PeerKey(number()?)),
             b'n' => Self::Network(NetworkKey(number()?)),
             b't' => Self::Token(String::from_utf8(rest.to_vec()).map_err(|_| error)?),
+            b'u' => Self::Administrator(String::from_utf8(rest.to_vec()).map_err(|_| error)?),
+            b's' => Self::Settings,
             b'o' => Self::Outbox(PeerKey(number()?)),
             b'q' => Self::Position(get_stream(rest).ok_or(error)?),
             b'g' => {
@@ -200,6 +211,8 @@ mod tests {
             Key::Peer(PeerKey(1)),
             Key::Network(NetworkKey(u32::MAX)),
             Key::Token("root".into()),
+            Key::Administrator("ann".into()),
+            Key::Settings,
             Key::Outbox(PeerKey(2)),
             Key::Position(Stream::Inbox { network: NetworkKey(9) }),
             Key::Position(Stream::Audit),

@@ -88,8 +88,8 @@ impl Core {
         }
         let (groups, refused) = self.group(network, &submission);
         let ttl = match submission.ttl_s {
-            0 => self.config.retention,
-            seconds => Duration::from_secs(seconds).min(self.config.retention),
+            0 => self.retention(),
+            seconds => Duration::from_secs(seconds).min(self.retention()),
         };
         let key = if submission.conversation.is_empty() {
             submission.from.as_str()

@@ -80,6 +80,7 @@ impl Core {
                 id: record.id.clone(),
                 label: record.label.clone(),
                 local_domains: record.local_domains.clone(),
+                hidden_domains: record.hidden_domains.clone(),
                 policy: record.policy.clone(),
                 webhook: record.webhook.clone(),
             },

@@ -9,6 +9,7 @@ use trunkline_common::token::TokenHash;
 use trunkline_gateway_proto::admin::{
     AdminError, AdminOp, AdminReply, Answer, NetworkSpec, NetworkView, Overview, PeerView, QueueView, Totals,
 };
+use trunkline_gateway_proto::administrator::AdministratorChange;
 use trunkline_gateway_proto::audit::{Entry, genesis};
 use trunkline_gateway_proto::directory::{AdminToken, Directory, NetworkRecord, Role};
 use trunkline_gateway_proto::key::ApiKey;
@@ -136,8 +137,13 @@ impl State {
                     return Err(AdminError::Conflict(format!("network `{}` exists", spec.id)));
                 }
                 let key = u32::try_from(directory.networks().count()).unwrap();
-                directory
-                    .put_network(NetworkRecord { webhook: spec.webhook, ..network(key, spec.id.as_str()) });
+                directory.put_network(NetworkRecord {
+                    local_domains: spec.local_domains,
+                    hidden_domains: spec.hidden_domains,
+                    policy: spec.policy,
+                    webhook: spec.webhook,
+                    ..network(key, spec.id.as_str())
+                });
                 AdminReply::Done
             }
             AdminOp::TokenAdd { label, token, role } => {
@@ -146,6 +152,19 @@ impl State {
             }
             AdminOp::TokenRemove(label) => {
                 directory.remove_token(&label).ok_or_else(|| absent("token", &label))?;
+                AdminReply::Done
+            }
+            AdminOp::Administrator(op) => {
+                match op.change(&directory, Time::from_unix_ms(0))? {
+                    AdministratorChange::Put(record) => directory.put_administrator(record),
+                    AdministratorChange::Remove(name) => drop(directory.remove_administrator(&name)),
+                    AdministratorChange::Nothing => {}
+                }
+                AdminReply::Done
+            }
+            AdminOp::Settings(change) => {
+                let settings = directory.settings().changed(&change)?;
+                directory.set_settings(settings);
                 AdminReply::Done
             }
             AdminOp::OutboxRetry(_) | AdminOp::OutboxPurge { .. } => AdminReply::Count(3),
@@ -162,6 +181,7 @@ impl State {
                 id: record.id.clone(),
                 label: record.label.clone(),
                 local_domains: record.local_domains.clone(),
+                hidden_domains: record.hidden_domains.clone(),
                 policy: record.policy.clone(),
                 webhook: record.webhook.clone(),
             },
@@ -197,6 +217,7 @@ fn network(key: u32, id: &str) -> NetworkRecord {
         id: id.parse().unwrap(),
         label: String::new(),
         local_domains: Vec::new(),
+        hidden_domains: Vec::new(),
         tokens: Vec::new(),
         policy: trunkline_gateway_proto::policy::Policy::default(),
         webhook: None,

@@ -1,11 +1,13 @@
-//! The admin API: what operators see and do, over HTTP. The CLI speaks to it, and so will the console.
+//! The admin API: what operators see and do, over HTTP. The CLI and the console speak to it.
 //!
 //! # Layout
 //! In the order a request meets them:
 //! - [`routes`]: every route with its role, from which the router and the OpenAPI document are both made
 //! - `auth`: who asks, and whether they may
 //! - [`fail`]: what is answered when something is wrong with a request
-//! - `identity`, `peers`, `networks`, `outbox`, `tokens`, `audit`, `events`, `health`: the handlers
+//! - `session`: logging in to the console, and what that rests on
+//! - `identity`, `peers`, `networks`, `outbox`, `tokens`, `administrators`, `settings`, `audit`, `events`, `health`: the
+//!   handlers
 //! - [`openapi`]: the document that describes both APIs
 
 use std::sync::Arc;
@@ -14,6 +16,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use axum::Router;
 use axum::middleware::from_fn_with_state;
 use trunkline_common::ids::Domain;
+use trunkline_gateway_proto::settings::Values;
 use trunkline_gateway_proto::time::Time;
 use trunkline_http::extract::Json as JsonBody;
 use trunkline_http::lockout::Lockout;
@@ -23,6 +26,7 @@ use crate::config::IdentityMode;
 use crate::hub::Hub;
 use crate::identity::Identity;
 
+mod administrators;
 mod audit;
 pub(crate) mod auth;
 mod events;
@@ -34,6 +38,8 @@ pub mod openapi;
 mod outbox;
 mod peers;
 pub mod routes;
+pub(crate) mod session;
+pub(crate) mod settings;
 mod tokens;
 
 #[cfg(test)]
@@ -61,6 +67,7 @@ pub struct AdminState {
     /// Whether the process can do its work.
     pub readiness: Arc<Readiness>,
     lockout: Arc<Lockout>,
+    logins: Arc<session::Logins>,
     started: Instant,
 }
 
@@ -73,16 +80,24 @@ pub struct About {
     pub advertise: Vec<String>,
     /// How our own certificate is trusted by peers.
     pub identity_mode: IdentityMode,
-    /// Whether new peers' private, loopback and link-local addresses may be dialled unless the request says.
-    pub allow_private_ips: bool,
+    /// What the configuration says of settings that administrators may change while the gateway runs.
+    pub configured: Values,
+    /// Whether the admin API speaks TLS: then its cookie is for TLS only.
+    pub tls: bool,
 }
 
 impl AdminState {
     /// State for one running gateway.
     #[must_use]
     pub fn new(hub: Hub, identity: Arc<Identity>, about: About, readiness: Arc<Readiness>) -> Self {
+        let logins = Arc::new(session::Logins::new(&about.domain, about.tls));
         let (about, lockout) = (Arc::new(about), Arc::default());
-        Self { hub, identity, about, readiness, lockout, started: Instant::now() }
+        Self { hub, identity, about, readiness, lockout, logins, started: Instant::now() }
+    }
+
+    /// The settings that count.
+    fn settings(&self) -> Values {
+        self.hub.directory().settings().over(self.about.configured)
     }
 }
 
@@ -93,9 +108,7 @@ pub fn router(state: AdminState) -> Router {
         let handler = (route.handler)();
         let handler = match route.access {
             Access::Open => handler,
-            Access::Role(role) => {
-                handler.route_layer(from_fn_with_state((state.clone(), role), auth::require))
-            }
+            access => handler.route_layer(from_fn_with_state((state.clone(), access), auth::require)),
         };
         router = router.route(route.path, handler);
     }

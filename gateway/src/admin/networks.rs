@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use trunkline_common::ids::{Domain, NetworkId};
 use trunkline_common::token::{self, TokenHash};
 use trunkline_gateway_proto::admin::{AdminOp, NetworkSpec, NetworkView, QueueView};
-use trunkline_gateway_proto::directory::Webhook;
+use trunkline_gateway_proto::directory::{Role, Webhook};
 use trunkline_gateway_proto::policy::Policy;
 use trunkline_http::extract::Named;
 use trunkline_http::extract::Query;
@@ -33,6 +33,7 @@ pub(super) struct PublicNetwork {
     id: NetworkId,
     label: String,
     local_domains: Vec<Domain>,
+    hidden_domains: Vec<Domain>,
     policy: Policy,
     webhook: Option<PublicWebhook>,
     tokens: usize,
@@ -54,6 +55,8 @@ pub(super) struct SpecBody {
     label: String,
     #[serde(default)]
     local_domains: Vec<Domain>,
+    #[serde(default)]
+    hidden_domains: Vec<Domain>,
     #[serde(default)]
     policy: Policy,
     #[serde(default)]
@@ -96,19 +99,24 @@ pub(super) struct RemoveParams {
     purge: bool,
 }
 
-pub(super) async fn list(State(state): State<AdminState>) -> Answer<Json<NetworksView>> {
+pub(super) async fn list(
+    State(state): State<AdminState>,
+    Extension(actor): Extension<Actor>,
+) -> Answer<Json<NetworksView>> {
     let overview = state.hub.overview().await.map_err(fail::hub)?;
-    Ok(Json(NetworksView { networks: overview.networks.into_iter().map(PublicNetwork::from).collect() }))
+    let networks = overview.networks.into_iter().map(|network| PublicNetwork::to(actor.role, network));
+    Ok(Json(NetworksView { networks: networks.collect() }))
 }
 
 pub(super) async fn show(
     State(state): State<AdminState>,
+    Extension(actor): Extension<Actor>,
     Named(id): Named<NetworkId>,
 ) -> Answer<Json<PublicNetwork>> {
     let overview = state.hub.overview().await.map_err(fail::hub)?;
     let found = overview.networks.into_iter().find(|network| network.spec.id == id);
     let network = found.ok_or_else(|| fail::not_found("network", id.as_str()))?;
-    Ok(Json(network.into()))
+    Ok(Json(PublicNetwork::to(actor.role, network)))
 }
 
 pub(super) async fn add(
@@ -167,7 +175,7 @@ async fn add_token(state: &AdminState, actor: &Actor, id: &NetworkId) -> Answer<
 
 /// What the hub is asked to make, and the webhook's secret when it had to be made here.
 fn spec(body: SpecBody, known: Option<&Webhook>) -> Answer<(NetworkSpec, Option<String>)> {
-    let SpecBody { id, label, local_domains, policy, webhook } = body;
+    let SpecBody { id, label, local_domains, hidden_domains, policy, webhook } = body;
     let (webhook, made) = match webhook {
         None => (None, None),
         Some(WebhookBody { url, .. }) if !(url.starts_with("https://") || url.starts_with("http://")) => {
@@ -182,16 +190,24 @@ fn spec(body: SpecBody, known: Option<&Webhook>) -> Answer<(NetworkSpec, Option<
             }
         },
     };
-    Ok((NetworkSpec { id, label, local_domains, policy, webhook }, made))
+    Ok((NetworkSpec { id, label, local_domains, hidden_domains, policy, webhook }, made))
 }
 
-impl From<NetworkView> for PublicNetwork {
-    fn from(view: NetworkView) -> Self {
-        let NetworkSpec { id, label, local_domains, policy, webhook } = view.spec;
+impl PublicNetwork {
+    /// A network as somebody of this role may see it: below `admin`, as if its hidden domains were not there.
+    fn to(role: Role, view: NetworkView) -> Self {
+        let NetworkSpec { id, label, mut local_domains, mut hidden_domains, mut policy, webhook } = view.spec;
+        if role < Role::Admin && !hidden_domains.is_empty() {
+            local_domains.retain(|domain| !hidden_domains.contains(domain));
+            let hidden = |text: &str| hidden_domains.iter().any(|domain| domain.as_str() == text);
+            policy.blocked.retain(|address| !hidden(address.domain()));
+            hidden_domains = Vec::new();
+        }
         Self {
             id,
             label,
             local_domains,
+            hidden_domains,
             policy,
             webhook: webhook.map(|webhook| PublicWebhook { url: webhook.url }),
             tokens: view.tokens,

@@ -55,7 +55,7 @@ fn build() -> Value {
             "version": env!("CARGO_PKG_VERSION"),
             "license": { "name": "Apache-2.0", "identifier": "Apache-2.0" },
             "description": "Paths below /v1 are the local API, for a deployment's own messaging servers, opened \
-                by a network's token. All others are the admin API, opened by an admin token. The two listen \
+                by a network's token. All others are the admin API, opened by an admin token or a session. The two listen \
                 on different ports. Times are milliseconds since the Unix epoch.",
         },
         "tags": [{ "name": "local" }, { "name": "admin" }, { "name": "health" }],
@@ -65,6 +65,14 @@ fn build() -> Value {
             "securitySchemes": {
                 "network": { "type": "http", "scheme": "bearer", "description": "A network's token." },
                 "admin": { "type": "http", "scheme": "bearer", "description": "An admin token." },
+                "session": {
+                    "type": "apiKey",
+                    "in": "cookie",
+                    "name": "trunkline_*",
+                    "description": "A console session. The name ends in the first 8 hexadecimal digits of the \
+                        SHA-256 of the federation domain. Whatever is no GET also takes the header \
+                        X-Trunkline-Csrf with the session's `csrf`.",
+                },
             },
             "responses": {
                 "Problem": {
@@ -82,14 +90,21 @@ fn operation(route: &Route) -> Value {
     operation.insert("operationId".into(), operation_id(route).into());
     match route.access {
         Access::Open => {
-            operation.insert("tags".into(), json!(["health"]));
+            let tag = if route.path.starts_with("/admin/") { "admin" } else { "health" };
+            operation.insert("tags".into(), json!([tag]));
             operation.insert("security".into(), json!([]));
+        }
+        Access::Own => {
+            operation.insert("tags".into(), json!(["admin"]));
+            operation.insert("security".into(), json!([{ "admin": [] }, { "session": [] }]));
+            let text = "Takes a token or a session, also while a new password or a second factor is due.";
+            operation.insert("description".into(), text.into());
         }
         Access::Role(needed) => {
             operation.insert("tags".into(), json!(["admin"]));
-            operation.insert("security".into(), json!([{ "admin": [] }]));
+            operation.insert("security".into(), json!([{ "admin": [] }, { "session": [] }]));
             operation.insert("x-role".into(), role(needed).into());
-            let text = format!("Takes a token of role `{}` or above.", role(needed));
+            let text = format!("Takes a token or a session of role `{}` or above.", role(needed));
             operation.insert("description".into(), text.into());
         }
     }
@@ -131,7 +146,8 @@ fn parameters(route: &Route) -> Vec<Value> {
 /// For example `postPeersPause`.
 fn operation_id(route: &Route) -> String {
     let words = route.path.split(|c: char| !c.is_ascii_alphanumeric());
-    let words = words.filter(|word| !matches!(*word, "" | "admin" | "v1" | "domain" | "id" | "label"));
+    let words =
+        words.filter(|word| !matches!(*word, "" | "admin" | "v1" | "domain" | "id" | "label" | "name"));
     let capital = |word: &str| {
         word.chars().take(1).map(|c| c.to_ascii_uppercase()).chain(word.chars().skip(1)).collect::<String>()
     };

@@ -131,7 +131,7 @@ pub(super) async fn add(
     JsonBody(add): Body<PeerAdd>,
 ) -> Answer<(StatusCode, Json<PeerAdded>)> {
     let domain = add.domain.clone();
-    let peer = manual(add, state.about.allow_private_ips)?;
+    let peer = manual(add, state.settings().allow_private_ips)?;
     match state.hub.admin(&actor.label, AdminOp::PeerAdd(Box::new(peer))).await.map_err(fail::admin)? {
         AdminReply::Added { api_key } => {
             Ok((StatusCode::CREATED, Json(PeerAdded { domain, api_key: api_key.to_text() })))
@@ -177,7 +177,7 @@ pub(super) async fn accept(
 ) -> Answer<Json<Accepted>> {
     let bundle = parse(&state, &bundle)?;
     let (domain, expires) = (bundle.domain.clone(), bundle.expires);
-    let allow_private_ips = allow_private_ips.unwrap_or(state.about.allow_private_ips);
+    let allow_private_ips = allow_private_ips.unwrap_or(state.settings().allow_private_ips);
     let op = AdminOp::PeerAccept { bundle: Box::new(bundle), allow_private_ips };
     let answer = match state.hub.admin(&actor.label, op).await.map_err(fail::admin)? {
         AdminReply::Accepted { answer } => answer,

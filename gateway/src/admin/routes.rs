@@ -3,7 +3,10 @@
 use axum::routing::{MethodRouter, delete, get, post, put};
 use trunkline_gateway_proto::directory::Role;
 
-use super::{AdminState, audit, events, health, identity, networks, outbox, peers, tokens};
+use super::{
+    AdminState, administrators, audit, events, health, identity, networks, outbox, peers, session, settings,
+    tokens,
+};
 
 /// The methods in use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,7 +26,9 @@ pub enum Method {
 pub enum Access {
     /// Anybody who can reach the port: these routes name no people and change nothing.
     Open,
-    /// Who has a token of this role or one above it.
+    /// Who has a token or a session, also while a password or a second factor is due.
+    Own,
+    /// Who has a token or a session of this role or one above it.
     Role(Role),
 }
 
@@ -61,6 +66,7 @@ pub struct Route {
     pub handler: fn() -> MethodRouter<AdminState>,
 }
 
+const OWN: Access = Access::Own;
 const VIEWER: Access = Access::Role(Role::Viewer);
 const OPERATOR: Access = Access::Role(Role::Operator);
 const ADMIN: Access = Access::Role(Role::Admin);
@@ -148,6 +154,47 @@ pub static ROUTES: &[Route] = &[
     look("/openapi.json", "", "The OpenAPI document of both APIs.", || get(health::openapi))
         .open()
         .gives("application/json"),
+    change(Access::Open, Method::Post, "/admin/v1/session", "Log in to the console: sets a cookie.", || {
+        post(session::log_in)
+    })
+    .takes("LogIn")
+    .answers(200, "Session"),
+    Route {
+        access: OWN,
+        ..look("/admin/v1/session", "Session", "Who asks, and what they must do first.", || {
+            get(session::show)
+        })
+    },
+    change(OWN, Method::Delete, "/admin/v1/session", "Log out.", || delete(session::log_out)),
+    change(
+        OWN,
+        Method::Post,
+        "/admin/v1/session/password",
+        "Change one's own password; other sessions end.",
+        || post(session::change_password),
+    )
+    .takes("PasswordChange"),
+    change(
+        OWN,
+        Method::Post,
+        "/admin/v1/session/totp",
+        "Begin to set up a second factor: answers its secret, once.",
+        || post(session::enrol),
+    )
+    .takes("Proof")
+    .answers(200, "Enrolment"),
+    change(
+        OWN,
+        Method::Put,
+        "/admin/v1/session/totp",
+        "Switch the second factor on with its first code.",
+        || put(session::enrol_finish),
+    )
+    .takes("Code"),
+    change(OWN, Method::Post, "/admin/v1/session/totp/off", "Switch the second factor off.", || {
+        post(session::totp_off)
+    })
+    .takes("Proof"),
     look("/admin/v1/status", "Status", "Everything at a glance.", || get(health::status)),
     look("/admin/v1/identity", "Identity", "Our certificate, and the one announced next.", || {
         get(identity::show)
@@ -288,6 +335,55 @@ pub static ROUTES: &[Route] = &[
     change(ADMIN, Method::Delete, "/admin/v1/tokens/{label}", "Remove an admin token.", || {
         delete(tokens::remove)
     }),
+    Route {
+        access: ADMIN,
+        ..look("/admin/v1/administrators", "Administrators", "All administrators of the console.", || {
+            get(administrators::list)
+        })
+    },
+    change(
+        ADMIN,
+        Method::Post,
+        "/admin/v1/administrators",
+        "Add an administrator: answers the first password, once.",
+        || post(administrators::add),
+    )
+    .takes("AdministratorAdd")
+    .answers(201, "AdministratorAdded"),
+    change(ADMIN, Method::Put, "/admin/v1/administrators/{name}", "Change an administrator's role.", || {
+        put(administrators::set_role)
+    })
+    .takes("AdministratorRole"),
+    change(ADMIN, Method::Delete, "/admin/v1/administrators/{name}", "Remove an administrator.", || {
+        delete(administrators::remove)
+    }),
+    change(
+        ADMIN,
+        Method::Post,
+        "/admin/v1/administrators/{name}/password",
+        "Reset a password: answers a new first one, once.",
+        || post(administrators::reset_password),
+    )
+    .answers(200, "AdministratorPassword"),
+    change(
+        ADMIN,
+        Method::Post,
+        "/admin/v1/administrators/{name}/totp/off",
+        "Switch off the second factor of somebody who lost it.",
+        || post(administrators::totp_off),
+    ),
+    look("/admin/v1/settings", "Settings", "Settings that change while the gateway runs.", || {
+        get(settings::show)
+    }),
+    change(
+        ADMIN,
+        Method::Put,
+        "/admin/v1/settings",
+        "Change settings, or take them back to the configuration file's.",
+        || put(settings::change),
+    )
+    .takes("SettingsChange")
+    .answers(200, "Settings"),
     look("/admin/v1/audit", "Audit", "Audit entries, oldest first.", || get(audit::list)).asks(&[
         ("after", "integer", "Entries after this sequence number."),
         ("max", "integer", "At most so many, up to 1000; 100 unless given."),

@@ -7,7 +7,7 @@ use std::path::Path;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::ConnectInfo;
-use http::header::{AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER};
+use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName, RETRY_AFTER};
 use http::{HeaderMap, Request, StatusCode};
 use http_body_util::BodyExt;
 use hyper::service::Service;
@@ -18,6 +18,9 @@ use trunkline_http::lockout::FAILURES_MAX;
 
 use super::fake_hub::{FakeHub, peer};
 use super::*;
+use crate::config::Config;
+
+mod sessions;
 
 struct Fixture {
     router: Router,
@@ -67,7 +70,8 @@ fn about(domain: &str) -> About {
         domain: domain.parse().unwrap(),
         advertise: vec![format!("gw.{domain}:8443")],
         identity_mode: IdentityMode::Pinned,
-        allow_private_ips: false,
+        configured: Config::defaults(domain.parse().unwrap()).values(),
+        tls: false,
     }
 }
 
@@ -84,9 +88,38 @@ impl Fixture {
         token: Option<&str>,
         body: Option<Value>,
     ) -> Reply {
+        let bearer = token.map(|token| (AUTHORIZATION, format!("Bearer {token}")));
+        self.call_with(source, method, path, &bearer.into_iter().collect::<Vec<_>>(), body).await
+    }
+
+    async fn call_with(
+        &self,
+        source: &str,
+        method: &str,
+        path: &str,
+        headers: &[(HeaderName, String)],
+        body: Option<Value>,
+    ) -> Reply {
+        let response = self.send(source, method, path, headers, body).await;
+        let (status, headers) = (response.status(), response.headers().clone());
+        if headers.get(CONTENT_TYPE).is_some_and(|kind| kind == "text/event-stream") {
+            return Reply { status, headers, body: String::new() };
+        }
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        Reply { status, headers, body: String::from_utf8(body.to_vec()).unwrap() }
+    }
+
+    async fn send(
+        &self,
+        source: &str,
+        method: &str,
+        path: &str,
+        headers: &[(HeaderName, String)],
+        body: Option<Value>,
+    ) -> axum::response::Response {
         let mut request = Request::builder().method(method).uri(path);
-        if let Some(token) = token {
-            request = request.header(AUTHORIZATION, format!("Bearer {token}"));
+        for (name, value) in headers {
+            request = request.header(name, value);
         }
         if body.is_some() {
             request = request.header(CONTENT_TYPE, "application/json");
@@ -95,13 +128,7 @@ impl Fixture {
         let mut request = request.body(body).unwrap();
         let source: SocketAddr = source.parse().unwrap();
         request.extensions_mut().insert(ConnectInfo(source));
-        let response = TowerToHyperService::new(self.router.clone()).call(request).await.unwrap();
-        let (status, headers) = (response.status(), response.headers().clone());
-        if headers.get(CONTENT_TYPE).is_some_and(|kind| kind == "text/event-stream") {
-            return Reply { status, headers, body: String::new() };
-        }
-        let body = response.into_body().collect().await.unwrap().to_bytes();
-        Reply { status, headers, body: String::from_utf8(body.to_vec()).unwrap() }
+        TowerToHyperService::new(self.router.clone()).call(request).await.unwrap()
     }
 
     async fn get(&self, path: &str) -> Reply {
@@ -115,7 +142,10 @@ impl Fixture {
 
 /// A path with its parameters filled in.
 fn concrete(path: &str) -> String {
-    path.replace("{domain}", "beta.test").replace("{id}", "main").replace("{label}", "viewer-2")
+    path.replace("{domain}", "beta.test")
+        .replace("{id}", "main")
+        .replace("{label}", "viewer-2")
+        .replace("{name}", "nobody")
 }
 
 #[tokio::test]
@@ -371,6 +401,11 @@ async fn answers_have_the_fields_that_the_document_says() {
     let identity = api.get("/admin/v1/identity").await.json();
     let status = api.get("/admin/v1/status").await.json();
     let tokens = api.call("GET", "/admin/v1/tokens", Some("admin"), None).await.json();
+    let added = api.post("/admin/v1/administrators", json!({"name": "ann", "role": "viewer"})).await.json();
+    let administrators = api.call("GET", "/admin/v1/administrators", Some("admin"), None).await.json();
+    let login = json!({"name": "ann", "password": added["password"]});
+    let session = api.call("POST", "/admin/v1/session", None, Some(login)).await.json();
+    let settings = api.get("/admin/v1/settings").await.json();
     let audit = api.get("/admin/v1/audit").await.json();
     let peers = api.get("/admin/v1/peers").await.json();
     for (value, schema) in [
@@ -388,6 +423,11 @@ async fn answers_have_the_fields_that_the_document_says() {
         (&identity["current"], "KeyPair"),
         (&identity["next"], "NextKeyPair"),
         (&tokens["tokens"][0], "Token"),
+        (&added, "AdministratorAdded"),
+        (&administrators["administrators"][0], "Administrator"),
+        (&session, "Session"),
+        (&settings, "Settings"),
+        (&settings["retention_s"], "SecondsSetting"),
         (&audit["entries"][0], "AuditEntry"),
         (&api.get("/admin/v1/audit/verify").await.json(), "AuditVerified"),
     ] {
@@ -435,6 +475,7 @@ fn every_route_is_in_the_manual_with_its_role() {
     for route in ROUTES {
         let role = match route.access {
             Access::Open => "none",
+            Access::Own => "any",
             Access::Role(role) => fail::role(role),
         };
         let start = format!("| `{} {}` | {role} |", route.method.as_str(), route.path);

@@ -54,19 +54,22 @@ pub(super) fn init(target: &Target, args: Args, out: &mut Console<'_>) -> Result
     let made = init::init(&options).map_err(CliError::failed)?;
     let value = serde_json::to_value(&made).map_err(CliError::failed)?;
     out.show(&value, || {
-        let init::Made { domain, pin, config, admin_token_file, network, network_token_file } = &made;
+        let init::Made { domain, pin, config, admin_token_file, network, network_token_file, .. } = &made;
         let (dir, config) = (dir.display(), config.display());
         format!(
             "{domain} is ready in {dir}\n\
              \x20 certificate pin    {pin}\n\
              \x20 configuration      {config}\n\
              \x20 admin token        {}\n\
+             \x20 console password   {} (of {}, to be changed at the first log-in)\n\
              \x20 token of network   {} ({network})\n\
              Keep a copy of {dir}/deployment.key elsewhere: backups cannot be read without it.\n\
              Next:\n\
              \x20 1. trunkline-gateway run --config {config}\n\
              \x20 2. trunkline-gateway --dir {dir} peer invite PEER.DOMAIN --out FILE, and send FILE to its operator",
             admin_token_file.display(),
+            made.admin_password_file.display(),
+            made.administrator,
             network_token_file.display(),
         )
     });

@@ -7,7 +7,7 @@
 //! - `target`: where the gateway is
 //! - `console`: what is shown of times
 //! - one file per noun: `init`, `run`, `store`, `status`, `identity`, `peer`, `network`, `outbox`, `token`,
-//!   `audit`, `events`
+//!   `admin`, `settings`, `audit`, `events`
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -17,6 +17,7 @@ use trunkline_http::cli::client::Api;
 pub use trunkline_http::cli::console::Console;
 use trunkline_http::cli::{self, CliError};
 
+mod admin;
 mod audit;
 mod console;
 mod events;
@@ -26,6 +27,7 @@ mod network;
 mod outbox;
 mod peer;
 mod run;
+mod settings;
 mod status;
 mod store;
 mod target;
@@ -75,6 +77,12 @@ enum Verb {
     /// Admin tokens
     #[command(subcommand)]
     Token(token::Verb),
+    /// Administrators of the console
+    #[command(subcommand)]
+    Admin(admin::Verb),
+    /// Settings that are changed while the gateway runs
+    #[command(subcommand)]
+    Settings(settings::Verb),
     /// The audit log
     #[command(subcommand)]
     Audit(audit::Verb),
@@ -124,6 +132,8 @@ async fn call(verb: Verb, api: &Api, console: &mut Console<'_>) -> Result<(), Cl
         Verb::Network(verb) => network::call(verb, api, console).await,
         Verb::Outbox(verb) => outbox::call(verb, api, console).await,
         Verb::Token(verb) => token::call(verb, api, console).await,
+        Verb::Admin(verb) => admin::call(verb, api, console).await,
+        Verb::Settings(verb) => settings::call(verb, api, console).await,
         Verb::Audit(verb) => audit::call(verb, api, console).await,
         Verb::Events(args) => events::follow(&args, api, console).await,
         Verb::Openapi => {

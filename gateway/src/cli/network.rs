@@ -40,6 +40,9 @@ pub(super) enum Verb {
         /// Stop pushing to a webhook
         #[arg(long, conflicts_with = "webhook")]
         no_webhook: bool,
+        /// Hide no domain any more
+        #[arg(long, conflicts_with = "hidden_domains")]
+        show_domains: bool,
     },
     /// Remove a network
     Remove {
@@ -70,6 +73,9 @@ pub(super) struct Settings {
     /// A domain of its users; may be given again. Replaces the whole list
     #[arg(long = "local-domain", value_name = "DOMAIN")]
     local_domains: Vec<Domain>,
+    /// One of its domains that only administrators of role admin see; may be given again. Replaces the whole list
+    #[arg(long = "hide-domain", value_name = "DOMAIN")]
+    hidden_domains: Vec<Domain>,
     /// With whom it exchanges envelopes: disabled, open or restricted
     #[arg(long, value_parser = federation)]
     federation: Option<Federation>,
@@ -97,6 +103,7 @@ struct Network {
     id: String,
     label: String,
     local_domains: Vec<String>,
+    hidden_domains: Vec<String>,
     policy: Policy,
     webhook: Option<Webhook>,
     tokens: usize,
@@ -130,7 +137,9 @@ pub(super) async fn call(verb: Verb, api: &Api, out: &mut Console<'_>) -> Result
             }
             console::deliver_secret(out, file.as_deref(), answer, "token")?;
         }
-        Verb::Update { id, settings, no_webhook } => update(api, out, &id, settings, no_webhook).await?,
+        Verb::Update { id, settings, no_webhook, show_domains } => {
+            update(api, out, &id, settings, no_webhook, show_domains).await?;
+        }
         Verb::Remove { id, purge, yes } => {
             out.confirm(yes, &format!("Remove network {id}, its tokens and its policy?"))?;
             let answer = api.delete(&format!("{}?purge={purge}", path(&id))).await?;
@@ -151,11 +160,17 @@ async fn update(
     id: &NetworkId,
     settings: Settings,
     no_webhook: bool,
+    show_domains: bool,
 ) -> Result<(), CliError> {
-    let Network { label, local_domains, policy, webhook, .. } = view(&api.get(&path(id)).await?)?;
+    let Network { label, local_domains, mut hidden_domains, policy, webhook, .. } =
+        view(&api.get(&path(id)).await?)?;
+    // A domain that goes is hidden no more.
+    let stays = |hidden: &String| settings.local_domains.iter().any(|domain| domain.as_str() == hidden);
+    hidden_domains.retain(|hidden| !show_domains && (settings.local_domains.is_empty() || stays(hidden)));
     let webhook = webhook.filter(|_| !no_webhook).map(|webhook| json!({ "url": webhook.url }));
     let known = json!({
-        "id": id, "label": label, "local_domains": local_domains, "policy": policy, "webhook": webhook,
+        "id": id, "label": label, "local_domains": local_domains, "hidden_domains": hidden_domains,
+        "policy": policy, "webhook": webhook,
     });
     let answer = api.put(&path(id), &merge(known, settings)).await?;
     out.show(&answer, || match answer.get("webhook_secret").and_then(Value::as_str) {
@@ -167,7 +182,16 @@ async fn update(
 
 /// A network's settings with those that were given in place of what is there.
 fn merge(known: Value, settings: Settings) -> Value {
-    let Settings { label, local_domains, federation, permitted, allow_guests, blocked, webhook } = settings;
+    let Settings {
+        label,
+        local_domains,
+        hidden_domains,
+        federation,
+        permitted,
+        allow_guests,
+        blocked,
+        webhook,
+    } = settings;
     let mut body = object(known);
     let mut policy = object(body.remove("policy").unwrap_or_default());
     let put = |map: &mut Map<String, Value>, name: &str, value: Option<Value>| {
@@ -182,6 +206,7 @@ fn merge(known: Value, settings: Settings) -> Value {
     put(&mut body, "policy", (!policy.is_empty()).then_some(Value::Object(policy)));
     put(&mut body, "label", label.map(Value::from));
     put(&mut body, "local_domains", (!local_domains.is_empty()).then(|| json!(local_domains)));
+    put(&mut body, "hidden_domains", (!hidden_domains.is_empty()).then(|| json!(hidden_domains)));
     put(&mut body, "webhook", webhook.map(|url| json!({ "url": url })));
     Value::Object(body)
 }
@@ -239,7 +264,8 @@ fn list(networks: &[Network]) -> String {
 }
 
 fn text(network: &Network) -> String {
-    let Network { id, label, local_domains, policy, webhook, tokens, inbox, receipts } = network;
+    let Network { id, label, local_domains, hidden_domains, policy, webhook, tokens, inbox, receipts } =
+        network;
     let queue = |queue: &QueueView| {
         let oldest = queue.oldest.map_or_else(String::new, |at| format!(", oldest {}", console::age(at)));
         format!("{} ({}{oldest})", queue.depth, console::bytes(queue.bytes))
@@ -250,6 +276,7 @@ fn text(network: &Network) -> String {
         ("network", id.clone()),
         ("label", console::or_dash(Some(label.clone()))),
         ("local domains", console::or_dash(Some(local_domains.join(", ")))),
+        ("hidden domains", console::or_dash(Some(hidden_domains.join(", ")))),
         ("federation", federation_name(policy.federation).to_owned()),
         ("permitted", console::or_dash(Some(permitted.collect::<Vec<_>>().join(", ")))),
         ("guests", if policy.allow_guests { "allowed" } else { "kept out" }.to_owned()),

@@ -15,7 +15,7 @@ use trunkline_http::serve::{Limits, serve};
 use super::*;
 use crate::admin::fake_hub::{FakeHub, peer};
 use crate::admin::{About, AdminState, Readiness, router};
-use crate::config::IdentityMode;
+use crate::config::{Config, IdentityMode};
 use crate::identity::Identity;
 
 /// What a run of the command line came to.
@@ -81,7 +81,8 @@ impl Gateway {
                 domain: domain.parse().unwrap(),
                 advertise: vec![format!("gw.{domain}:8443")],
                 identity_mode: IdentityMode::Pinned,
-                allow_private_ips: false,
+                configured: Config::defaults(domain.parse().unwrap()).values(),
+                tls: false,
             };
             let readiness = Arc::new(Readiness::default());
             readiness.ready();
@@ -120,8 +121,11 @@ fn every_verb_that_shows_something_shows_it_as_a_table_and_as_json() {
     let gateway = Gateway::start("alpha.test");
     gateway.fake.set_peers(vec![peer("beta.test", None)]);
     gateway.run(&["token", "add", "night"]).fine();
+    gateway.run(&["admin", "add", "ann", "--role", "admin"]).fine();
     for (args, expected) in [
         (&["status"][..], "alpha.test"),
+        (&["admin", "list"], "to be changed"),
+        (&["settings", "show"], "session_idle_s"),
         (&["identity", "show"], "pin"),
         (&["identity", "export"], "BEGIN CERTIFICATE"),
         (&["peer", "list"], "beta.test"),

@@ -51,6 +51,17 @@ pub(super) enum RoleArg {
     Admin,
 }
 
+impl RoleArg {
+    /// As the admin API writes it.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Viewer => "viewer",
+            Self::Operator => "operator",
+            Self::Admin => "admin",
+        }
+    }
+}
+
 #[derive(Deserialize)]
 struct Tokens {
     tokens: Vec<Token>,
@@ -91,12 +102,8 @@ pub(super) async fn call(verb: Verb, api: &Api, out: &mut Console<'_>) -> Result
         }
         Verb::Add { label, role, out: file } => {
             file.as_deref().map_or(Ok(()), console::vacant)?;
-            let role = match role {
-                RoleArg::Viewer => "viewer",
-                RoleArg::Operator => "operator",
-                RoleArg::Admin => "admin",
-            };
-            let answer = api.post("/admin/v1/tokens", &json!({ "label": label, "role": role })).await?;
+            let body = json!({ "label": label, "role": role.name() });
+            let answer = api.post("/admin/v1/tokens", &body).await?;
             console::deliver_secret(out, file.as_deref(), answer, "token")?;
         }
         Verb::Remove { label } => {

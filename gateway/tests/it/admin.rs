@@ -75,3 +75,78 @@ fn the_documented_commands_run_as_they_stand() {
         assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
     }
 }
+
+/// One request of a browser, answered as text with its head.
+fn browse(gateway: &Gateway, head: &str, headers: &str, body: &str) -> String {
+    let mut stream = TcpStream::connect(gateway.address("admin_api")).unwrap();
+    let length = body.len();
+    write!(
+        stream,
+        "{head} HTTP/1.1\r\nHost: x\r\nOrigin: http://x\r\nConnection: close\r\nContent-Type: application/json\r\n\
+         {headers}Content-Length: {length}\r\n\r\n{body}"
+    )
+    .unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+/// Logs in, and gives the headers of what follows.
+fn log_in(gateway: &Gateway, name: &str, password: &str) -> String {
+    let body = serde_json::json!({ "name": name, "password": password }).to_string();
+    let answer = browse(gateway, "POST /admin/v1/session", "", &body);
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    let cookie = head.lines().find(|line| line.to_lowercase().starts_with("set-cookie: ")).unwrap();
+    let cookie = cookie.split_once(": ").unwrap().1.split(';').next().unwrap();
+    let session: serde_json::Value = serde_json::from_str(body).unwrap();
+    format!("Cookie: {cookie}\r\nX-Trunkline-Csrf: {}\r\n", session["csrf"].as_str().unwrap())
+}
+
+#[test]
+fn an_administrator_logs_in_as_init_says_and_finds_name_and_settings_again_after_a_restart() {
+    const CHOSEN: &str = "a password of my own";
+    let mut gateway = Gateway::running("alpha.test");
+    assert!(browse(&gateway, "GET /", "", "").to_lowercase().contains("location: /console"));
+    let page = browse(&gateway, "GET /console", "", "");
+    assert!(
+        page.starts_with("HTTP/1.1 200") && page.contains("content-security-policy: default-src 'none'"),
+        "{page}"
+    );
+    let first = std::fs::read_to_string(gateway.path("admin.password")).unwrap();
+    let mine = log_in(&gateway, "admin", first.trim());
+    let early = browse(&gateway, "GET /admin/v1/status", &mine, "");
+    assert!(early.contains("password-change-needed"), "{early}");
+    let change = serde_json::json!({ "old": first.trim(), "new": CHOSEN }).to_string();
+    let changed = browse(&gateway, "POST /admin/v1/session/password", &mine, &change);
+    assert!(changed.starts_with("HTTP/1.1 204"), "{changed}");
+    let set = browse(&gateway, "PUT /admin/v1/settings", &mine, r#"{"session_idle_s": 600}"#);
+    assert!(set.starts_with("HTTP/1.1 200"), "{set}");
+
+    let second = log_in(&gateway, "admin", CHOSEN);
+    let ended = browse(&gateway, "GET /admin/v1/status", &mine, "");
+    assert!(ended.starts_with("HTTP/1.1 401") && ended.contains("session-ended"), "{ended}");
+    assert!(browse(&gateway, "GET /admin/v1/status", &second, "").starts_with("HTTP/1.1 200"));
+
+    gateway.ok(&[
+        "admin",
+        "add",
+        "ann",
+        "--role",
+        "operator",
+        "--out",
+        gateway.path("ann").to_str().unwrap(),
+    ]);
+    assert_eq!(gateway.stop(), Some(0));
+    gateway.start();
+    let forgotten = browse(&gateway, "GET /admin/v1/status", &second, "");
+    assert!(forgotten.starts_with("HTTP/1.1 401"), "{forgotten}");
+    log_in(&gateway, "admin", CHOSEN);
+    log_in(&gateway, "ann", std::fs::read_to_string(gateway.path("ann")).unwrap().trim());
+    let settings = gateway.json(&["settings", "show"]);
+    assert_eq!(settings["session_idle_s"]["value"], 600);
+    let administrators = gateway.json(&["admin", "list"]);
+    assert_eq!(administrators["administrators"].as_array().unwrap().len(), 2);
+    let actors = gateway.ok(&["audit", "list"]);
+    assert!(actors.contains("console:admin") && actors.contains("settings.change"), "{actors}");
+}

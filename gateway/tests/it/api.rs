@@ -70,6 +70,7 @@ async fn add_network(hub: &Hub, name: &str) {
         id: name.parse().unwrap(),
         label: String::new(),
         local_domains: vec![format!("{name}.alpha.test").parse().unwrap()],
+        hidden_domains: Vec::new(),
         policy: Policy::default(),
         webhook: None,
     };

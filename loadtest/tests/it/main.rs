@@ -1,5 +1,7 @@
 //! Small runs of every scenario: that nothing is lost, duplicated or reordered, not how fast it is.
 
+mod manual;
+
 use std::process::Command;
 
 use serde_json::Value;

@@ -117,3 +117,17 @@ fn a_start_with_thousands_of_peers_looks_at_each_once() {
     let to = vec!["bob@p3999.test".to_owned()];
     assert_eq!(world.submit(ALPHA, MAIN, vec![wire::Submission { to, ..letter(0) }])[0].problem, "");
 }
+
+#[test]
+fn only_a_networks_own_domains_can_be_hidden_and_they_are_claimed_like_all() {
+    let mut world = pair();
+    let mut spec = world.spec(BETA, "main", Policy::default());
+    spec.hidden_domains = vec![domain("other.test")];
+    let refused = world.admin(BETA, AdminOp::NetworkUpdate(Box::new(spec.clone())));
+    assert!(matches!(refused, Err(AdminError::Invalid(text)) if text.contains("hidden_domains")));
+    spec.hidden_domains = spec.local_domains.clone();
+    world.admin(BETA, AdminOp::NetworkUpdate(Box::new(spec.clone()))).unwrap();
+    world.restart(BETA);
+    assert_eq!(world.overview(BETA).networks[0].spec.hidden_domains, spec.local_domains);
+    assert!(world.claims(BETA).iter().any(|claim| claim.domain == spec.local_domains[0]));
+}

@@ -1,14 +1,18 @@
 //! What operators change and see: everything they do is in the audit log, and nothing about people is.
 
 use trunkline_gateway_proto::admin::{AdminError, AdminOp};
+use trunkline_gateway_proto::administrator::{
+    AdministratorOp, PasswordHash, TOTP_SECRET_BYTES, Totp, TotpSecret,
+};
 use trunkline_gateway_proto::audit;
 use trunkline_gateway_proto::directory::Role;
 use trunkline_gateway_proto::policy::Policy;
+use trunkline_gateway_proto::settings::SettingsChange;
 use trunkline_gateway_proto::store::Stream;
 
 use trunkline_common::token::TokenHash;
 
-use crate::scene::{ALPHA, BETA, MAIN, SECOND, letters, pair, pause, purge, resume, wait_receipts};
+use crate::scene::{ALPHA, BETA, MAIN, SECOND, letters, pair, pause, purge, resume, states, wait_receipts};
 use crate::world::{World, spare_certificate};
 
 fn log(world: &mut World, node: usize) -> Vec<audit::Entry> {
@@ -129,4 +133,59 @@ fn a_retry_dials_at_once() {
     world.run_for(SECOND);
     assert!(world.nodes[ALPHA].dials.len() > dials);
     assert!(world.is_up(ALPHA, BETA));
+}
+
+#[test]
+fn administrators_and_settings_survive_a_restart_and_their_secrets_are_not_in_the_audit_log() {
+    let mut world = World::new(1, 1);
+    let password =
+        |byte| PasswordHash { memory_kib: 8, passes: 1, lanes: 1, salt: [byte; 16], hash: [byte; 32] };
+    let add = |name: &str, role| AdministratorOp::Add { name: name.into(), role, password: password(1) };
+    let totp = Totp { secret: TotpSecret([7; TOTP_SECRET_BYTES]), used: 10 };
+    for op in [
+        add("ann", Role::Admin),
+        add("bob", Role::Viewer),
+        AdministratorOp::Password { name: "ann".into(), password: password(2), reset: false },
+        AdministratorOp::TotpOn { name: "ann".into(), totp },
+        AdministratorOp::LogIn { name: "ann".into(), step: Some(11) },
+        AdministratorOp::Remove("bob".into()),
+    ] {
+        world.admin(ALPHA, AdminOp::Administrator(op)).unwrap();
+    }
+    let change = SettingsChange { session_idle_s: Some(Some(600)), ..SettingsChange::default() };
+    world.admin(ALPHA, AdminOp::Settings(change)).unwrap();
+    world.restart(ALPHA);
+    let directory = world.core(ALPHA).directory();
+    assert_eq!(directory.administrators().count(), 1);
+    let ann = directory.administrator("ann").unwrap();
+    assert_eq!((&ann.password, ann.must_change_password), (&password(2), false));
+    assert_eq!(ann.totp.as_ref().unwrap().used, 11, "a code that was used stays used");
+    assert_eq!(directory.settings().session_idle_s, Some(600));
+    let entries = log(&mut world, ALPHA);
+    audit::verify(audit::genesis(), &entries).unwrap();
+    let actions: Vec<_> = entries.iter().map(|entry| entry.action.as_str()).collect();
+    for action in ["administrator.add", "administrator.password", "administrator.totp-on", "login"] {
+        assert!(actions.contains(&action), "{action}");
+    }
+    let settings = entries.iter().find(|entry| entry.action == "settings.change").unwrap();
+    assert_eq!(settings.outcome, "session_idle_s=600");
+    let text = format!("{entries:?}");
+    assert!(!text.contains("BwcHBw") && !text.contains("AgICAg"), "a secret is in the audit log");
+}
+
+#[test]
+fn a_retention_that_is_set_holds_for_what_comes_in_from_then_on() {
+    let mut world = pair();
+    pause(&mut world);
+    let set = |retention_s| {
+        AdminOp::Settings(SettingsChange { retention_s: Some(retention_s), ..SettingsChange::default() })
+    };
+    world.submit(ALPHA, MAIN, letters(0..1));
+    world.admin(ALPHA, set(Some(100))).unwrap();
+    world.submit(ALPHA, MAIN, letters(1..2));
+    world.admin(ALPHA, set(None)).unwrap();
+    world.submit(ALPHA, MAIN, letters(2..3));
+    world.run_for(110 * SECOND);
+    let expired: Vec<_> = states(&mut world, ALPHA).into_iter().map(|(n, _)| n).collect();
+    assert_eq!(expired, [1]);
 }

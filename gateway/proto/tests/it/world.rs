@@ -910,7 +910,14 @@ impl World {
     pub(crate) fn spec(&self, node: usize, id: &str, policy: Policy) -> NetworkSpec {
         let local = domain(&format!("{id}.{}", self.nodes[node].domain));
         let id: NetworkId = id.parse().unwrap();
-        NetworkSpec { id, label: String::new(), local_domains: vec![local], policy, webhook: None }
+        NetworkSpec {
+            id,
+            label: String::new(),
+            local_domains: vec![local],
+            hidden_domains: Vec::new(),
+            policy,
+            webhook: None,
+        }
     }
 
     pub(crate) fn network(&self, node: usize, id: &str) -> NetworkKey {

@@ -65,6 +65,7 @@ pub(super) struct Served {
 
 pub(super) fn network(webhook: Option<Webhook>) -> NetworkRecord {
     NetworkRecord {
+        hidden_domains: Vec::new(),
         key: NETWORK,
         id: "main".parse().unwrap(),
         label: String::new(),
