@@ -6,6 +6,7 @@ use http::header::{COOKIE, SET_COOKIE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use serde_json::{Value, json};
 use trunkline_common::token;
+use trunkline_gateway::init::ADMIN_PASSWORD_FILE;
 
 use crate::error::LoadError;
 use crate::fleet;
@@ -25,23 +26,19 @@ const GROUP_CHARS: usize = 4;
 /// Where the token against requests from elsewhere goes.
 const CSRF: HeaderName = HeaderName::from_static("x-trunkline-csrf");
 
-/// Logs in for the first time and sets a new password, which is answered. `None` when `init` made no administrator.
+/// Logs in for the first time and sets a new password, which is answered.
 ///
 /// # Errors
 /// When the gateway does not take what `init` wrote.
-pub(crate) async fn first_login(gateway: &Gateway) -> Result<Option<String>, LoadError> {
-    let file = gateway.dir.join("admin.password");
-    if !file.exists() {
-        return Ok(None);
-    }
-    let first = gateway::token(&file)?;
+pub(crate) async fn first_login(gateway: &Gateway) -> Result<String, LoadError> {
+    let first = gateway::token(&gateway.dir.join(ADMIN_PASSWORD_FILE))?;
     let client = Client::without_token(gateway.addresses.admin);
     let mut session = Session { client, headers: HeaderMap::new() };
     session.log_in(&first).await?;
     let new = password();
     session.ask(Method::POST, "/admin/v1/session/password", &json!({ "old": first, "new": new })).await?;
     session.ask(Method::DELETE, "/admin/v1/session", &Value::Null).await?;
-    Ok(Some(new))
+    Ok(new)
 }
 
 struct Session {

@@ -43,8 +43,8 @@ pub(crate) struct Deployment {
     pub(crate) ingress_api: SocketAddr,
     /// Its messaging server.
     pub(crate) server: Server,
-    /// The administrator's password, where the gateway has a console.
-    pub(crate) password: Option<String>,
+    /// The administrator's password.
+    pub(crate) password: String,
 }
 
 /// Where everything of a deployment listens.

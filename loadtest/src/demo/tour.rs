@@ -32,9 +32,8 @@ pub(crate) fn text(alpha: &Deployment, beta: &Deployment, call: &str, root: &Pat
     let mut lines = vec![String::new()];
     for deployment in [alpha, beta] {
         lines.push(format!("  console of {:<11} {}", deployment.gateway.domain, deployment.console()));
-        if let Some(password) = &deployment.password {
-            lines.push(format!("  {:<22} name {ADMINISTRATOR}   password {password}", ""));
-        }
+        let password = &deployment.password;
+        lines.push(format!("  {:<22} name {ADMINISTRATOR}   password {password}", ""));
     }
     lines.push(format!("  a call                 {call}"));
     lines.push(String::new());
