@@ -89,40 +89,54 @@ function showSelf() {
 
 // Contacts.
 
+/** Rows by address. They stay the same elements: what is replaced between press and release is not clicked. */
+const rows = new Map();
+
 function renderContacts() {
-  const focused = document.activeElement?.closest('#contacts button')?.dataset.address;
-  const groups = new Map();
   for (const contact of messenger.contacts.values()) {
-    const domain = contact.address.split('@')[1];
-    groups.set(domain, [...(groups.get(domain) ?? []), contact]);
+    if (!rows.has(contact.address)) rows.set(contact.address, contactRow(contact));
+    updateContact(rows.get(contact.address), contact);
   }
-  const sections = [...groups].map(([domain, contacts]) => {
+  if (!$('contacts').firstChild) showContacts();
+}
+
+function showContacts() {
+  const groups = new Map();
+  for (const address of rows.keys()) {
+    const domain = address.split('@')[1];
+    groups.set(domain, [...(groups.get(domain) ?? []), rows.get(address)]);
+  }
+  $('contacts').append(...[...groups].map(([domain, contacts]) => {
     const section = document.createElement('section');
     const title = document.createElement('h2');
     const list = document.createElement('ul');
     title.textContent = domain === messenger.domain ? `${domain}, your deployment` : domain;
-    list.append(...contacts.map(contactRow));
+    list.append(...contacts);
     section.append(title, list);
     return section;
-  });
-  $('contacts').replaceChildren(...sections);
-  if (focused) $('contacts').querySelector(`[data-address="${CSS.escape(focused)}"]`)?.focus();
+  }));
 }
 
-function contactRow(contact) {
+function contactRow({ address, name }) {
   const row = $('contact-template').content.firstElementChild.cloneNode(true);
   const button = row.querySelector('button');
-  button.dataset.address = contact.address;
-  if (contact.address === selected) button.setAttribute('aria-current', 'true');
-  row.querySelector('.initials').textContent = contact.name.charAt(0);
-  row.querySelector('.initials').dataset.domain = contact.address.split('@')[1];
-  row.querySelector('.who').textContent = contact.name;
-  row.querySelector('.last').textContent = lastLine(contact);
-  row.querySelector('.unread').hidden = contact.unread === 0;
-  row.querySelector('.unread').textContent = contact.unread;
-  row.querySelector('.unread').setAttribute('aria-label', `${contact.unread} unread`);
-  button.addEventListener('click', () => select(contact.address));
+  button.dataset.address = address;
+  row.querySelector('.initials').textContent = name.charAt(0);
+  row.querySelector('.initials').dataset.domain = address.split('@')[1];
+  row.querySelector('.who').textContent = name;
+  button.addEventListener('click', () => select(address));
   return row;
+}
+
+function updateContact(row, contact) {
+  const button = row.querySelector('button');
+  if (contact.address === selected) button.setAttribute('aria-current', 'true');
+  else button.removeAttribute('aria-current');
+  row.querySelector('.last').textContent = lastLine(contact);
+  const unread = row.querySelector('.unread');
+  unread.hidden = contact.unread === 0;
+  unread.textContent = contact.unread;
+  unread.setAttribute('aria-label', `${contact.unread} unread`);
 }
 
 function lastLine(contact) {

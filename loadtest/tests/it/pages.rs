@@ -3,11 +3,11 @@
 
 use std::path::Path;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 use trunkline_browser::Page;
 
 use crate::browse::{
-    browser, click, errors, go, is_marked_as, is_read, log_in, open_messages, picture, see, there_is, write,
+    browser, errors, go, is_marked_as, is_read, log_in, open_messages, picture, see, there_is, write,
 };
 use crate::demo::Demo;
 
@@ -84,6 +84,8 @@ impl Findings {
             for (size, width, height) in SIZES {
                 let name = format!("{name}-{scheme}-{size}");
                 resize(page, width, height).await;
+                // Colours on their way from one scheme to the other are those of neither.
+                see(page, "document.getAnimations().every((each) => !(each instanceof CSSTransition))").await;
                 let over = page.value("document.documentElement.scrollWidth - innerWidth").await.unwrap();
                 if over.as_i64() > Some(0) {
                     self.0.push(format!("{name}: {over} pixels too wide"));
