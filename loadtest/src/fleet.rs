@@ -68,6 +68,11 @@ impl Fleet {
         }
     }
 
+    /// How its gateways are started.
+    pub(crate) fn launcher(&self) -> &Launcher {
+        &self.launcher
+    }
+
     /// Addresses that nobody else uses; peers dial the gateway itself.
     ///
     /// # Errors
@@ -198,6 +203,16 @@ pub(crate) async fn post(gateway: &Gateway, path: &str, body: &Value) -> Result<
     let body = Bytes::from(body.to_string());
     let answer = gateway.admin()?.call(Method::POST, path, Media::Json, body).await?;
     parse(&format!("POST {path}"), &answer)
+}
+
+/// Asks a gateway's admin API to put something in the place of what is there.
+///
+/// # Errors
+/// When it refuses.
+pub(crate) async fn put(gateway: &Gateway, path: &str, body: &Value) -> Result<Value, LoadError> {
+    let body = Bytes::from(body.to_string());
+    let answer = gateway.admin()?.call(Method::PUT, path, Media::Json, body).await?;
+    parse(&format!("PUT {path}"), &answer)
 }
 
 /// Asks a gateway's admin API to remove something.

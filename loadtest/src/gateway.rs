@@ -232,7 +232,8 @@ impl Gateway {
         self.dir.join("networks").join(format!("{NETWORK}.token"))
     }
 
-    fn log(&self) -> PathBuf {
+    /// Where it writes its log.
+    pub(crate) fn log(&self) -> PathBuf {
         self.dir.join("gateway.log")
     }
 
@@ -249,7 +250,11 @@ impl Gateway {
     }
 }
 
-fn token(path: &Path) -> Result<String, LoadError> {
+/// Reads a token's file.
+///
+/// # Errors
+/// When it cannot be read.
+pub(crate) fn token(path: &Path) -> Result<String, LoadError> {
     let text = fs::read_to_string(path).map_err(LoadError::io(format!("reading {}", path.display())))?;
     Ok(text.trim().to_owned())
 }

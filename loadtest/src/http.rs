@@ -3,8 +3,9 @@
 use std::net::SocketAddr;
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
@@ -26,7 +27,7 @@ pub(crate) enum Media {
 #[derive(Debug)]
 pub(crate) struct Client {
     address: SocketAddr,
-    authorization: HeaderValue,
+    authorization: Option<HeaderValue>,
     sender: Option<SendRequest<Full<Bytes>>>,
 }
 
@@ -45,7 +46,12 @@ impl Client {
     pub(crate) fn new(address: SocketAddr, token: &str) -> Self {
         let authorization = HeaderValue::from_str(&format!("Bearer {token}"))
             .unwrap_or_else(|_| HeaderValue::from_static("Bearer invalid"));
-        Self { address, authorization, sender: None }
+        Self { address, authorization: Some(authorization), sender: None }
+    }
+
+    /// The same without a token.
+    pub(crate) fn without_token(address: SocketAddr) -> Self {
+        Self { address, authorization: None, sender: None }
     }
 
     /// One request; `media` is what goes out and what is asked for. Answers the body of a success.
@@ -60,13 +66,7 @@ impl Client {
         media: Media,
         body: Bytes,
     ) -> Result<Bytes, LoadError> {
-        let (status, answer) = match self.exchange(&method, path, media, body).await {
-            Ok(answer) => answer,
-            Err(why) => {
-                self.sender = None;
-                return Err(LoadError::Cut { address: self.address, why });
-            }
-        };
+        let (status, _, answer) = self.ask(method.clone(), path, media, HeaderMap::new(), body).await?;
         if status.is_success() {
             return Ok(answer);
         }
@@ -77,28 +77,70 @@ impl Client {
         })
     }
 
+    /// One request with more headers, which take the place of the token's where they name the same. Answers whatever
+    /// comes.
+    ///
+    /// # Errors
+    /// [`LoadError::Cut`] when there was no answer: the request may or may not have been carried out.
+    pub(crate) async fn ask(
+        &mut self,
+        method: Method,
+        path: &str,
+        media: Media,
+        headers: HeaderMap,
+        body: Bytes,
+    ) -> Result<(StatusCode, HeaderMap, Bytes), LoadError> {
+        let exchanged = async {
+            let (head, body) = self.exchange(&method, path, media.name(), headers, body).await?.into_parts();
+            let body = body.collect().await.map_err(|error| error.to_string())?;
+            Ok((head.status, head.headers, body.to_bytes()))
+        };
+        exchanged.await.map_err(|why| self.cut(why))
+    }
+
+    /// Begins to follow server-sent events: their bytes as they come. The connection is theirs from now on.
+    ///
+    /// # Errors
+    /// As [`Self::call`].
+    pub(crate) async fn follow(mut self, path: &str) -> Result<Incoming, LoadError> {
+        let accept = HeaderValue::from_static("text/event-stream");
+        let exchanged = self.exchange(&Method::GET, path, accept, HeaderMap::new(), Bytes::new()).await;
+        let answer = exchanged.map_err(|why| self.cut(why))?;
+        if answer.status().is_success() {
+            return Ok(answer.into_body());
+        }
+        let status = answer.status().as_u16();
+        Err(LoadError::Refused { request: format!("GET {path}"), status, body: String::new() })
+    }
+
+    fn cut(&mut self, why: String) -> LoadError {
+        self.sender = None;
+        LoadError::Cut { address: self.address, why }
+    }
+
     async fn exchange(
         &mut self,
         method: &Method,
         path: &str,
-        media: Media,
+        accept: HeaderValue,
+        headers: HeaderMap,
         body: Bytes,
-    ) -> Result<(StatusCode, Bytes), String> {
+    ) -> Result<Response<Incoming>, String> {
         let mut request = Request::builder()
             .method(method)
             .uri(path)
             .header(header::HOST, self.address.to_string())
-            .header(header::AUTHORIZATION, &self.authorization)
-            .header(header::ACCEPT, media.name());
-        if !body.is_empty() {
-            request = request.header(header::CONTENT_TYPE, media.name());
+            .header(header::ACCEPT, &accept);
+        if let Some(authorization) = &self.authorization {
+            request = request.header(header::AUTHORIZATION, authorization);
         }
-        let request = request.body(Full::new(body)).map_err(|error| error.to_string())?;
+        if !body.is_empty() {
+            request = request.header(header::CONTENT_TYPE, accept);
+        }
+        let mut request = request.body(Full::new(body)).map_err(|error| error.to_string())?;
+        request.headers_mut().extend(headers);
         let sender = self.connection().await?;
-        let answer = sender.send_request(request).await.map_err(|error| error.to_string())?;
-        let status = answer.status();
-        let body = answer.into_body().collect().await.map_err(|error| error.to_string())?;
-        Ok((status, body.to_bytes()))
+        sender.send_request(request).await.map_err(|error| error.to_string())
     }
 
     async fn connection(&mut self) -> Result<&mut SendRequest<Full<Bytes>>, String> {

@@ -24,7 +24,8 @@ pub(crate) struct Entrance {
     pub(crate) settings: Arc<Settings>,
     /// How they connect.
     pub(crate) transport: Transport,
-    tls: Arc<rustls::ClientConfig>,
+    /// What TLS connections are checked with; nothing where there are none.
+    tls: Option<Arc<rustls::ClientConfig>>,
 }
 
 /// Who joins.
@@ -43,7 +44,12 @@ pub(crate) struct Participant<'a> {
 impl Entrance {
     /// Through the site's front door.
     pub(crate) fn new(site: &Site, settings: &Arc<Settings>, transport: Transport) -> Self {
-        Self { api: site.api(), settings: Arc::clone(settings), transport, tls: Arc::clone(&site.tls) }
+        Self { api: site.api(), settings: Arc::clone(settings), transport, tls: Some(Arc::clone(&site.tls)) }
+    }
+
+    /// By any front door, with datagrams.
+    pub(crate) fn over_udp(api: SocketAddr, settings: &Arc<Settings>) -> Self {
+        Self { api, settings: Arc::clone(settings), transport: Transport::Udp, tls: None }
     }
 
     /// The same by another door.
@@ -79,7 +85,7 @@ impl Entrance {
         let opened = match self.transport {
             Transport::Udp => Connection::datagrams(relay),
             Transport::Tcp => Connection::stream(relay, None).await,
-            Transport::Tls => Connection::stream(relay, Some(&self.tls)).await,
+            Transport::Tls => Connection::stream(relay, self.tls.as_ref()).await,
         };
         opened.map_err(LoadError::io(format!("connecting to {relay}")))
     }

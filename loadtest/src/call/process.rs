@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::Method;
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::time::Instant;
@@ -20,6 +21,9 @@ use crate::procfs;
 
 /// How long one may take to become ready.
 const READY_WITHIN: Duration = Duration::from_secs(30);
+
+/// How long one may take to stop when it is asked to. They have nothing to save.
+const STOPS_WITHIN: Duration = Duration::from_secs(15);
 
 /// Bytes of a log that are shown when its process failed.
 const TAIL_BYTES: usize = 3000;
@@ -114,6 +118,28 @@ impl Process {
     /// When it has ended.
     pub(crate) fn rss_bytes(&self) -> Result<u64, LoadError> {
         procfs::rss_bytes(self.pid()?)
+    }
+
+    /// Asks it to stop, and waits until it has; it is killed when that takes too long.
+    ///
+    /// # Errors
+    /// When it had to be killed, and says what its log ends with.
+    pub(crate) async fn stop(&mut self) -> Result<(), LoadError> {
+        // Without an id it has ended, and was waited for.
+        let Some(pid) = self.child.id().and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?)) else {
+            return Ok(());
+        };
+        let _ = kill_process(pid, Signal::TERM);
+        if tokio::time::timeout(STOPS_WITHIN, self.child.wait()).await.is_ok() {
+            return Ok(());
+        }
+        let _ = self.child.kill().await;
+        Err(self.failed(&format!("did not stop within {} s of SIGTERM", STOPS_WITHIN.as_secs())))
+    }
+
+    /// Where it writes its log.
+    pub(crate) fn log(&self) -> &Path {
+        &self.log
     }
 
     /// Allocations so far; none when it is another program, which does not count them.

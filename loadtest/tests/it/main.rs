@@ -1,6 +1,12 @@
 //! Small runs of every scenario: that nothing is lost, duplicated or reordered, not how fast it is.
 
+mod browse;
+mod console;
+mod demo;
 mod manual;
+mod pages;
+mod story;
+mod totp;
 
 use std::process::Command;
 
@@ -28,9 +34,18 @@ fn assert_flawless(report: &Value) {
 }
 
 #[test]
-fn two_gateways_from_an_empty_directory_exchange_envelopes_both_ways() {
+fn two_deployments_from_an_empty_directory_exchange_messages_and_hold_a_call() {
     let report = run(&["demo", "--once"]);
-    assert_eq!(report["delivered"], 6);
+    // Two each way, five that waited, an invitation.
+    assert_eq!(report["delivered"], 10, "{report}");
+    assert!(report["took_s"].as_f64() < Some(60.0), "{report}");
+    let steps: Vec<_> = report["steps"].as_array().into_iter().flatten().collect();
+    let told: Vec<_> = steps.iter().filter_map(|step| step["step"].as_str()).collect();
+    for expected in
+        ["same safety number", "not-permitted", "wait in its queue", "drained", "invited ben", "pictures"]
+    {
+        assert!(told.iter().any(|step| step.contains(expected)), "{expected}: {told:?}");
+    }
 }
 
 #[test]
