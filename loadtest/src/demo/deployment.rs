@@ -148,6 +148,16 @@ impl Deployment {
         })
     }
 
+    /// Says so when a process has ended by itself.
+    ///
+    /// # Errors
+    /// When one has.
+    pub(crate) fn lives(&mut self) -> Result<(), LoadError> {
+        self.gateway.lives()?;
+        self.relay.process.lives()?;
+        self.ingress.lives()
+    }
+
     /// Stops all of it.
     ///
     /// # Errors
