@@ -6,9 +6,12 @@ use std::net::{SocketAddr, TcpListener, UdpSocket};
 use trunkline_http::cli::check::{Check, Outcome, writable};
 use trunkline_http::serve::tls::{Tls, TlsFiles};
 
-use crate::config::{ApiConfig, Config, IdentityMode, deployment_key};
+use crate::config::{ApiConfig, Config, IdentityMode, RelayConfig, deployment_key};
 use crate::identity::{Files, Identity};
 use crate::run::Listening;
+use crate::store::StoreError;
+use crate::store::inspect::{self, Seen};
+use crate::store::redb::Options;
 
 /// Looks at everything. The configuration itself was checked when it was loaded.
 #[must_use]
@@ -17,9 +20,10 @@ pub fn all(config: &Config) -> Vec<Check> {
     // A gateway that runs on this data directory holds the ports that its configuration names.
     let ours = Listening::read(&config.data_dir);
     let held = |address: fn(&Listening) -> SocketAddr| ours.as_ref().map(address);
-    vec![
+    let mut checks = vec![
         check("data_dir", writable(&config.data_dir, "the gateway").into()),
         check("deployment key", deployment_key::read(config).into()),
+        check("store", store(config)),
         check("identity", identity(config)),
         check("link.listen (UDP)", bindable(config.link.listen, "UDP", held(|ours| ours.link))),
         check("link.listen (TCP)", bindable(config.link.listen, "TCP", held(|ours| ours.link))),
@@ -28,7 +32,38 @@ pub fn all(config: &Config) -> Vec<Check> {
         check("local_api TLS", tls(&config.local_api)),
         check("admin_api.listen", api(&config.admin_api, held(|ours| ours.admin_api))),
         check("admin_api TLS", tls(&config.admin_api)),
-    ]
+    ];
+    if !config.relays.is_empty() {
+        checks.push(check("relays", relays(config)));
+    }
+    checks
+}
+
+/// Whether what is needed to ask relays can be read. They are not asked: they may start later.
+fn relays(config: &Config) -> Outcome {
+    let wrong = |relay: &RelayConfig| {
+        let wrong = relay.token().map(drop).and_then(|()| relay.authorities().map(drop)).err()?;
+        Some(format!("relay `{}`: {wrong}", relay.name))
+    };
+    let wrong: Vec<_> = config.relays.iter().filter_map(wrong).collect();
+    if wrong.is_empty() { Outcome::Fine } else { Outcome::Failed(wrong.join("; ")) }
+}
+
+fn store(config: &Config) -> Outcome {
+    // Without the key there is nothing to say, and the check of the key says why.
+    let Ok(key) = deployment_key::read(config) else { return Outcome::Fine };
+    match inspect::look(&Options::new(&config.data_dir, key)) {
+        Ok(Seen::Absent | Seen::Sound) => Outcome::Fine,
+        Ok(Seen::Unclean) => Outcome::Warning(
+            "not closed cleanly: the next start mends that, and reads all of it before it is ready"
+                .to_owned(),
+        ),
+        Err(error @ StoreError::Locked { .. }) => match Listening::read(&config.data_dir) {
+            Some(_) => Outcome::Warning("in use, by the gateway that runs on this data_dir".to_owned()),
+            None => Outcome::Failed(error.to_string()),
+        },
+        Err(error) => Outcome::Failed(error.to_string()),
+    }
 }
 
 fn identity(config: &Config) -> Outcome {

@@ -23,6 +23,7 @@ pub use trunkline_common::config::ConfigError;
 pub use trunkline_common::units::{Size, Span};
 
 pub use crate::link::Congestion;
+pub use crate::relays::RelayConfig;
 
 /// The commented example, with every setting at its default. `init` writes it with a deployment's own values.
 pub const EXAMPLE: &str = include_str!("../../config/gateway.toml");
@@ -69,6 +70,9 @@ pub struct Config {
     /// Logs.
     #[serde(default)]
     pub log: LogConfig,
+    /// The deployment's relays, for its operators to see.
+    #[serde(default)]
+    pub relays: Vec<RelayConfig>,
 }
 
 /// The link to peers.
@@ -184,6 +188,7 @@ impl Config {
             identity: IdentityConfig::default(),
             limits: LimitsConfig::default(),
             log: LogConfig::default(),
+            relays: Vec::new(),
         }
     }
 
@@ -208,6 +213,8 @@ impl Config {
 
     fn checked((mut config, source): (Self, Source)) -> Result<Self, ConfigError> {
         config.check().map_err(|(field, problem)| source.error(field, problem))?;
+        crate::relays::config::check(&config.relays)
+            .map_err(|(field, problem)| source.error(&field, problem))?;
         if config.deployment_key_command.is_none() {
             config.deployment_key_file.get_or_insert_with(|| "deployment.key".into());
         }
@@ -284,6 +291,7 @@ impl Config {
         for path in always.into_iter().chain(optional.into_iter().flatten()) {
             *path = base.join(&*path);
         }
+        self.relays.iter_mut().for_each(|relay| relay.resolve(base));
     }
 }
 
@@ -439,6 +447,42 @@ mod tests {
             problem(text)
                 .starts_with("gateway.toml:3:1: `admin_api.listen`: 127.0.0.1:8440 is local_api.listen")
         );
+    }
+
+    #[test]
+    fn a_relay_that_is_not_described_as_one_is_named_with_its_line() {
+        let relay = |name: &str, url: &str| {
+            format!("[[relays]]\nname = \"{name}\"\nurl = \"{url}\"\nadmin_token_file = \"t\"\n")
+        };
+        let two = |second: &str| {
+            problem(&format!("domain = \"a.test\"\n{}{second}", relay("one", "http://127.0.0.1:8444")))
+        };
+        for (second, expected) in [
+            (
+                relay("one", "http://[::1]:1"),
+                "gateway.toml:7:1: `relays[1].name`: `one` is another relay's name",
+            ),
+            (relay("two", "ftp://x.test"), "gateway.toml:8:1: `relays[1].url`: expected the API's address"),
+            (
+                relay("two", "https://x.test/api"),
+                "gateway.toml:8:1: `relays[1].url`: expected the API's address",
+            ),
+            (
+                relay("two", "https://a:b@x.test"),
+                "gateway.toml:8:1: `relays[1].url`: expected the API's address",
+            ),
+            (
+                relay("t w o", "https://x.test"),
+                "gateway.toml:7:1: `relays[1].name`: expected 1 to 64 letters",
+            ),
+            (
+                "[[relays]]\nname = \"two\"\n".to_owned(),
+                "gateway.toml:6:1: `relays[1].url`: missing field `url`",
+            ),
+        ] {
+            let problem = two(&second);
+            assert!(problem.starts_with(expected), "{problem}");
+        }
     }
 
     #[test]

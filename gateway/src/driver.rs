@@ -316,6 +316,10 @@ impl Driver {
                 core.read(now, ticket, Stream::Audit, after, max, Duration::ZERO);
                 Waiter::Records(reply)
             }
+            Command::AuditRange { reply } => {
+                reply.send(Ok(core.audit_range())).ok();
+                return;
+            }
             Command::Overview { reply } => {
                 reply.send(Ok(core.overview(now))).ok();
                 return;
@@ -417,8 +421,9 @@ impl Driver {
                     Action::Event { kind, peer, detail } => {
                         let peer = peer.map(|domain| domain.as_str().to_owned());
                         info!(kind, peer, detail, "event");
-                        self.events.send(Event { at_ms: now.unix_ms(), kind, peer, detail }).ok();
+                        self.events.send(event(now, kind, peer, detail)).ok();
                     }
+                    Action::Audited(entry) => drop(self.events.send(Event::audited(entry))),
                     Action::Latency(latency) => metrics::ack_latency(latency),
                 }
             }
@@ -441,13 +446,8 @@ impl Driver {
         }
         let failure = HubError::Store(error.clone());
         self.waiters.drain().for_each(|(_, waiter)| waiter.fail(failure.clone()));
-        let event = Event {
-            at_ms: self.clock.now().unix_ms(),
-            kind: "store.failed",
-            peer: None,
-            detail: error.to_string(),
-        };
-        self.events.send(event).ok();
+        let failed = event(self.clock.now(), "store.failed", None, error.to_string());
+        self.events.send(failed).ok();
         self.mode = Mode::Broken { error, retry };
     }
 
@@ -466,6 +466,10 @@ impl Driver {
             }
         }
     }
+}
+
+fn event(now: Time, kind: &'static str, peer: Option<String>, detail: String) -> Event {
+    Event { at_ms: now.unix_ms(), kind, peer, detail, action: None, target: None }
 }
 
 /// What peers hear while nothing can be stored.
@@ -539,6 +543,7 @@ fn refuse(command: Command, error: &HubError) {
         Command::Read { reply, .. } | Command::Audit { reply, .. } => Waiter::Records(reply).fail(error),
         Command::Ack { reply, .. } => Waiter::Ack(reply).fail(error),
         Command::Admin { reply, .. } => Waiter::Admin(reply).fail(error),
+        Command::AuditRange { reply } => drop(reply.send(Err(error))),
         Command::Overview { reply } => drop(reply.send(Err(error))),
     }
 }

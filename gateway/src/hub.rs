@@ -8,6 +8,7 @@ use arc_swap::ArcSwap;
 use thiserror::Error;
 use tokio::sync::{broadcast, mpsc, oneshot};
 use trunkline_gateway_proto::admin::{AdminError, AdminOp, AdminReply, Overview};
+use trunkline_gateway_proto::audit::Entry;
 use trunkline_gateway_proto::directory::Directory;
 use trunkline_gateway_proto::store::{NetworkKey, Record};
 use trunkline_gateway_proto::wire;
@@ -50,12 +51,18 @@ pub enum AdminFailure {
 pub struct Event {
     /// When, in milliseconds since the Unix epoch.
     pub at_ms: u64,
-    /// For example `link.up`, `link.down`, `peer.claim`, `alarm.watermark`, `store.failed`.
+    /// For example `link.up`, `link.down`, `peer.claim`, `alarm.watermark`, `store.failed`, `audit`.
     pub kind: &'static str,
     /// Which peer, when one is concerned.
     pub peer: Option<String>,
     /// A sentence.
     pub detail: String,
+    /// Of an `audit` event: the entry's verb,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub action: Option<String>,
+    /// and on what.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target: Option<String>,
 }
 
 /// What a caller asks of the hub.
@@ -88,6 +95,9 @@ pub(crate) enum Command {
         max: usize,
         reply: oneshot::Sender<Result<Vec<(u64, Record)>, HubError>>,
     },
+    AuditRange {
+        reply: oneshot::Sender<Result<(u64, u64), HubError>>,
+    },
     Overview {
         reply: oneshot::Sender<Result<Overview, HubError>>,
     },
@@ -99,6 +109,18 @@ pub struct Hub {
     commands: mpsc::Sender<Command>,
     directory: Arc<ArcSwap<Directory>>,
     events: broadcast::Sender<Event>,
+}
+
+impl Event {
+    /// What is told of an audit entry.
+    pub(crate) fn audited(entry: Entry) -> Self {
+        let Entry { at, actor, action, target, outcome, .. } = entry;
+        let of_peer = ["peer.", "outbox.", "inbox."].iter().any(|area| action.starts_with(area));
+        // A purge of all queues names no peer.
+        let peer = (of_peer && target.contains('.')).then(|| target.clone());
+        let detail = format!("{actor} {action} {target}: {outcome}");
+        Self { at_ms: at.unix_ms(), kind: "audit", peer, detail, action: Some(action), target: Some(target) }
+    }
 }
 
 impl Hub {
@@ -185,6 +207,14 @@ impl Hub {
         self.ask(|reply| Command::Audit { after, max, reply }).await
     }
 
+    /// The first and the last sequence number of the audit log; the last is below the first when it is empty.
+    ///
+    /// # Errors
+    /// When storage failed, or the hub is gone.
+    pub async fn audit_range(&self) -> Result<(u64, u64), HubError> {
+        self.ask(|reply| Command::AuditRange { reply }).await
+    }
+
     /// Everything there is to see.
     ///
     /// # Errors
@@ -206,5 +236,34 @@ impl Hub {
         let (reply, answer) = oneshot::channel();
         self.commands.send(command(reply)).await.map_err(|_| HubError::Stopping)?;
         answer.await.map_err(|_| HubError::Stopping)?
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use trunkline_gateway_proto::time::Time;
+
+    use super::*;
+
+    #[test]
+    fn an_audited_change_is_told_with_who_what_and_what_came_of_it() {
+        let entry = |action: &str, target: &str| Entry {
+            at: Time::from_unix_ms(5),
+            actor: "root".into(),
+            action: action.into(),
+            target: target.into(),
+            outcome: "ok".into(),
+            previous: String::new(),
+        };
+        let told = serde_json::to_value(Event::audited(entry("peer.pause", "beta.test"))).unwrap();
+        let expected = json!({
+            "at_ms": 5, "kind": "audit", "peer": "beta.test", "detail": "root peer.pause beta.test: ok",
+            "action": "peer.pause", "target": "beta.test",
+        });
+        assert_eq!(told, expected);
+        for (action, target) in [("outbox.retry", "all"), ("token.add", "night.shift")] {
+            assert_eq!(Event::audited(entry(action, target)).peer, None);
+        }
     }
 }

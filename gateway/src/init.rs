@@ -26,6 +26,7 @@ use crate::admin::{ADMIN_TOKEN_PREFIX, NETWORK_TOKEN_PREFIX};
 use crate::config::{Config, ConfigError, EXAMPLE, deployment_key};
 use crate::hub::{AdminFailure, Hub};
 use crate::identity::{Identity, IdentityError};
+use crate::service::{self, SERVICE_FILE};
 
 /// The configuration's name in a gateway's directory.
 pub const CONFIG_FILE: &str = "gateway.toml";
@@ -87,6 +88,8 @@ pub struct Made {
     pub network: NetworkId,
     /// Holds that network's token.
     pub network_token_file: PathBuf,
+    /// Runs it as a service.
+    pub service_unit: PathBuf,
 }
 
 /// Why it could not be made.
@@ -230,6 +233,10 @@ fn fill(options: &Options) -> Result<Made, InitError> {
         }],
     };
     write(&dir.join("data").join(BOOTSTRAP_FILE), &bootstrap.to_json())?;
+    let service_unit = dir.join(SERVICE_FILE);
+    service::of_directory(dir)
+        .and_then(|unit| fs::write(&service_unit, unit))
+        .map_err(|source| InitError::Io { path: service_unit.clone(), source })?;
     // Last, because this is what makes the directory a gateway's.
     write(&config_file, config_text.as_bytes())?;
     Ok(Made {
@@ -241,6 +248,7 @@ fn fill(options: &Options) -> Result<Made, InitError> {
         admin_password_file,
         network: options.network.clone(),
         network_token_file,
+        service_unit,
     })
 }
 

@@ -8,9 +8,11 @@
 //! - [`link`]: connections to peers
 //! - [`api`]: the local API, for the deployment's own messaging servers
 //! - [`admin`]: the admin API, for its operators
+//! - [`history`], [`relays`]: what its console shows beside: what was, and the relays of the deployment
 //! - [`console`]: the pages that operators see
 //! - [`metrics`]: what is measured
-//! - [`config`], [`init`], [`check`], [`run`]: from a configuration file to a running gateway
+//! - [`config`], [`init`], [`service`], [`check`], [`run`]: from a configuration file to a running gateway
+//! - [`doctor`]: what is wrong, and what to do
 //! - [`cli`]: the command line
 
 pub mod admin;
@@ -19,11 +21,15 @@ pub mod check;
 pub mod cli;
 pub mod config;
 pub mod console;
+pub mod doctor;
 pub mod driver;
+pub mod history;
 pub mod hub;
 pub mod identity;
 pub mod init;
 pub mod link;
 pub mod metrics;
+pub mod relays;
 pub mod run;
+pub mod service;
 pub mod store;

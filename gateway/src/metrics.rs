@@ -12,6 +12,8 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use trunkline_gateway_proto::admin::{LinkState, Overview, PeerView};
 use trunkline_gateway_proto::time::Time;
 
+use crate::relays::{RelayView, State};
+
 /// How often histograms move their samples into buckets. Rarer holds more samples in memory between scrapes.
 pub const UPKEEP_EVERY: Duration = Duration::from_secs(5);
 
@@ -92,13 +94,14 @@ pub fn upkeep() {
 
 /// Everything in Prometheus' text format. `not_after` is our certificate's end.
 #[must_use]
-pub fn render(overview: Option<&Overview>, not_after: Time) -> String {
+pub fn render(overview: Option<&Overview>, relays: &[RelayView], not_after: Time) -> String {
     let recorder = builder().build_recorder();
     metrics::with_local_recorder(&recorder, || {
         observe_process(not_after);
         if let Some(overview) = overview {
             observe(overview);
         }
+        observe_relays(relays);
     });
     format!("{}{}", PROCESS.handle.render(), recorder.handle().render())
 }
@@ -203,6 +206,31 @@ fn observe_peer(overview: &Overview, peer: &PeerView) {
     }
 }
 
+#[allow(clippy::cast_precision_loss, reason = "Prometheus has only floating point; 2^53 is far away")]
+fn observe_relays(relays: &[RelayView]) {
+    if relays.is_empty() {
+        return;
+    }
+    metrics::describe_gauge!(
+        "trunkline_gateway_relay_up",
+        "1 when a relay of the deployment answers as it should"
+    );
+    metrics::describe_gauge!("trunkline_gateway_relay_calls", "Calls on a relay of the deployment");
+    metrics::describe_gauge!(
+        "trunkline_gateway_relay_participants",
+        "People in calls on a relay of the deployment"
+    );
+    for relay in relays.iter().filter(|relay| relay.state != State::Unknown) {
+        let up = relay.state == State::Up;
+        gauge!("trunkline_gateway_relay_up", "relay" => relay.name.clone()).set(if up { 1.0 } else { 0.0 });
+        if up {
+            gauge!("trunkline_gateway_relay_calls", "relay" => relay.name.clone()).set(relay.calls as f64);
+            gauge!("trunkline_gateway_relay_participants", "relay" => relay.name.clone())
+                .set(relay.participants as f64);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use trunkline_gateway_proto::admin::Totals;
@@ -221,7 +249,7 @@ mod tests {
             networks: Vec::new(),
             totals: Totals { delivered: 42, ..Totals::default() },
         };
-        let text = render(Some(&overview), Time::from_unix_ms(0));
+        let text = render(Some(&overview), &[], Time::from_unix_ms(0));
         assert!(text.contains("trunkline_gateway_envelopes_total{event=\"delivered\"} 42"), "{text}");
         for name in ["commit_seconds", "commit_records", "commit_bytes", "ack_seconds"] {
             assert!(text.contains(&format!("trunkline_gateway_{name}_count 1")), "{name}: {text}");
@@ -238,11 +266,66 @@ mod tests {
             totals: Totals::default(),
         };
         assert!(
-            render(Some(&overview), Time::from_unix_ms(0))
+            render(Some(&overview), &[], Time::from_unix_ms(0))
                 .contains("trunkline_gateway_link_up{peer=\"beta.test\"} 1")
         );
         overview.peers.clear();
-        assert!(!render(Some(&overview), Time::from_unix_ms(0)).contains("beta.test"));
+        assert!(!render(Some(&overview), &[], Time::from_unix_ms(0)).contains("beta.test"));
+    }
+
+    #[test]
+    fn a_relay_that_is_down_has_no_calls_and_one_that_was_not_asked_is_neither() {
+        let text = render(
+            None,
+            &[relay("a", State::Up), relay("b", State::Down), relay("c", State::Unknown)],
+            Time::default(),
+        );
+        for line in ["relay_up{relay=\"a\"} 1", "relay_up{relay=\"b\"} 0", "relay_calls{relay=\"a\"} 3"] {
+            assert!(text.contains(&format!("trunkline_gateway_{line}")), "{line}: {text}");
+        }
+        assert!(!text.contains("relay_calls{relay=\"b\"}") && !text.contains("relay=\"c\""), "{text}");
+    }
+
+    #[test]
+    fn the_manual_names_only_metrics_that_there_are() {
+        commit_observed(Duration::from_millis(1), 3, 4096);
+        ack_latency(Duration::from_millis(7));
+        let overview = Overview {
+            domain: "alpha.test".parse().unwrap(),
+            at: Time::default(),
+            peers: vec![peer()],
+            networks: Vec::new(),
+            totals: Totals::default(),
+        };
+        let text = render(Some(&overview), &[relay("a", State::Up)], Time::default());
+        let manual = include_str!("../../docs/OPERATIONS.md").split("\n# Operating a relay").next().unwrap();
+        let words = manual.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+        let named: Vec<_> = words.filter(|word| word.starts_with("trunkline_gateway_")).collect();
+        assert!(named.len() > 10, "{named:?}");
+        for name in named {
+            assert!(
+                text.contains(&format!("# TYPE {name} ")) || name.ends_with("inbox_envelopes"),
+                "{name} is no metric"
+            );
+        }
+    }
+
+    fn relay(name: &str, state: State) -> RelayView {
+        RelayView {
+            name: name.into(),
+            url: "http://127.0.0.1:8444".into(),
+            kind: None,
+            state,
+            error: None,
+            since: None,
+            node: None,
+            draining: false,
+            calls: 3,
+            calls_max: None,
+            participants: 5,
+            busy: None,
+            started_at: None,
+        }
     }
 
     fn peer() -> PeerView {

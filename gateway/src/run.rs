@@ -4,7 +4,7 @@
 //! they have, peers hear GOAWAY, the last commit is saved, the store is closed. A second signal ends it at once,
 //! which loses nothing that was acknowledged.
 
-use std::io;
+use std::io::{self, IsTerminal, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,20 +20,22 @@ use trunkline_common::shutdown::{self, Reload, Shutdown};
 use trunkline_common::telemetry;
 use trunkline_common::token;
 use trunkline_gateway_proto::core::Config as CoreConfig;
+use trunkline_http::cli::client::reachable;
 use trunkline_http::serve::tls::{Tls, TlsError, TlsFiles};
 use trunkline_http::serve::{self, Limits};
 
 use crate::admin::{About, AdminState, Readiness};
 use crate::config::deployment_key::{self, DeploymentKeyError};
-use crate::config::{ApiConfig, Config, ConfigError};
+use crate::config::{ApiConfig, Config, ConfigError, LogFormat};
 use crate::driver::{self, Driver, FreeBytes, OpenStore};
 use crate::hub::Hub;
 use crate::identity::{Files, Identity, IdentityError};
 use crate::init::{BootstrapError, bootstrap};
 use crate::link::{LinkConfig, Links, StartError};
+use crate::relays::{self, Relays};
 use crate::store::redb::{Options as RedbOptions, RedbStore};
 use crate::store::{StoreError, space};
-use crate::{admin, api, console, metrics};
+use crate::{admin, api, console, history, metrics};
 
 /// How long a drain may take before the process leaves what is not finished to the next start.
 const DRAIN_MAX: Duration = Duration::from_secs(20);
@@ -57,6 +59,20 @@ impl Listening {
     #[must_use]
     pub fn read(data_dir: &Path) -> Option<Self> {
         serde_json::from_slice(&std::fs::read(data_dir.join(LISTENING_FILE)).ok()?).ok()
+    }
+
+    /// Where everything is, in three lines.
+    fn announcement(&self, config: &Config) -> String {
+        let url = |api: &ApiConfig, address: SocketAddr| {
+            let scheme = if api.tls_certificate.is_some() { "https" } else { "http" };
+            format!("{scheme}://{}", reachable(address))
+        };
+        format!(
+            "console          {}/console\nlocal API        {}\nfederation port  {}, UDP and TCP\n",
+            url(&config.admin_api, self.admin_api),
+            url(&config.local_api, self.local_api),
+            self.link
+        )
     }
 
     fn write(&self, data_dir: &Path) -> io::Result<()> {
@@ -153,6 +169,8 @@ pub struct Gateway {
     config: Config,
     hub: Hub,
     driver: Driver,
+    /// Whether somebody at a terminal is told where everything is.
+    announce: bool,
 }
 
 /// Runs a gateway until a signal tells it to stop.
@@ -166,7 +184,8 @@ pub fn run(config: Config) -> Result<(), RunError> {
         ..telemetry::Settings::default()
     })?;
     let medium = Medium::files(&config)?;
-    let gateway = Gateway::open(config, medium)?;
+    let mut gateway = Gateway::open(config, medium)?;
+    gateway.announce = gateway.config.log.format == LogFormat::Text && io::stdout().is_terminal();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(system("starting the runtime"))?;
     let result = runtime.block_on(async {
@@ -200,7 +219,7 @@ impl Gateway {
             free_bytes: medium.free_bytes,
             disk_reserve_bytes: limits.disk_reserve_bytes.0,
         })?;
-        Ok(Self { config, hub, driver })
+        Ok(Self { config, hub, driver, announce: false })
     }
 
     /// Listens, links and serves until `shutdown` begins, then finishes what was taken. Needs a runtime with several
@@ -209,7 +228,7 @@ impl Gateway {
     /// # Errors
     /// When it cannot start.
     pub async fn serve(self, shutdown: Shutdown, reload: Option<Reload>) -> Result<(), RunError> {
-        let Self { config, hub, driver } = self;
+        let Self { config, hub, driver, announce } = self;
         let identity = open_identity(&config)?;
         let _watch =
             identity.watch(report_reload).inspect_err(|error| warn!(%error, "SIGHUP still reloads")).ok();
@@ -256,7 +275,12 @@ impl Gateway {
             configured: config.values(),
             tls: admin_tls.is_some(),
         };
-        let state = AdminState::new(hub.clone(), Arc::clone(&identity), about, Arc::clone(&readiness));
+        let relays = Arc::new(Relays::new(&config.relays));
+        tasks.spawn(relays::run(Arc::clone(&relays), apis_stop.clone()));
+        let state = AdminState::new(hub.clone(), Arc::clone(&identity), about, Arc::clone(&readiness))
+            .with_relays(relays)
+            .examined(config.clone(), listening.link);
+        tasks.spawn(history::run(hub.clone(), Arc::clone(&state.history), apis_stop.clone()));
         tasks.spawn(serve::serve(
             admin_listener,
             admin_tls,
@@ -281,6 +305,10 @@ impl Gateway {
             domain = %config.domain, link = %listening.link, local_api = %listening.local_api,
             admin_api = %listening.admin_api, "ready"
         );
+        if announce {
+            // Whoever closed the terminal reads no lines.
+            let _ = io::stdout().write_all(listening.announcement(&config).as_bytes());
+        }
 
         tokio::select! {
             () = shutdown.draining() => {}
@@ -364,4 +392,26 @@ async fn bind(field: &'static str, api: &ApiConfig) -> Result<(TcpListener, Opti
         _ => None,
     };
     Ok((listener, tls))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn somebody_at_a_terminal_is_told_in_three_lines_where_everything_is() {
+        let config = Config::defaults("alpha.test".parse().unwrap());
+        let listening = Listening {
+            link: "0.0.0.0:8443".parse().unwrap(),
+            local_api: "127.0.0.1:8440".parse().unwrap(),
+            admin_api: "0.0.0.0:8441".parse().unwrap(),
+        };
+        let said = listening.announcement(&config);
+        assert_eq!(said.lines().count(), 3);
+        for expected in
+            ["http://127.0.0.1:8441/console\n", "http://127.0.0.1:8440\n", "0.0.0.0:8443, UDP and TCP\n"]
+        {
+            assert!(said.contains(expected), "{expected} is not in {said}");
+        }
+    }
 }

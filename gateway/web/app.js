@@ -54,6 +54,9 @@ const ROLES = ['viewer', 'operator', 'admin'];
 const LIVE = { off: 'Not connected', connecting: 'Connecting…', live: 'Live', reconnecting: 'Reconnecting…' };
 /** Events in a burst lead to one look. */
 const SETTLE_MS = 120;
+/** Without a touch for so long, nothing more is asked for: the gateway ends sessions that are idle, and looks of this
+ * page by itself must not keep one open. Figures still come. */
+const REST_MS = 300_000;
 /** Ages are shown in seconds, so that they must be drawn again from time to time. */
 const REDRAW_MS = 5_000;
 
@@ -65,6 +68,10 @@ let shown = null;
 let menuOpen = false;
 let lost = false;
 let settling = null;
+let touched = Date.now();
+let missed = false;
+
+const rests = () => Date.now() - touched > REST_MS;
 
 // The frame.
 
@@ -114,7 +121,7 @@ function tally(name) {
 
 function foot() {
   return h('div.side-foot', {},
-    h('div.live', { id: 'live', 'data-state': live.state, role: 'status' }, h('span.dot', {}), LIVE[live.state]),
+    h('div.live', { id: 'live', 'data-state': live.state, role: 'status' }, h('span.dot', {}), live.state === 'live' && rests() ? 'Live; lists rest until you are back' : LIVE[live.state]),
     h('div.who', {},
       h('a.account', { id: 'account', href: '#/settings/account', onclick: () => showMenu(false) }, icon('person'),
         h('span.label', {}, session.name, h('span.quiet.small', {}, ` · ${session.role}`))),
@@ -164,7 +171,7 @@ function go() {
   };
   shown = { page, context, data: null, error: null, problem: null, busy: new Set(), leave };
   if (page.everyMs) {
-    const timer = setInterval(() => !document.hidden && live.state === 'live' && load(), page.everyMs);
+    const timer = setInterval(() => live.state === 'live' && look(), page.everyMs);
     leave.signal.addEventListener('abort', () => clearInterval(timer));
   }
   drawFrame();
@@ -177,6 +184,12 @@ function go() {
 function title() {
   const heading = document.getElementById('page-title')?.textContent ?? shown.page.title;
   document.title = `${heading} · ${session.domain} · Trunkline`;
+}
+
+/** Loads by itself, if somebody is there to see it. */
+function look() {
+  if (document.hidden || rests()) missed = true;
+  else load();
 }
 
 async function load() {
@@ -208,13 +221,23 @@ function pageNodes() {
       drawFrame();
     } }),
   }));
-  if (data && !(error && error.status === 404)) return splice(page.view(data, context), trouble);
+  if (data && !(error && error.status === 404)) return splice(viewed(page, data, context), trouble);
   const name = context.parameters[0] ?? page.title;
   if (!error) return [head({ title: name }), skeleton()];
   return [
     head({ title: name, back: page.back }),
     notice('bad', error.detail, { id: 'page-error', role: 'alert', actions: button({ id: 'page-retry', sign: 'retry', label: 'Try again', onclick: load }) }),
   ];
+}
+
+/** A mistake in one page must not take the others along. */
+function viewed(page, data, context) {
+  try {
+    return page.view(data, context);
+  } catch (error) {
+    console.error(error);
+    return [head({ title: page.title, back: page.back }), notice('bad', `This page cannot be shown: ${error.message}. This is a mistake of the console, please report it.`, { id: 'page-error', role: 'alert' })];
+  }
 }
 
 /** What went wrong stands below the heading. */
@@ -252,9 +275,18 @@ live.addEventListener('state', drawFrame);
 live.addEventListener('change', ({ detail }) => {
   if (detail.kind === 'link.down' || detail.kind === 'link.up') announce(`${detail.peer} is ${detail.kind === 'link.up' ? 'connected' : 'down'}`);
   clearTimeout(settling);
-  settling = setTimeout(() => session && shown && load(), SETTLE_MS);
+  settling = setTimeout(() => session && shown && look(), SETTLE_MS);
 });
 setInterval(() => !document.hidden && drawFrame(), REDRAW_MS);
+for (const type of ['pointerdown', 'pointermove', 'keydown', 'wheel', 'visibilitychange']) {
+  document.addEventListener(type, () => {
+    touched = Date.now();
+    if (missed && session && shown && !document.hidden) {
+      missed = false;
+      load();
+    }
+  }, { passive: true, capture: true });
+}
 window.addEventListener('hashchange', () => session && go());
 document.addEventListener('keydown', (event) => {
   if (event.key === 'Escape' && menuOpen && !document.querySelector('dialog[open]')) {

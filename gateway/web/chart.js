@@ -15,10 +15,10 @@ const MINUTE = 60_000;
  *
  * @param {number} most
  * @param {boolean} [isWhole] whether parts make no sense
+ * @param {number} [least] the top at least, so that noise does not fill the picture
  * @returns {number[]}
  */
-export function ticks(most, isWhole = false) {
-  const least = isWhole ? 2 : 0.02;
+export function ticks(most, isWhole = false, least = isWhole ? 3 : 0.01) {
   const top = Math.max(most, least);
   const rough = top / 3;
   const power = 10 ** Math.floor(Math.log10(rough));
@@ -67,6 +67,7 @@ class LineChart extends HTMLElement {
    * @param {number[]} config.times milliseconds since the epoch
    * @param {{name: string, values: (number|null)[]}[]} config.series at most four; the first is filled
    * @param {(value: number) => string} config.format
+   * @param {number} [config.least] the axis reaches up to here at least
    * @param {boolean} [config.isWhole] whether only whole numbers make sense
    * @param {string} [config.nothing] said when there is nothing to show yet
    */
@@ -99,11 +100,11 @@ class LineChart extends HTMLElement {
   }
 
   #plot(shown) {
-    const { times, series, format, isWhole, nothing } = this.#config;
+    const { times, series, format, isWhole, least, nothing } = this.#config;
     const [width, height] = [this.#width, HEIGHT];
     const [left, right, base] = [MARGIN.left, width - MARGIN.right, height - MARGIN.bottom];
     const most = Math.max(0, ...series.flatMap(({ values }) => values.filter((value) => value !== null && value !== undefined)));
-    const marks = ticks(most, isWhole);
+    const marks = ticks(most, isWhole, least);
     const top = marks.at(-1);
     const y = (value) => base - (value / top) * (base - MARGIN.top);
     const last = times.at(-1) ?? Date.now();

@@ -26,20 +26,26 @@ import { button, copyable, download, notice } from './parts.js';
  */
 export function openDialog({ id, title, content, submit, danger = false, wide = false, run, ready, close = 'Cancel', stubborn = false, onclose }) {
   const state = { busy: false, problem: null };
+  // A dialog that follows another gives the focus back to where the first one was opened.
+  const opener = document.activeElement?.closest('dialog')?.opener ?? document.activeElement;
   const form = h('form', { id: `${id}-form`, method: 'dialog', novalidate: true, onsubmit });
   const dialog = h('dialog', { id, class: wide ? 'wide' : '', 'aria-labelledby': `${id}-title` });
+  // What does not change is made once: putting it in again would cost it the focus and what was typed.
+  const body = h('div.fields', {}, typeof content === 'function' ? null : content);
+  const trouble = h('div', { role: 'alert' });
+  const footer = h('footer', {});
+  form.append(h('div.content', {}, body, trouble), footer);
+  dialog.opener = opener;
   dialog.redraw = () => {
     const isReady = ready?.() ?? true;
-    render(form,
-      h('div.content', { key: 'content' },
-        typeof content === 'function' ? content(dialog) : content,
-        h('div', { key: 'problem', role: 'alert' }, state.problem && notice('bad', state.problem, { id: `${id}-problem` }))),
-      h('footer', { key: 'footer' },
-        button({ id: `${id}-close`, label: close, onclick: () => dialog.close(), kind: submit ? '' : 'primary' }),
-        submit && button({
-          id: `${id}-submit`, type: 'submit', kind: danger ? 'primary danger' : 'primary', label: submit, busy: state.busy,
-          ...(isReady ? {} : { 'aria-disabled': 'true' }),
-        })));
+    if (typeof content === 'function') render(body, content(dialog));
+    render(trouble, state.problem && notice('bad', state.problem, { id: `${id}-problem` }));
+    render(footer,
+      button({ id: `${id}-close`, label: close, onclick: () => dialog.close(), kind: submit ? '' : 'primary' }),
+      submit && button({
+        id: `${id}-submit`, type: 'submit', kind: danger ? 'primary danger' : 'primary', label: submit, busy: state.busy,
+        ...(isReady ? {} : { 'aria-disabled': 'true' }),
+      }));
   };
   dialog.refuse = (text) => {
     state.problem = text;
@@ -52,6 +58,7 @@ export function openDialog({ id, title, content, submit, danger = false, wide = 
   dialog.addEventListener('cancel', (event) => stubborn && event.preventDefault());
   dialog.addEventListener('close', () => {
     dialog.remove();
+    if (!document.querySelector('dialog[open]') && document.activeElement === document.body) opener?.focus();
     onclose?.();
   });
   dialog.redraw();
@@ -82,7 +89,10 @@ export function openDialog({ id, title, content, submit, danger = false, wide = 
 /** Shows an error at its field, or where `otherwise` puts it. */
 export function showError(form, error, otherwise) {
   const names = [...form.querySelectorAll('[data-field]')].map((place) => place.dataset.field);
-  const { name, text } = error instanceof Wrong ? { name: error.field, text: error.message } : blame(error.message, names);
+  const isPlain = !(error instanceof Wrong);
+  const secret = isPlain && { 'wrong-password': ['old', 'password'], 'wrong-code': ['code'] }[error.type]?.find((field) => names.includes(field));
+  if (secret && showWrong(form, secret, blame(error.message, []).text)) return;
+  const { name, text } = !isPlain ? { name: error.field, text: error.message } : blame(error.message, names);
   if (!showWrong(form, name, text)) otherwise(text);
 }
 

@@ -20,7 +20,7 @@ export function trafficCharts(domain = '') {
   const values = (name, scale = 1) => shown.map((sample) => (sample[name] === null || sample[name] === undefined ? null : sample[name] * scale));
   return {
     throughput: lineChart({
-      title: 'Throughput, envelopes per second', times, format: rate,
+      title: 'Throughput, envelopes per second', times, format: rate, least: 2,
       series: [
         { name: 'sent', values: values('sent', 1 / everyS) },
         { name: 'received', values: values('received', 1 / everyS) },
@@ -28,7 +28,7 @@ export function trafficCharts(domain = '') {
       ],
     }),
     latency: lineChart({
-      title: 'Latency, submitted to acknowledged', times, format: latency,
+      title: 'Latency, submitted to acknowledged', times, format: latency, least: 10,
       series: [{ name: 'latency', values: values('latency_ms') }],
       nothing: 'No envelope was acknowledged yet.',
     }),

@@ -32,11 +32,11 @@ export function showGate(root, { reason = null, step = 'login', name = '', enter
     try {
       await SUBMITS[state.step](state, valuesOf(event.target));
     } catch (error) {
+      state.busy = false;
       refuse(error);
       return;
-    } finally {
-      state.busy = false;
     }
+    state.busy = false;
     if (state.step === 'enrol') draw();
     else entered();
   }

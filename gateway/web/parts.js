@@ -58,7 +58,7 @@ export function notice(tone, text, { id, actions, role } = {}) {
 /** Nothing here, and what to do next. */
 export function empty({ sign, title, text, actions, compact = false, id }) {
   return h('div.empty', { id, class: compact ? 'compact' : '' },
-    sign && icon(sign), h('h3', {}, title), text && (typeof text === 'string' ? h('p', {}, text) : text),
+    sign && icon(sign), h('p.empty-title', {}, title), text && (typeof text === 'string' ? h('p', {}, text) : text),
     actions && h('div.actions', {}, actions));
 }
 

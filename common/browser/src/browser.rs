@@ -12,7 +12,7 @@ use http::Method;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, oneshot};
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::driver::Driver;
 use crate::error::Error;
@@ -27,6 +27,9 @@ const SCRIPT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Console entries kept. More shows more of a noisy page's past.
 const CONSOLE_ENTRIES_MAX: usize = 1000;
+
+/// How often it is looked whether a window opened. Less finds it sooner.
+const WINDOWS_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Attempts at removing a profile, and the time between them. More waits longer for helpers that do not end.
 const REMOVALS_MAX: u32 = 100;
@@ -151,6 +154,31 @@ impl Browser {
         Ok(Page::new(Arc::clone(&self.session), window))
     }
 
+    /// The page that another one opened, or will within `patience`: the one that is not among those known.
+    ///
+    /// # Errors
+    /// [`Error::Timeout`] when none comes.
+    pub async fn opened_page(&self, known: &[&Page], patience: Duration) -> Result<Page, Error> {
+        let started = Instant::now();
+        loop {
+            let windows = self.session.on_session(Method::GET, "/window/handles", None).await?;
+            let mut windows = windows.as_array().into_iter().flatten().filter_map(Value::as_str);
+            if let Some(window) = windows.find(|window| !known.iter().any(|page| page.is_in(window))) {
+                return Ok(Page::new(Arc::clone(&self.session), window.to_owned()));
+            }
+            if started.elapsed() >= patience {
+                let console = self.session.console().await.unwrap_or_default();
+                return Err(Error::Timeout {
+                    script: "a window that a page opens".to_owned(),
+                    timeout: patience,
+                    last: format!("{} windows, all known", known.len()),
+                    console: console.iter().map(|entry| format!("  {entry}\n")).collect(),
+                });
+            }
+            sleep(WINDOWS_INTERVAL).await;
+        }
+    }
+
     /// What all pages wrote to their consoles so far, failed requests and uncaught exceptions among it.
     ///
     /// # Errors
@@ -260,8 +288,6 @@ fn text(value: &Value, pointer: &str, command: &str) -> Result<String, Error> {
 
 #[cfg(test)]
 mod tests {
-    use tokio::time::{Instant, sleep};
-
     use super::*;
 
     #[test]
@@ -292,6 +318,21 @@ mod tests {
         };
         let (first, second) = tokio::join!(open(&one, "one"), open(&two, "two"));
         assert_eq!((first, second), (json!("one"), json!("two")));
+    }
+
+    #[tokio::test]
+    async fn a_window_that_a_page_opens_is_found() {
+        let browser = Browser::start(&Options::default()).await.unwrap();
+        let page = browser.first_page();
+        page.open("data:text/html,<title>one</title><button onclick=\"open('about:blank').document.title = 'two'\">x</button>")
+            .await
+            .unwrap();
+        let none = browser.opened_page(&[&page], Duration::ZERO).await.unwrap_err().to_string();
+        assert!(none.contains("1 windows, all known"), "{none}");
+        page.click("button").await.unwrap();
+        let opened = browser.opened_page(&[&page], Duration::from_secs(10)).await.unwrap();
+        assert_eq!(opened.wait_until("document.title", Duration::from_secs(5)).await.unwrap(), "two");
+        assert_eq!(page.value("document.title").await.unwrap(), "one");
     }
 
     #[tokio::test]

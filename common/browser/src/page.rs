@@ -60,6 +60,11 @@ impl Page {
         Self { session, window }
     }
 
+    /// Whether it is in this window.
+    pub(crate) fn is_in(&self, window: &str) -> bool {
+        self.window == window
+    }
+
     /// Goes to an address and waits until the page has loaded.
     ///
     /// # Errors

@@ -1,6 +1,8 @@
 //! What an operator can ask of the core. Every call is authorised by role before it comes here, carried out in
 //! one commit together with its audit entry, and answered when that is durable.
 
+use std::borrow::Cow;
+
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use trunkline_common::ids::{Domain, NetworkId};
@@ -263,6 +265,55 @@ pub struct PeerView {
     pub received: u64,
     /// Envelopes it refused, since this process started.
     pub refused: u64,
+    /// From submission to acknowledgement, of late, in milliseconds; `None` when nothing was acknowledged for a minute.
+    #[serde(default)]
+    pub latency_ms: Option<f64>,
+    /// Its lanes in which something waits or is under way.
+    #[serde(default)]
+    pub lanes: Vec<LaneView>,
+    /// What left otherwise than by acknowledgement, and what of the peer's was refused, since this process started; the
+    /// most recent first.
+    #[serde(default)]
+    pub departures: Vec<Departure>,
+}
+
+/// A lane as the admin API shows it.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct LaneView {
+    /// Which.
+    pub lane: Lane,
+    /// What waits in it.
+    #[serde(flatten)]
+    pub queue: QueueView,
+    /// How many of these were sent and not acknowledged.
+    pub in_flight: u64,
+}
+
+/// Envelopes that became something else than delivered, for one reason.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Departure {
+    /// What became of them.
+    pub outcome: Departed,
+    /// Why: a name of this program, never content.
+    pub reason: Cow<'static, str>,
+    /// How many.
+    pub count: u64,
+    /// When the last of them.
+    pub last: Time,
+}
+
+/// What becomes of envelopes that are not delivered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Departed {
+    /// By the peer.
+    Refused,
+    /// They waited too long.
+    Expired,
+    /// By an operator.
+    Purged,
+    /// The peer's own, by us.
+    Rejected,
 }
 
 /// State of the link to a peer.

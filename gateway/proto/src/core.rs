@@ -13,6 +13,7 @@ use bytes::Bytes;
 use trunkline_common::ids::Domain;
 
 use crate::admin::{AdminError, AdminReply, Totals};
+use crate::audit::Entry;
 use crate::directory::Directory;
 use crate::envelope::ENVELOPE_OVERHEAD_BYTES_MAX;
 use crate::frame::Channel;
@@ -143,6 +144,8 @@ pub enum Action {
         /// A sentence.
         detail: String,
     },
+    /// The audit log has this entry, durably: tell operators.
+    Audited(Entry),
     /// An envelope took this long from submission to acknowledgement. A sample, not every one.
     Latency(Duration),
 }
@@ -166,6 +169,7 @@ pub(crate) enum After {
     Reply(Ticket, Reply),
     Send(LinkId, wire::frame::Body),
     DirectoryChanged,
+    Audited(Entry),
 }
 
 /// The next commit, as it is collected.
@@ -413,6 +417,7 @@ impl Core {
                 After::Reply(ticket, reply) => self.actions.push_back(Action::Reply(ticket, reply)),
                 After::Send(link, body) => self.send(link, body),
                 After::DirectoryChanged => self.actions.push_back(Action::DirectoryChanged),
+                After::Audited(entry) => self.actions.push_back(Action::Audited(entry)),
             }
         }
         for (peer, epoch, marks) in done.marks {

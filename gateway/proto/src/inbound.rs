@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use bytes::{Bytes, BytesMut};
 
+use crate::admin::Departed;
 use crate::core::{After, Core};
 use crate::directory::Owner;
 use crate::envelope::{self, EnvelopeError, View};
@@ -13,6 +14,7 @@ use crate::lane::{LaneIn, lanes};
 use crate::link::{LinkId, Phase};
 use crate::outbound::lane_named;
 use crate::policy::Other;
+use crate::receipt::refusal_name;
 use crate::state::{Key, StateError};
 use crate::store::{Head, Lane, NetworkKey, PeerKey, Record, Stream};
 use crate::time::Time;
@@ -378,6 +380,7 @@ impl Core {
             self.put(now, &Key::Refusal(key, lane, seq), prost::Message::encode_to_vec(&nack).into());
             if let Some(peer) = self.peers.get_mut(&key) {
                 peer.inbound.lane_mut(lane).refusals.insert(seq, nack.clone());
+                peer.departures.count(now, Departed::Rejected, refusal_name(reason));
             }
             self.after_commit(now, After::Send(link, wire::frame::Body::Nack(nack)));
         }

@@ -20,7 +20,7 @@
 //! - [`link`], `session`, `peer`: the connection it travels on, and when it is dialled
 //! - `inbound`: past watermark and policy into an inbox
 //! - `reader`: out to the other messaging server
-//! - [`receipt`], `retire`: what became of it: delivered, refused, expired or purged
+//! - [`receipt`], `retire`, `departure`: what became of it: delivered, refused, expired or purged
 //!
 //! And around it:
 //! - [`store`], [`state`], [`recover`]: what the core asks of a store, and how it starts from one
@@ -33,6 +33,7 @@ pub mod audit;
 pub mod bundle;
 pub mod certificate;
 pub mod core;
+mod departure;
 pub mod directory;
 pub mod envelope;
 pub mod frame;

@@ -68,6 +68,14 @@ impl Core {
             self.audit.ack(oldest);
             self.op(now, Op::Truncate { stream: Stream::Audit, up_to: oldest });
         }
+        self.after_commit(now, After::Audited(entry));
+    }
+
+    /// The first and the last sequence number of the audit log as it is on the disk; the last is below the first when it
+    /// is empty.
+    #[must_use]
+    pub fn audit_range(&self) -> (u64, u64) {
+        (self.audit.acked + 1, self.audit.durable)
     }
 
     /// Writes the counts of what left the outboxes to the audit log.

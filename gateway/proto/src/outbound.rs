@@ -318,7 +318,9 @@ impl Core {
         peer.blobs -= blobs;
         peer.flight_bytes -= bytes;
         if let Some((record, _)) = left.first() {
-            self.actions.push_back(Action::Latency(now.since(record.head.at)));
+            let latency = now.since(record.head.at);
+            peer.latency.measured(now, latency);
+            self.actions.push_back(Action::Latency(latency));
         }
         for (record, outcome) in left {
             self.leave(now, key, lane, record, outcome);

@@ -5,6 +5,7 @@ use std::time::Duration;
 use trunkline_common::ids::Domain;
 
 use crate::core::{Action, Core};
+use crate::departure::{Departures, Latency};
 use crate::directory::PeerState;
 use crate::inbound::Inbound;
 use crate::lane::{LaneOut, lanes};
@@ -88,6 +89,8 @@ pub(crate) struct Peer {
     pub(crate) sent: u64,
     pub(crate) received: u64,
     pub(crate) refused: u64,
+    pub(crate) departures: Departures,
+    pub(crate) latency: Latency,
     /// Removed by the operator: what still waits is being purged.
     pub(crate) leaving: bool,
 }
@@ -134,6 +137,8 @@ impl Peer {
             sent: 0,
             received: 0,
             refused: 0,
+            departures: Departures::default(),
+            latency: Latency::default(),
             leaving: false,
         }
     }

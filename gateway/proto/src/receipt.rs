@@ -53,6 +53,7 @@ impl Core {
             Outcome::Refused(_) => peer.refused += 1,
             _ => {}
         }
+        peer.departures.left(now, &outcome);
         self.tally(now, key, what, 1);
         let Head { id, network, .. } = record.head;
         let all = View::parse(&record.body).map(|view| view.to.iter().map(|to| (*to).to_owned()).collect());

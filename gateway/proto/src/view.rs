@@ -1,11 +1,13 @@
 //! What the admin API shows of the core.
 
-use crate::admin::{LinkState, NetworkSpec, NetworkView, Overview, PeerView, QueueView};
+use crate::admin::{LaneView, LinkState, NetworkSpec, NetworkView, Overview, PeerView, QueueView};
 use crate::core::Core;
 use crate::directory::{NetworkRecord, PeerRecord, Trust};
+use crate::lane::{LaneOut, lanes};
 use crate::peer::Peer;
 use crate::pin::Pin;
 use crate::queue::Queue;
+use crate::store::Lane;
 use crate::time::Time;
 use crate::timer::Timer;
 
@@ -16,7 +18,7 @@ impl Core {
         let peers = self
             .directory
             .peers()
-            .filter_map(|record| Some(self.peer_view(record, self.peers.get(&record.key)?)));
+            .filter_map(|record| Some(self.peer_view(now, record, self.peers.get(&record.key)?)));
         Overview {
             domain: self.config.domain.clone(),
             at: now,
@@ -26,7 +28,7 @@ impl Core {
         }
     }
 
-    fn peer_view(&self, record: &PeerRecord, peer: &Peer) -> PeerView {
+    fn peer_view(&self, now: Time, record: &PeerRecord, peer: &Peer) -> PeerView {
         let link = match (&peer.alarm, peer.up, peer.dialing || peer.link.is_some()) {
             (Some(_), _, _) => LinkState::Alarm,
             (_, true, _) => LinkState::Up,
@@ -40,14 +42,14 @@ impl Core {
             Trust::Ca { .. } => ("ca", Vec::new()),
         };
         let announced = self.next_certificate.as_ref().and_then(|der| Pin::of_certificate(der).ok());
-        let outbox =
-            peer.lanes.iter().map(|lane| queue_view(&lane.queue)).fold(QueueView::default(), |sum, view| {
-                QueueView {
-                    depth: sum.depth + view.depth,
-                    bytes: sum.bytes + view.bytes,
-                    oldest: [sum.oldest, view.oldest].into_iter().flatten().min(),
-                }
-            });
+        // Most lanes of most peers are empty at any moment: they cost nothing in what is made every few seconds.
+        let lanes: Vec<LaneView> =
+            lanes().zip(&peer.lanes).filter_map(|(name, lane)| lane_view(name, lane)).collect();
+        let outbox = lanes.iter().fold(QueueView::default(), |sum, LaneView { queue, .. }| QueueView {
+            depth: sum.depth + queue.depth,
+            bytes: sum.bytes + queue.bytes,
+            oldest: [sum.oldest, queue.oldest].into_iter().flatten().min(),
+        });
         PeerView {
             domain: record.domain.clone(),
             label: record.label.clone(),
@@ -70,6 +72,9 @@ impl Core {
             sent: peer.sent,
             received: peer.received,
             refused: peer.refused,
+            latency_ms: peer.latency.recent_ms(now),
+            lanes,
+            departures: peer.departures.view(),
         }
     }
 
@@ -89,6 +94,12 @@ impl Core {
             receipts: mailbox.map(|mailbox| queue_view(&mailbox.receipts)).unwrap_or_default(),
         }
     }
+}
+
+/// What a lane has, when it has something.
+fn lane_view(name: Lane, lane: &LaneOut) -> Option<LaneView> {
+    let (queue, in_flight) = (queue_view(&lane.queue), lane.flight.len() as u64);
+    (queue.depth > 0 || in_flight > 0).then_some(LaneView { lane: name, queue, in_flight })
 }
 
 fn queue_view(queue: &Queue) -> QueueView {

@@ -12,6 +12,7 @@ use trunkline_http::problem::{
 use super::session::Ended;
 use crate::hub::{AdminFailure, HubError};
 use crate::identity::IdentityError;
+use crate::relays::RelayError;
 
 /// The gateway cannot do its work.
 pub const NOT_READY: ProblemType =
@@ -44,6 +45,9 @@ pub const WRONG_PASSWORD: ProblemType =
 /// The code that finishes a set-up is not right. The session goes on.
 pub const WRONG_CODE: ProblemType =
     ProblemType::new("wrong-code", StatusCode::FORBIDDEN, "The code is not right");
+/// A relay of this deployment does not do its part.
+pub const RELAY: ProblemType =
+    ProblemType::new("relay", StatusCode::BAD_GATEWAY, "A relay did not do what it was asked");
 
 pub(super) fn unauthenticated() -> Problem {
     let detail = "log in, or send `Authorization: Bearer <token>` with an admin token, as `init` or `token add` made it";
@@ -148,6 +152,15 @@ pub(super) fn admin(failure: AdminFailure) -> Problem {
         AdminFailure::Refused(AdminError::Invalid(detail)) => invalid(detail),
         AdminFailure::Hub(error) => hub(error),
     }
+}
+
+pub(super) fn relay(error: &RelayError) -> Problem {
+    let kind = match error {
+        RelayError::NoSuchRelay(_) | RelayError::NoSuchCall(_) => NOT_FOUND,
+        RelayError::Ingress(_) => CONFLICT,
+        RelayError::Failed { .. } => RELAY,
+    };
+    Problem::new(kind, error.to_string())
 }
 
 /// The hub answered something else than what it was asked.

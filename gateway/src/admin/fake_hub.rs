@@ -64,6 +64,19 @@ impl FakeHub {
         self.state.lock().unwrap().broken = true;
     }
 
+    /// Makes the audit log this long.
+    pub(crate) fn fill_audit(&self, entries: usize) {
+        let entry = Entry {
+            at: Time::from_unix_ms(0),
+            actor: "root".into(),
+            action: "peer.pause".into(),
+            target: "beta.test".into(),
+            outcome: "ok".into(),
+            previous: genesis(),
+        };
+        self.state.lock().unwrap().audit.resize(entries, entry);
+    }
+
     /// Changes an audit entry behind the log's back.
     pub(crate) fn tamper(&self, index: usize) {
         self.state.lock().unwrap().audit[index].target = "somebody.else".into();
@@ -85,10 +98,13 @@ impl FakeHub {
                     let _ = reply.send(outcome);
                 }
                 Command::Audit { after, max, reply } => {
-                    let records =
-                        state.audit.iter().enumerate().map(|(n, entry)| (n as u64 + 1, record(entry)));
-                    let records = records.filter(|(seq, _)| after.is_none_or(|after| *seq > after));
+                    let read = usize::try_from(after.unwrap_or(0)).unwrap_or(usize::MAX);
+                    let entries = state.audit.iter().enumerate().skip(read);
+                    let records = entries.map(|(n, entry)| (n as u64 + 1, record(entry)));
                     let _ = reply.send(Ok(records.take(max).collect()));
+                }
+                Command::AuditRange { reply } => {
+                    let _ = reply.send(Ok((1, state.audit.len() as u64)));
                 }
                 Command::Submit { .. } | Command::Read { .. } => {}
             }
@@ -206,7 +222,9 @@ pub(crate) fn peer(domain: &str, next_certificate_ready: Option<bool>) -> PeerVi
         "since": 0, "last_error": null, "next_dial": null, "trust": "pinned", "pins": [],
         "keys_issued": [], "keys_held": [], "next_certificate_ready": next_certificate_ready,
         "endpoints": [], "local_domains": [], "claimed_domains": null, "allow_private_ips": false,
-        "outbox": {"depth": 0, "bytes": 0, "oldest": null}, "sent": 1, "received": 2, "refused": 0
+        "outbox": {"depth": 0, "bytes": 0, "oldest": null}, "sent": 1, "received": 2, "refused": 0, "latency_ms": null,
+        "lanes": [{"lane": 3, "depth": 0, "bytes": 0, "oldest": null, "in_flight": 0}],
+        "departures": [{"outcome": "refused", "reason": "blocked", "count": 1, "last": 0}]
     }))
     .unwrap()
 }

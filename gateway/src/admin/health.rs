@@ -108,7 +108,8 @@ pub(super) async fn metrics(State(state): State<AdminState>) -> ([(HeaderName, &
     // A hub that is stuck or stopping still lets its process metrics be seen.
     let overview = tokio::time::timeout(HUB_ANSWERS_WITHIN, state.hub.overview()).await;
     let overview = overview.ok().and_then(Result::ok);
-    let text = gateway_metrics::render(overview.as_ref(), state.identity.current().certificate.not_after);
+    let not_after = state.identity.current().certificate.not_after;
+    let text = gateway_metrics::render(overview.as_ref(), &state.relays.list(), not_after);
     ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text)
 }
 

@@ -6,10 +6,11 @@
 //! - `auth`: who asks, and whether they may
 //! - [`fail`]: what is answered when something is wrong with a request
 //! - `session`: logging in to the console, and what that rests on
-//! - `identity`, `peers`, `networks`, `outbox`, `tokens`, `administrators`, `settings`, `audit`, `events`, `health`: the
-//!   handlers
+//! - `identity`, `peers`, `networks`, `outbox`, `tokens`, `administrators`, `settings`, `audit`, `history`, `relays`,
+//!   `events`, `health`, `doctor`: the handlers
 //! - [`openapi`]: the document that describes both APIs
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -22,21 +23,27 @@ use trunkline_http::extract::Json as JsonBody;
 use trunkline_http::lockout::Lockout;
 use trunkline_http::problem::{self, Problem};
 
-use crate::config::IdentityMode;
+use crate::config::{Config, IdentityMode};
+use crate::doctor::Patient;
+use crate::history::History;
 use crate::hub::Hub;
 use crate::identity::Identity;
+use crate::relays::Relays;
 
 mod administrators;
 mod audit;
 pub(crate) mod auth;
+mod doctor;
 mod events;
 pub mod fail;
 mod health;
+mod history;
 mod identity;
 mod networks;
 pub mod openapi;
 mod outbox;
 mod peers;
+mod relays;
 pub mod routes;
 pub(crate) mod session;
 pub(crate) mod settings;
@@ -66,9 +73,14 @@ pub struct AdminState {
     pub about: Arc<About>,
     /// Whether the process can do its work.
     pub readiness: Arc<Readiness>,
+    /// What was, for charts; whoever made this samples it.
+    pub history: Arc<History>,
+    /// The deployment's relays.
+    pub relays: Arc<Relays>,
     lockout: Arc<Lockout>,
     logins: Arc<session::Logins>,
     started: Instant,
+    doctor: Arc<doctor::Doctor>,
 }
 
 /// What the configuration says about this deployment, as far as the admin API shows or uses it.
@@ -92,7 +104,23 @@ impl AdminState {
     pub fn new(hub: Hub, identity: Arc<Identity>, about: About, readiness: Arc<Readiness>) -> Self {
         let logins = Arc::new(session::Logins::new(&about.domain, about.tls));
         let (about, lockout) = (Arc::new(about), Arc::default());
-        Self { hub, identity, about, readiness, lockout, logins, started: Instant::now() }
+        let (history, relays, doctor) = (Arc::default(), Arc::default(), Arc::default());
+        let started = Instant::now();
+        Self { hub, identity, about, readiness, history, relays, lockout, logins, started, doctor }
+    }
+
+    /// The same with relays.
+    #[must_use]
+    pub fn with_relays(self, relays: Arc<Relays>) -> Self {
+        Self { relays, ..self }
+    }
+
+    /// The same, with what the doctor looks at: settings, and where the gateway listens for peers.
+    #[must_use]
+    pub fn examined(mut self, config: Config, link: SocketAddr) -> Self {
+        let (hub, identity) = (self.hub.clone(), Arc::clone(&self.identity));
+        self.doctor = Arc::new(doctor::Doctor::of(Patient { hub, identity, config: Arc::new(config), link }));
+        self
     }
 
     /// The settings that count.

@@ -146,8 +146,8 @@ fn parameters(route: &Route) -> Vec<Value> {
 /// For example `postPeersPause`.
 fn operation_id(route: &Route) -> String {
     let words = route.path.split(|c: char| !c.is_ascii_alphanumeric());
-    let words =
-        words.filter(|word| !matches!(*word, "" | "admin" | "v1" | "domain" | "id" | "label" | "name"));
+    let words = words
+        .filter(|word| !matches!(*word, "" | "admin" | "v1" | "domain" | "id" | "label" | "name" | "call"));
     let capital = |word: &str| {
         word.chars().take(1).map(|c| c.to_ascii_uppercase()).chain(word.chars().skip(1)).collect::<String>()
     };

@@ -4,7 +4,7 @@ use axum::extract::State;
 use axum::{Extension, Json};
 use serde::{Deserialize, Serialize};
 use trunkline_common::ids::Domain;
-use trunkline_gateway_proto::admin::{AdminOp, AdminReply, LinkState, QueueView};
+use trunkline_gateway_proto::admin::{AdminOp, AdminReply, Departure, LaneView, LinkState, QueueView};
 use trunkline_gateway_proto::store::{LANES, Lane};
 use trunkline_gateway_proto::time::Time;
 use trunkline_http::extract::OptionalJson;
@@ -35,6 +35,9 @@ struct PeerOutbox {
     link: LinkState,
     next_dial: Option<Time>,
     last_error: Option<String>,
+    latency_ms: Option<f64>,
+    lanes: Vec<LaneView>,
+    departures: Vec<Departure>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -68,6 +71,9 @@ pub(super) async fn show(State(state): State<AdminState>) -> Answer<Json<OutboxV
             link: peer.link,
             next_dial: peer.next_dial,
             last_error: peer.last_error,
+            latency_ms: peer.latency_ms,
+            lanes: peer.lanes,
+            departures: peer.departures,
         })
         .collect();
     Ok(Json(OutboxView {

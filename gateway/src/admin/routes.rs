@@ -4,8 +4,8 @@ use axum::routing::{MethodRouter, delete, get, post, put};
 use trunkline_gateway_proto::directory::Role;
 
 use super::{
-    AdminState, administrators, audit, events, health, identity, networks, outbox, peers, session, settings,
-    tokens,
+    AdminState, administrators, audit, doctor, events, health, history, identity, networks, outbox, peers,
+    relays, session, settings, tokens,
 };
 
 /// The methods in use.
@@ -196,6 +196,14 @@ pub static ROUTES: &[Route] = &[
     })
     .takes("Proof"),
     look("/admin/v1/status", "Status", "Everything at a glance.", || get(health::status)),
+    change(
+        OPERATOR,
+        Method::Post,
+        "/admin/v1/doctor",
+        "What is wrong, and what to do: dials itself from outside, and looks at DNS, clock, disk, keys and peers.",
+        || post(doctor::diagnose),
+    )
+    .answers(200, "Diagnosis"),
     look("/admin/v1/identity", "Identity", "Our certificate, and the one announced next.", || {
         get(identity::show)
     }),
@@ -384,12 +392,45 @@ pub static ROUTES: &[Route] = &[
     )
     .takes("SettingsChange")
     .answers(200, "Settings"),
-    look("/admin/v1/audit", "Audit", "Audit entries, oldest first.", || get(audit::list)).asks(&[
+    look("/admin/v1/audit", "Audit", "Audit entries, in either order.", || get(audit::list)).asks(&[
         ("after", "integer", "Entries after this sequence number."),
+        ("before", "integer", "Entries before this one; the newest first unless `order` says."),
+        ("order", "string", "`oldest` or `newest` first; `oldest` unless given."),
+        (
+            "q",
+            "string",
+            "Only entries with this text in actor, action, target or outcome, in any case. One request looks at 10,000 \
+             entries at most: `next` goes on.",
+        ),
         ("max", "integer", "At most so many, up to 1000; 100 unless given."),
     ]),
     look("/admin/v1/audit/verify", "AuditVerified", "Whether the audit log's hash chain holds.", || {
         get(audit::verify)
+    }),
+    look("/admin/v1/history", "History", "Envelopes and queues over the last twenty minutes.", || {
+        get(history::show)
+    })
+    .asks(&[("peer", "string", "Of this peer; the sum of all unless given.")]),
+    look("/admin/v1/relays", "Relays", "The deployment's relays, and how they are.", || get(relays::list)),
+    change(
+        OPERATOR,
+        Method::Post,
+        "/admin/v1/relays/{name}/drain",
+        "Let a relay node take nobody new; with a deadline, its calls move or end by then.",
+        || post(relays::drain),
+    )
+    .takes("RelayDrain"),
+    change(OPERATOR, Method::Delete, "/admin/v1/relays/{name}/drain", "Undo a drain.", || {
+        delete(relays::undrain)
+    }),
+    look("/admin/v1/calls", "RelayCalls", "Live calls on the deployment's relays, without people.", || {
+        get(relays::calls)
+    }),
+    look("/admin/v1/calls/history", "CallsHistory", "Calls over the last twenty minutes.", || {
+        get(relays::history)
+    }),
+    change(OPERATOR, Method::Delete, "/admin/v1/calls/{call}", "End a call, for everybody on it.", || {
+        delete(relays::end)
     }),
     look("/admin/v1/events", "", "Events as they happen (server-sent events).", || get(events::follow))
         .gives("text/event-stream"),

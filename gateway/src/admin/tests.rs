@@ -24,6 +24,7 @@ mod sessions;
 
 struct Fixture {
     router: Router,
+    state: AdminState,
     fake: FakeHub,
     readiness: Arc<Readiness>,
     dir: tempfile::TempDir,
@@ -52,7 +53,7 @@ fn fixture_of(domain: &str) -> Fixture {
     let dir = tempfile::tempdir().unwrap();
     let readiness = Arc::new(Readiness::default());
     let state = AdminState::new(hub, identity(dir.path(), domain), about(domain), Arc::clone(&readiness));
-    Fixture { router: router(state), fake, readiness, dir }
+    Fixture { router: router(state.clone()), state, fake, readiness, dir }
 }
 
 fn fixture() -> Fixture {
@@ -142,10 +143,9 @@ impl Fixture {
 
 /// A path with its parameters filled in.
 fn concrete(path: &str) -> String {
-    path.replace("{domain}", "beta.test")
-        .replace("{id}", "main")
-        .replace("{label}", "viewer-2")
-        .replace("{name}", "nobody")
+    let names = [("{domain}", "beta.test"), ("{id}", "main"), ("{label}", "viewer-2")];
+    let names = names.into_iter().chain([("{name}", "nobody"), ("{call}", "0001-abc")]);
+    names.fold(path.to_owned(), |path, (name, value)| path.replace(name, value))
 }
 
 #[tokio::test]
@@ -408,6 +408,8 @@ async fn answers_have_the_fields_that_the_document_says() {
     let settings = api.get("/admin/v1/settings").await.json();
     let audit = api.get("/admin/v1/audit").await.json();
     let peers = api.get("/admin/v1/peers").await.json();
+    api.state.history.record(&api.state.hub.overview().await.unwrap());
+    let history = api.get("/admin/v1/history").await.json();
     for (value, schema) in [
         (&status, "Status"),
         (&status["totals"], "Totals"),
@@ -419,6 +421,10 @@ async fn answers_have_the_fields_that_the_document_says() {
         (&networks["networks"][1]["webhook"], "Webhook"),
         (&outbox, "Outbox"),
         (&outbox["peers"][0], "PeerOutbox"),
+        (&outbox["peers"][0]["lanes"][0], "Lane"),
+        (&outbox["peers"][0]["departures"][0], "Departure"),
+        (&history, "History"),
+        (&history["samples"][0], "HistorySample"),
         (&identity, "Identity"),
         (&identity["current"], "KeyPair"),
         (&identity["next"], "NextKeyPair"),
@@ -428,6 +434,7 @@ async fn answers_have_the_fields_that_the_document_says() {
         (&session, "Session"),
         (&settings, "Settings"),
         (&settings["retention_s"], "SecondsSetting"),
+        (&audit, "Audit"),
         (&audit["entries"][0], "AuditEntry"),
         (&api.get("/admin/v1/audit/verify").await.json(), "AuditVerified"),
     ] {
@@ -481,4 +488,125 @@ fn every_route_is_in_the_manual_with_its_role() {
         let start = format!("| `{} {}` | {role} |", route.method.as_str(), route.path);
         assert!(manual.contains(&start), "docs/API.md has no row that starts with {start}");
     }
+}
+
+/// Sequence numbers of an answer of the audit log, and where it goes on.
+fn page(reply: &Reply) -> (Vec<u64>, Option<u64>) {
+    let value = reply.json();
+    let seqs = value["entries"].as_array().unwrap().iter().map(|entry| entry["seq"].as_u64().unwrap());
+    (seqs.collect(), value["next"].as_u64())
+}
+
+#[tokio::test]
+async fn the_audit_log_is_read_in_both_directions_page_by_page() {
+    let api = fixture();
+    for n in 0..5 {
+        api.post("/admin/v1/tokens", json!({"label": format!("t{n}"), "role": "viewer"})).await;
+    }
+    for (query, seqs, next) in [
+        ("", vec![1, 2, 3, 4, 5], None),
+        ("?max=2", vec![1, 2], Some(2)),
+        ("?max=2&after=2", vec![3, 4], Some(4)),
+        ("?max=2&after=4", vec![5], None),
+        ("?max=2&after=3", vec![4, 5], None),
+        ("?order=newest", vec![5, 4, 3, 2, 1], None),
+        ("?order=newest&max=2", vec![5, 4], Some(4)),
+        ("?before=4&max=2", vec![3, 2], Some(2)),
+        ("?before=2&max=2", vec![1], None),
+        ("?before=1", vec![], None),
+        ("?before=4&after=1&order=oldest", vec![2, 3], None),
+        ("?before=4&after=1", vec![3, 2], None),
+        ("?after=18446744073709551615", vec![], None),
+        ("?before=18446744073709551615&max=1", vec![5], Some(5)),
+    ] {
+        let reply = api.get(&format!("/admin/v1/audit{query}")).await;
+        assert_eq!(page(&reply), (seqs, next), "{query}");
+    }
+    let reply = api.get("/admin/v1/audit?order=sideways").await;
+    assert_eq!(reply.problem(), "bad-request");
+}
+
+#[tokio::test]
+async fn the_audit_log_is_searched_in_any_case() {
+    let api = fixture();
+    for label in ["a", "b"] {
+        api.post("/admin/v1/tokens", json!({"label": label, "role": "viewer"})).await;
+    }
+    api.post("/admin/v1/outbox/retry", json!({})).await;
+    for (query, seqs) in [
+        ("?q=tokenadd", vec![1, 2]),
+        ("?q=TOKENADD&order=newest", vec![2, 1]),
+        ("?q=retry", vec![3]),
+        ("?q=Admin&max=1", vec![1]),
+        ("?q=%20%20", vec![1, 2, 3]),
+        ("?q=nothing+of+the+kind", vec![]),
+    ] {
+        let reply = api.get(&format!("/admin/v1/audit{query}")).await;
+        assert_eq!(page(&reply).0, seqs, "{query}");
+    }
+    let long = api.get(&format!("/admin/v1/audit?q={}", "x".repeat(101))).await;
+    assert_eq!(long.problem(), "malformed");
+}
+
+#[tokio::test]
+async fn a_search_looks_at_so_many_entries_at_once_and_says_where_to_go_on() {
+    let api = fixture();
+    api.fake.fill_audit(25_000);
+    let first = page(&api.get("/admin/v1/audit?q=nobody").await);
+    assert_eq!(first, (vec![], Some(10_000)));
+    let from_the_end = page(&api.get("/admin/v1/audit?q=nobody&order=newest").await);
+    assert_eq!(from_the_end, (vec![], Some(15_001)));
+    let last = page(&api.get("/admin/v1/audit?q=nobody&before=5001").await);
+    assert_eq!(last, (vec![], None));
+}
+
+#[tokio::test]
+async fn charts_have_the_sum_and_each_peer() {
+    let api = fixture();
+    api.fake.set_peers(vec![peer("beta.test", None)]);
+    let overview = api.state.hub.overview().await.unwrap();
+    api.state.history.record(&overview);
+    api.state.history.record(&overview);
+    for query in ["", "?peer=beta.test"] {
+        let history = api.get(&format!("/admin/v1/history{query}")).await.json();
+        assert_eq!((&history["every_s"], &history["samples"][1]["sent"]), (&json!(2), &json!(0)), "{query}");
+        assert_eq!(history["samples"].as_array().unwrap().len(), 2);
+    }
+    assert_eq!(api.get("/admin/v1/history?peer=nobody.test").await.problem(), "not-found");
+    assert_eq!(api.get("/admin/v1/history?peer=no..domain").await.problem(), "bad-request");
+}
+
+#[tokio::test]
+async fn followers_get_samples() {
+    let api = fixture();
+    api.fake.set_peers(vec![peer("beta.test", None)]);
+    let mut request = Request::get("/admin/v1/events").header(AUTHORIZATION, "Bearer viewer");
+    request = request.header("accept", "text/event-stream");
+    let mut request = request.body(Body::empty()).unwrap();
+    request.extensions_mut().insert(ConnectInfo(SocketAddr::from(([192, 0, 2, 1], 1))));
+    let response = TowerToHyperService::new(api.router.clone()).call(request).await.unwrap();
+    let mut body = response.into_body();
+    let overview = api.state.hub.overview().await.unwrap();
+    api.state.history.record(&overview);
+    let sample = body.frame().await.unwrap().unwrap().into_data().unwrap();
+    let text = String::from_utf8_lossy(&sample).into_owned();
+    assert!(text.starts_with("event: sample\ndata: {"), "{text}");
+    let data: Value = serde_json::from_str(text.split("data: ").nth(1).unwrap().trim()).unwrap();
+    assert_eq!((&data["peers"][0]["domain"], &data["at_ms"]), (&json!("beta.test"), &json!(0)));
+    assert!(data["totals"]["delivered"].is_u64() && data["peers"][0]["link"] == "up");
+}
+
+#[tokio::test]
+async fn without_relays_their_pages_are_empty_and_nothing_can_be_done() {
+    let api = fixture();
+    assert_eq!(api.get("/admin/v1/relays").await.json(), json!({"relays": []}));
+    assert_eq!(api.get("/admin/v1/calls").await.json(), json!({"calls": [], "errors": []}));
+    assert_eq!(api.get("/admin/v1/calls/history").await.json(), json!({"every_s": 2, "samples": []}));
+    let ended = api.call("DELETE", "/admin/v1/calls/0001-abc", Some("operator"), None).await;
+    assert_eq!(ended.problem(), "not-found");
+    let drained = api.call("POST", "/admin/v1/relays/one/drain", Some("operator"), None).await;
+    assert!(drained.problem() == "not-found" && drained.body.contains("[[relays]]"), "{}", drained.body);
+    assert!(api.fake.ops().is_empty(), "what was not done is not in the audit log");
+    let metrics = api.call("GET", "/metrics", None, None).await;
+    assert!(!metrics.body.contains("relay"));
 }

@@ -3,28 +3,57 @@
 use clap::Subcommand;
 use serde::Deserialize;
 use trunkline_gateway_proto::audit::Entry;
-use trunkline_http::cli::client::view;
+use trunkline_http::cli::client::{segment, view};
 
 use super::{Api, CliError, Console, console};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Verb {
-    /// Entries, oldest first
-    List {
-        /// Entries after this sequence number
-        #[arg(long, value_name = "SEQ")]
-        after: Option<u64>,
-        /// At most so many
-        #[arg(long, default_value = "100")]
-        max: u32,
-    },
+    /// Entries, newest first
+    List(List),
     /// Check that no entry was changed or removed
     Verify,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct List {
+    /// Oldest first
+    #[arg(long)]
+    oldest: bool,
+    /// Entries after this sequence number
+    #[arg(long, value_name = "SEQ")]
+    after: Option<u64>,
+    /// Entries before this sequence number
+    #[arg(long, value_name = "SEQ")]
+    before: Option<u64>,
+    /// Entries with this in actor, action, target or outcome
+    #[arg(long, value_name = "TEXT")]
+    search: Option<String>,
+    /// At most so many
+    #[arg(long, default_value = "100")]
+    max: u32,
+}
+
+impl List {
+    fn path(&self) -> String {
+        let mut path = format!("/admin/v1/audit?max={}", self.max);
+        path.push_str(if self.oldest { "&order=oldest" } else { "&order=newest" });
+        for (name, value) in [("after", self.after), ("before", self.before)] {
+            if let Some(value) = value {
+                path.push_str(&format!("&{name}={value}"));
+            }
+        }
+        if let Some(text) = &self.search {
+            path.push_str(&format!("&q={}", segment(text)));
+        }
+        path
+    }
 }
 
 #[derive(Deserialize)]
 struct Audit {
     entries: Vec<Numbered>,
+    next: Option<u64>,
 }
 
 #[derive(Deserialize)]
@@ -45,10 +74,9 @@ struct Verified {
 
 pub(super) async fn call(verb: Verb, api: &Api, out: &mut Console<'_>) -> Result<(), CliError> {
     match verb {
-        Verb::List { after, max } => {
-            let after = after.map_or_else(String::new, |after| format!("&after={after}"));
-            let answer = api.get(&format!("/admin/v1/audit?max={max}{after}")).await?;
-            let Audit { entries } = view(&answer)?;
+        Verb::List(list) => {
+            let answer = api.get(&list.path()).await?;
+            let Audit { entries, next } = view(&answer)?;
             out.show(&answer, || {
                 let row = |Numbered { seq, entry }: &Numbered| {
                     let Entry { at, actor, action, target, outcome, .. } = entry.clone();
@@ -57,6 +85,11 @@ pub(super) async fn call(verb: Verb, api: &Api, out: &mut Console<'_>) -> Result
                 let header = ["SEQ", "AT", "ACTOR", "ACTION", "TARGET", "OUTCOME"];
                 console::table(header, &entries.iter().map(row).collect::<Vec<_>>())
             });
+            // To people, beside the table: it is no entry.
+            if let Some(next) = next {
+                let on = if list.oldest { "--after" } else { "--before" };
+                out.hint(&format!("(there may be more: go on with {on} {next})"));
+            }
             Ok(())
         }
         Verb::Verify => {

@@ -21,18 +21,22 @@ struct Event {
     detail: String,
 }
 
-/// Bytes of one event at most: what is longer is no event of ours.
-const EVENT_BYTES_MAX: usize = 64 * 1024;
+/// Bytes of one event at most: what is longer is no event of ours. The largest are samples of many peers.
+const EVENT_BYTES_MAX: usize = 1024 * 1024;
 
 pub(super) async fn follow(args: &Args, api: &Api, out: &mut Console<'_>) -> Result<(), CliError> {
     let mut response = api.follow("/admin/v1/events").await?;
-    let (mut waiting, mut seen) = (Vec::new(), 0);
+    let (mut waiting, mut seen, mut sample) = (Vec::new(), 0, false);
     while let Some(chunk) = response.chunk().await.map_err(ended)? {
         waiting.extend_from_slice(&chunk);
         while let Some(end) = waiting.iter().position(|byte| *byte == b'\n') {
             let line: Vec<u8> = waiting.drain(..=end).collect();
             let line = String::from_utf8_lossy(&line);
-            let Some(data) = line.trim_end().strip_prefix("data:") else { continue };
+            if let Some(name) = line.strip_prefix("event:") {
+                // Samples are for charts: `outbox show` says as much.
+                sample = name.trim() == "sample";
+            }
+            let Some(data) = line.trim_end().strip_prefix("data:").filter(|_| !sample) else { continue };
             if !show(data.trim_start(), out) {
                 continue;
             }

@@ -1,4 +1,5 @@
-//! The command line. Every verb but `init`, `run`, `store` and `token recover` is a call of the admin API.
+//! The command line. Every verb but `init`, `run`, `store` and `token recover` is a call of the admin API,
+//! and `doctor` is one where there is an API to call.
 //!
 //! Exit codes: 0 done, 1 it failed, 2 it was not understood. An error is one line on stderr that says what to do.
 //!
@@ -6,8 +7,8 @@
 //! - [`main`]: from arguments to an exit code
 //! - `target`: where the gateway is
 //! - `console`: what is shown of times
-//! - one file per noun: `init`, `run`, `store`, `status`, `identity`, `peer`, `network`, `outbox`, `token`,
-//!   `admin`, `settings`, `audit`, `events`
+//! - one file per noun: `init`, `run`, `store`, `status`, `doctor`, `identity`, `peer`, `network`, `outbox`, `token`,
+//!   `admin`, `settings`, `audit`, `relay`, `call`, `events`
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -19,13 +20,16 @@ use trunkline_http::cli::{self, CliError};
 
 mod admin;
 mod audit;
+mod call;
 mod console;
+mod doctor;
 mod events;
 mod identity;
 mod init;
 mod network;
 mod outbox;
 mod peer;
+mod relay;
 mod run;
 mod settings;
 mod status;
@@ -60,8 +64,10 @@ enum Verb {
     /// The store's files
     #[command(subcommand)]
     Store(store::Verb),
-    /// Everything at a glance
-    Status,
+    /// What is wrong, then everything at a glance
+    Status(status::Args),
+    /// Look for what is wrong, from outside too, and say what to do; also when the gateway does not run
+    Doctor,
     /// Our certificate, and its rotation
     #[command(subcommand)]
     Identity(identity::Verb),
@@ -86,6 +92,12 @@ enum Verb {
     /// The audit log
     #[command(subcommand)]
     Audit(audit::Verb),
+    /// The deployment's relays
+    #[command(subcommand)]
+    Relay(relay::Verb),
+    /// Live calls on the deployment's relays
+    #[command(subcommand)]
+    Call(call::Verb),
     /// Follow events as they happen, until interrupted
     Events(events::Args),
     /// The OpenAPI document of both APIs
@@ -119,14 +131,17 @@ fn carry_out(cli: Cli, console: &mut Console<'_>) -> Result<(), CliError> {
         .enable_all()
         .build()
         .map_err(|error| CliError::failed(format!("cannot start: {error}")))?;
+    if matches!(verb, Verb::Doctor) {
+        return runtime.block_on(Box::pin(doctor::call(&cli.target, console)));
+    }
     let api = Api::connect(cli.target.endpoint()?)?;
     runtime.block_on(Box::pin(call(verb, &api, console)))
 }
 
 async fn call(verb: Verb, api: &Api, console: &mut Console<'_>) -> Result<(), CliError> {
     match verb {
-        Verb::Init(_) | Verb::Run(_) | Verb::Store(_) => Ok(()),
-        Verb::Status => status::show(api, console).await,
+        Verb::Init(_) | Verb::Run(_) | Verb::Store(_) | Verb::Doctor => Ok(()),
+        Verb::Status(args) => status::call(&args, api, console).await,
         Verb::Identity(verb) => identity::call(verb, api, console).await,
         Verb::Peer(verb) => peer::call(verb, api, console).await,
         Verb::Network(verb) => network::call(verb, api, console).await,
@@ -135,6 +150,8 @@ async fn call(verb: Verb, api: &Api, console: &mut Console<'_>) -> Result<(), Cl
         Verb::Admin(verb) => admin::call(verb, api, console).await,
         Verb::Settings(verb) => settings::call(verb, api, console).await,
         Verb::Audit(verb) => audit::call(verb, api, console).await,
+        Verb::Relay(verb) => relay::call(verb, api, console).await,
+        Verb::Call(verb) => call::call(verb, api, console).await,
         Verb::Events(args) => events::follow(&args, api, console).await,
         Verb::Openapi => {
             let document = api.get("/openapi.json").await?;

@@ -1,12 +1,32 @@
-//! `status`: everything at a glance.
+//! `status`: what is wrong and what to do, then the figures.
+
+use std::fmt::Write;
+use std::time::Duration;
 
 use serde::Deserialize;
-use std::time::Duration;
-use trunkline_gateway_proto::admin::Totals;
+use tokio::time::{MissedTickBehavior, interval};
+use trunkline_gateway_proto::admin::{NetworkView, PeerView, Totals};
 use trunkline_gateway_proto::time::Time;
 use trunkline_http::cli::client::view;
 
 use super::{Api, CliError, Console, console};
+use crate::doctor::{Check, Outcome, peers};
+
+/// How often `--watch` looks again.
+const WATCH_EVERY: Duration = Duration::from_secs(1);
+
+/// Days before our certificate ends in CA mode when that is said.
+const DAYS_LEFT: u64 = 14;
+
+/// To the upper left corner, and away with what stood below.
+const CLEAR: &str = "\x1b[H\x1b[2J";
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Look again every second, until interrupted
+    #[arg(long)]
+    watch: bool,
+}
 
 #[derive(Deserialize)]
 struct Status {
@@ -14,7 +34,7 @@ struct Status {
     version: String,
     uptime_s: u64,
     reason: Option<String>,
-    peers: Peers,
+    peers: Counts,
     networks: usize,
     outbox_depth: u64,
     outbox_oldest: Option<Time>,
@@ -23,7 +43,7 @@ struct Status {
 }
 
 #[derive(Deserialize)]
-struct Peers {
+struct Counts {
     all: usize,
     up: usize,
     down: usize,
@@ -32,22 +52,130 @@ struct Peers {
     alarm: usize,
 }
 
-pub(super) async fn show(api: &Api, out: &mut Console<'_>) -> Result<(), CliError> {
-    let answer = api.get("/admin/v1/status").await?;
+#[derive(Deserialize)]
+struct Peers {
+    peers: Vec<PeerView>,
+}
+
+#[derive(Deserialize)]
+struct Networks {
+    networks: Vec<NetworkView>,
+}
+
+#[derive(Deserialize)]
+struct Identity {
+    mode: String,
+    current: Certificate,
+}
+
+#[derive(Deserialize)]
+struct Certificate {
+    not_after: Time,
+}
+
+/// Everything `status` looks at.
+struct Facts {
+    status: Status,
+    peers: Vec<PeerView>,
+    networks: Vec<NetworkView>,
+    identity: Identity,
+}
+
+pub(super) async fn call(args: &Args, api: &Api, out: &mut Console<'_>) -> Result<(), CliError> {
+    if !args.watch {
+        return show(api, out).await;
+    }
+    if out.json || !out.screen {
+        return Err(CliError::Usage(
+            "--watch needs a terminal: without one, `events` follows what happens".into(),
+        ));
+    }
+    let mut ticks = interval(WATCH_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        // A restart of the gateway is something to see, not something to end for.
+        let text = match facts(api).await {
+            Ok(facts) => text(&facts, console::now()),
+            Err(error) => error.to_string(),
+        };
+        out.text(&format!("{CLEAR}{text}"));
+    }
+}
+
+async fn show(api: &Api, out: &mut Console<'_>) -> Result<(), CliError> {
     if out.json {
+        let answer = api.get("/admin/v1/status").await?;
         out.value(&answer);
         return Ok(());
     }
-    let Status { domain, version, peers, totals, .. } = view(&answer)?;
-    let status: Status = view(&answer)?;
+    let facts = facts(api).await?;
+    out.text(&text(&facts, console::now()));
+    Ok(())
+}
+
+async fn facts(api: &Api) -> Result<Facts, CliError> {
+    let status = view(&api.get("/admin/v1/status").await?)?;
+    let Peers { peers } = view(&api.get("/admin/v1/peers").await?)?;
+    let Networks { networks } = view(&api.get("/admin/v1/networks").await?)?;
+    let identity = view(&api.get("/admin/v1/identity").await?)?;
+    Ok(Facts { status, peers, networks, identity })
+}
+
+fn text(facts: &Facts, now: Time) -> String {
+    let mut text = String::new();
+    for Check { subject, finding, advice, .. } in wrong(facts, now) {
+        let _ = writeln!(text, "{subject}: {finding}");
+        if let Some(advice) = advice {
+            let _ = writeln!(text, "  {advice}");
+        }
+    }
+    if text.is_empty() {
+        text.push_str("Nothing is wrong.\n");
+    }
+    format!("{text}\n{}", figures(&facts.status))
+}
+
+/// What an operator should know first, the worst before the rest.
+fn wrong(facts: &Facts, now: Time) -> Vec<Check> {
+    let mut checks = Vec::new();
+    if let Some(reason) = &facts.status.reason {
+        checks.push(Check::failed(
+            "gateway",
+            facts.status.domain.as_str(),
+            format!("The gateway is not ready: {}.", reason.trim_end_matches('.')),
+            "See its log, and `doctor`.",
+        ));
+    }
+    checks.extend(certificate(facts, now));
+    checks.extend(facts.peers.iter().flat_map(|peer| peers::of_peer(peer, now)));
+    checks.extend(facts.networks.iter().flat_map(|network| peers::of_network(network, now)));
+    checks.retain(|check| check.outcome != Outcome::Ok);
+    checks.sort_by_key(|check| check.outcome);
+    checks
+}
+
+fn certificate(facts: &Facts, now: Time) -> Option<Check> {
+    let left = facts.identity.current.not_after.since(now).as_secs() / 86_400;
+    (facts.identity.mode == "ca" && left < DAYS_LEFT).then(|| {
+        Check::warning(
+            "certificate",
+            "certificate",
+            format!("Our certificate is good for {left} days; then peers refuse new links."),
+            "Replace certificate and key; the gateway reads them by itself.",
+        )
+    })
+}
+
+fn figures(status: &Status) -> String {
     let oldest = status.outbox_oldest.map_or_else(String::new, |at| format!(", oldest {}", console::age(at)));
-    let Peers { all, up, down, paused, invited, alarm } = peers;
-    let Totals { submitted, delivered, received, local, refused, expired, purged, .. } = totals;
-    out.text(&console::fields(&[
-        ("domain", domain),
-        ("version", version),
+    let Counts { all, up, down, paused, invited, alarm } = status.peers;
+    let Totals { submitted, delivered, received, local, refused, expired, purged, .. } = status.totals;
+    console::fields(&[
+        ("domain", status.domain.clone()),
+        ("version", status.version.clone()),
         ("uptime", console::span(Duration::from_secs(status.uptime_s))),
-        ("ready", status.reason.map_or_else(|| "yes".to_owned(), |reason| format!("no: {reason}"))),
+        ("ready", status.reason.clone().map_or_else(|| "yes".to_owned(), |reason| format!("no: {reason}"))),
         (
             "peers",
             format!("{all}: {up} up, {down} down, {paused} paused, {invited} invited, {alarm} in alarm"),
@@ -58,6 +186,5 @@ pub(super) async fn show(api: &Api, out: &mut Console<'_>) -> Result<(), CliErro
         ("sent", format!("{submitted} submitted, {delivered} delivered, {local} local")),
         ("not sent", format!("{refused} refused, {expired} expired, {purged} purged")),
         ("received", received.to_string()),
-    ]));
-    Ok(())
+    ])
 }

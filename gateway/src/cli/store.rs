@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Subcommand;
 use serde_json::json;
 use trunkline_gateway_proto::store::Stream;
+use trunkline_http::cli::progress::Progress;
 
 use super::target::Target;
 use super::{CliError, Console};
@@ -34,11 +35,13 @@ pub(super) fn call(verb: Verb, target: &Target, out: &mut Console<'_>) -> Result
         )));
     }
     let key = deployment_key::read(&config).map_err(CliError::failed)?;
+    let progress = Progress::waiting("reading the store");
     let store = RedbStore::open(&Options::new(&config.data_dir, key)).map_err(CliError::failed)?;
     let mut damaged = Vec::new();
     let readable = store
         .check(&mut |stream, first_seq| damaged.push((name(stream), first_seq)))
         .map_err(CliError::failed)?;
+    drop(progress);
     let rows: Vec<_> =
         damaged.iter().map(|(stream, seq)| json!({ "stream": stream, "first_seq": seq })).collect();
     let value = json!({ "ok": damaged.is_empty(), "readable": readable, "damaged": rows });

@@ -8,7 +8,8 @@ use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use trunkline_common::token::TokenHash;
-use trunkline_gateway_proto::directory::{AdminToken, Directory, Role};
+use trunkline_gateway_proto::admin::{LinkState, PeerView, QueueView};
+use trunkline_gateway_proto::directory::{AdminToken, Directory, PeerState, Role};
 use trunkline_gateway_proto::time::Time;
 use trunkline_http::serve::{Limits, serve};
 
@@ -46,7 +47,8 @@ impl Outcome {
 
 fn run(args: &[&str], answers: &str, interactive: bool) -> Outcome {
     let (mut input, mut out, mut err) = (Cursor::new(answers.as_bytes()), Vec::new(), Vec::new());
-    let mut console = Console { input: &mut input, interactive, out: &mut out, err: &mut err, json: false };
+    let mut console =
+        Console { input: &mut input, interactive, out: &mut out, screen: false, err: &mut err, json: false };
     let args = std::iter::once("trunkline-gateway").chain(args.iter().copied()).map(OsString::from);
     let code = execute(args, &mut console);
     Outcome { code, out: String::from_utf8(out).unwrap(), err: String::from_utf8(err).unwrap() }
@@ -136,7 +138,10 @@ fn every_verb_that_shows_something_shows_it_as_a_table_and_as_json() {
         (&["outbox", "retry"], "3 peers"),
         (&["token", "list"], "operator"),
         (&["audit", "list"], "TokenAdd"),
+        (&["audit", "list", "--oldest", "--search", "tokenadd", "--before", "9"], "TokenAdd"),
         (&["audit", "verify"], "the chain holds"),
+        (&["relay", "list"], "no relays"),
+        (&["call", "list"], "PARTICIPANTS"),
     ] {
         let shown = gateway.run(args).fine();
         assert!(shown.out.contains(expected), "{args:?}: {}", shown.out);
@@ -242,9 +247,166 @@ fn init_says_the_next_two_steps_and_as_json_where_everything_is() {
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
     let said = run(&["init", "--dir", &at("a"), "--domain", "alpha.test"], "", false).fine();
-    assert!(said.out.contains("run --config") && said.out.contains("peer invite"), "{}", said.out);
+    assert!(
+        said.out.contains("run --config") && said.out.contains("http://127.0.0.1:8441/console"),
+        "{}",
+        said.out
+    );
     let made = run(&["init", "--dir", &at("b"), "--domain", "b.test", "--json"], "", false).fine().json();
     assert!(Path::new(made["admin_token_file"].as_str().unwrap()).is_file());
+}
+
+/// Runs `init` in a directory of its own, with answers as somebody at a terminal types them.
+fn init_asked(args: &[&str], answers: &str) -> (tempfile::TempDir, Outcome) {
+    let dir = tempfile::tempdir().unwrap();
+    let at = dir.path().join("new");
+    let outcome = run(&[&["init", "--dir", text(&at)], args].concat(), answers, true);
+    (dir, outcome)
+}
+
+fn config_of(dir: &tempfile::TempDir) -> crate::config::Config {
+    crate::config::Config::load(&dir.path().join("new/gateway.toml")).unwrap()
+}
+
+#[test]
+fn init_at_a_terminal_asks_for_what_is_missing_and_asks_again_with_the_reason() {
+    let (dir, said) =
+        init_asked(&[], "not a domain\nalpha.test\nno-port\ngw.alpha.test:9443, 10.0.0.1:9443\n");
+    let said = said.fine();
+    for expected in [
+        "`not a domain` is no domain",
+        "`no-port` is not host:port",
+        "[alpha.test:8443]",
+        "10.0.0.1:9443 is private",
+    ] {
+        assert!(said.err.contains(expected), "{expected} is not in {}", said.err);
+    }
+    let config = config_of(&dir);
+    assert_eq!(config.domain.as_str(), "alpha.test");
+    assert_eq!(config.link.advertise, ["gw.alpha.test:9443", "10.0.0.1:9443"]);
+}
+
+#[test]
+fn an_empty_answer_takes_the_default_and_dns_leaves_it_to_dns() {
+    let (dir, said) = init_asked(&["--listen", "127.0.0.1:9443"], "alpha.test\n\n");
+    said.fine();
+    assert_eq!(config_of(&dir).link.advertise, ["alpha.test:9443"]);
+    let (dir, said) = init_asked(&["--domain", "alpha.test"], "dns\n");
+    said.fine();
+    assert!(config_of(&dir).link.advertise.is_empty());
+}
+
+#[test]
+fn init_with_nobody_to_ask_says_what_is_missing() {
+    let nobody = run(&["init", "--dir", "nowhere"], "alpha.test\n", false);
+    assert!(nobody.error(2).contains("--domain"), "{}", nobody.err);
+    let (_dir, cut_short) = init_asked(&[], "alpha.test\n");
+    assert_eq!(cut_short.code, 1);
+    assert!(cut_short.err.contains("nothing was changed"), "{}", cut_short.err);
+}
+
+#[test]
+fn init_writes_a_service_unit_with_its_own_paths() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = dir.path().join("a");
+    run(&["init", "--dir", text(&at), "--domain", "alpha.test"], "", false).fine();
+    let unit = std::fs::read_to_string(at.join("trunkline-gateway.service")).unwrap();
+    let start = unit.lines().find(|line| line.starts_with("ExecStart=")).unwrap();
+    assert!(
+        start.ends_with(&format!("run --config {}/gateway.toml", text(&at.canonicalize().unwrap()))),
+        "{start}"
+    );
+}
+
+#[test]
+fn status_says_first_what_is_wrong_and_what_to_do() {
+    let gateway = Gateway::start("alpha.test");
+    let healthy = |domain| PeerView { keys_held: vec!["k".into()], ..peer(domain, None) };
+    gateway.fake.set_peers(vec![healthy("fine.test")]);
+    assert!(gateway.run(&["status"]).fine().out.starts_with("Nothing is wrong.\n"));
+    let down = PeerView {
+        link: LinkState::Down,
+        last_error: Some("TCP to 192.0.2.1:8443: Connection refused".into()),
+        ..healthy("beta.test")
+    };
+    let paused = PeerView { state: PeerState::Paused, ..healthy("gamma.test") };
+    gateway.fake.set_peers(vec![healthy("fine.test"), paused, down]);
+    let out = gateway.run(&["status"]).fine().out;
+    let (first, rest) = out.split_once('\n').unwrap();
+    assert!(first.starts_with("beta.test: The link is down since") && first.contains("refused"), "{out}");
+    assert!(
+        rest.contains("peer resume gamma.test") && rest.contains("domain:") && !rest.contains("fine.test"),
+        "{out}"
+    );
+}
+
+#[test]
+fn watching_takes_a_terminal() {
+    let gateway = Gateway::start("alpha.test");
+    assert!(gateway.run(&["status", "--watch"]).error(2).contains("terminal"));
+}
+
+#[test]
+fn waiting_for_the_outbox_ends_at_once_when_nothing_waits_and_at_its_limit_when_something_does() {
+    let gateway = Gateway::start("alpha.test");
+    gateway.fake.set_peers(vec![peer("beta.test", None)]);
+    let done = gateway.run(&["outbox", "wait"]).fine();
+    assert_eq!((done.out.as_str(), done.err.as_str()), ("nothing waits for any peer\n", ""));
+    let outbox = QueueView { depth: 3, bytes: 30, oldest: Some(Time::from_unix_ms(1)) };
+    let stuck = PeerView { outbox, link: LinkState::Down, ..peer("beta.test", None) };
+    gateway.fake.set_peers(vec![stuck]);
+    let late = gateway.run(&["outbox", "wait", "beta.test", "--timeout", "1ms"]);
+    assert!(
+        late.error(1).contains("3 envelopes still wait for beta.test: beta.test is down"),
+        "{}",
+        late.err
+    );
+    assert!(gateway.run(&["outbox", "wait", "nobody.test"]).error(1).contains("no peer `nobody.test`"));
+}
+
+#[test]
+fn what_came_after_the_wait_began_is_not_waited_for() {
+    let gateway = Gateway::start("alpha.test");
+    let outbox =
+        QueueView { depth: 3, bytes: 30, oldest: Some(console::now() + std::time::Duration::from_secs(60)) };
+    gateway.fake.set_peers(vec![PeerView { outbox, ..peer("beta.test", None) }]);
+    gateway.run(&["outbox", "wait", "--timeout", "1ms"]).fine();
+}
+
+#[test]
+fn the_doctor_puts_failures_first_and_exits_with_1() {
+    let gateway = Gateway::start("alpha.test");
+    let down =
+        PeerView { link: LinkState::Down, last_error: Some("no answer".into()), ..peer("beta.test", None) };
+    gateway.fake.set_peers(vec![down]);
+    let found = gateway.run(&["doctor"]);
+    assert_eq!(found.code, 1, "{}", found.err);
+    assert!(found.out.starts_with("Failed\n  peer, beta.test: The link is down"), "{}", found.out);
+    assert!(found.out.trim_end().ends_with("2 failed, 0 warnings"), "{}", found.out);
+    assert_eq!(found.err.lines().count(), 1, "{}", found.err);
+    let value = gateway.run(&["--json", "doctor"]).json();
+    assert_eq!(value["ok"], false);
+    assert_eq!(value["checks"][0]["outcome"], "failed");
+}
+
+#[test]
+fn the_doctor_of_a_gateway_that_does_not_run_says_so_and_looks_at_what_it_can() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = dir.path().to_str().unwrap();
+    let any = "127.0.0.1:0";
+    let init = ["init", "--dir", at, "--domain", "a.test", "--listen", any, "--local-api", any];
+    run(&[&init[..], &["--admin-api", any, "--advertise", "gw.a.test:8443"]].concat(), "", false).fine();
+    let found = run(&["--dir", at, "--json", "doctor"], "", false);
+    assert_eq!(found.code, 1);
+    let checks = found.json()["checks"].clone();
+    let outcome = |subject: &str| {
+        let checks = checks.as_array().unwrap();
+        checks.iter().find(|check| check["subject"] == subject).map(|check| check["outcome"].clone())
+    };
+    assert_eq!(checks[0]["check"], "gateway");
+    assert!(checks[0]["finding"].as_str().unwrap().contains("does not run"), "{checks:#}");
+    assert_eq!(outcome("store"), Some("ok".into()));
+    assert_eq!(outcome("keys and tokens"), Some("ok".into()));
 }
 
 #[test]

@@ -13,6 +13,7 @@
 //! - `quic`, `tcp`: a link over either, the same frames
 //! - `congestion`: how fast QUIC sends
 //! - `outgoing`: whose turn it is
+//! - [`knock`]: a look at a listener from outside
 
 use std::net::SocketAddr;
 
@@ -26,6 +27,7 @@ use trunkline_gateway_proto::wire::frame::Body;
 mod admit;
 mod congestion;
 mod dial;
+pub mod knock;
 pub mod listen;
 mod outgoing;
 mod quic;

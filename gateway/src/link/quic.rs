@@ -13,8 +13,8 @@ use bytes::BytesMut;
 use quinn::congestion::{ControllerFactory, CubicConfig};
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::{
-    Connection, ConnectionError, IdleTimeout, Incoming, ReadError, RecvStream, SendStream, ServerConfig,
-    TransportConfig, TransportErrorCode, VarInt, WriteError,
+    Connection, ConnectionError, Endpoint, IdleTimeout, Incoming, ReadError, RecvStream, SendStream,
+    ServerConfig, TransportConfig, TransportErrorCode, VarInt, WriteError,
 };
 use rustls_pki_types::CertificateDer;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -135,11 +135,23 @@ pub(super) async fn connect(
         peer,
         Arc::clone(&refusal),
     );
+    establish(&shared.config, endpoint, crypto, name, address, &refusal).await
+}
+
+/// As [`connect`], from any socket and with any certificate of ours.
+pub(super) async fn establish(
+    config: &LinkConfig,
+    endpoint: &Endpoint,
+    crypto: rustls::ClientConfig,
+    name: &str,
+    address: SocketAddr,
+    refusal: &OnceLock<Refusal>,
+) -> Result<Connection, String> {
     let crypto = QuicClientConfig::try_from(crypto).expect("the provider has AES-128-GCM");
-    let mut config = quinn::ClientConfig::new(Arc::new(crypto));
-    config.transport_config(transport(&shared.config, 0));
-    let connecting = endpoint.connect_with(config, address, name).map_err(|error| error.to_string())?;
-    match tokio::time::timeout(shared.config.handshake_timeout, connecting).await {
+    let mut client = quinn::ClientConfig::new(Arc::new(crypto));
+    client.transport_config(transport(config, 0));
+    let connecting = endpoint.connect_with(client, address, name).map_err(|error| error.to_string())?;
+    match tokio::time::timeout(config.handshake_timeout, connecting).await {
         Ok(Ok(connection)) => Ok(connection),
         Ok(Err(error)) => Err(explain(&error, refusal.get())),
         Err(_) => Err("no answer: UDP is blocked on the way, or the peer is down".to_owned()),
@@ -147,7 +159,7 @@ pub(super) async fn connect(
 }
 
 /// Why a connection ended, in words for the operator.
-fn explain(error: &ConnectionError, refusal: Option<&Refusal>) -> String {
+pub(super) fn explain(error: &ConnectionError, refusal: Option<&Refusal>) -> String {
     if let Some(refusal) = refusal {
         return refusal.to_string();
     }

@@ -169,7 +169,8 @@ pub(super) async fn connect(
     }
 }
 
-async fn establish(
+/// As [`connect`], with any certificate of ours.
+pub(super) async fn establish(
     config: &LinkConfig,
     directory: &ArcSwap<Directory>,
     client: rustls::ClientConfig,

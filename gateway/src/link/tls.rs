@@ -10,7 +10,7 @@ use std::sync::{Arc, OnceLock};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{Resumption, WebPkiServerVerifier};
+use rustls::client::{ResolvesClientCert, Resumption, WebPkiServerVerifier};
 use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls13_signature};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
@@ -212,10 +212,11 @@ pub fn server_config(identity: Arc<Identity>, directory: Arc<ArcSwap<Directory>>
     config
 }
 
-/// What one dial needs; `refusal` afterwards holds why the peer's certificate was refused, if it was.
+/// What one dial needs; `refusal` afterwards holds why the peer's certificate was refused, if it was. `identity` is
+/// what we show: our own, but for a look from outside.
 #[must_use]
 pub fn client_config(
-    identity: Arc<Identity>,
+    identity: Arc<impl ResolvesClientCert + 'static>,
     directory: Arc<ArcSwap<Directory>>,
     peer: PeerKey,
     refusal: Arc<OnceLock<Refusal>>,

@@ -9,6 +9,7 @@
 //! - `seal`: the data keys, a new one at least every hour, destroyed once nothing needs them
 //! - `keyfile`: the file they rest in, wrapped, overwritten in place
 //! - `fault`: from what the disk reports to [`StoreError`]
+//! - [`inspect`]: a look at a store that changes nothing
 //! - [`space`]: how much room is left
 
 use std::future::Future;
@@ -20,6 +21,7 @@ use trunkline_gateway_proto::store::{Commit, Record, Recovered, Stream};
 mod block;
 mod fault;
 mod index;
+pub mod inspect;
 mod keyfile;
 mod reader;
 pub mod redb;

@@ -235,7 +235,7 @@ fn open_database(
 }
 
 /// The id of an existing store.
-fn store_id(db: &Database, faults: &Faults) -> Result<Option<StoreId>, StoreError> {
+pub(super) fn store_id(db: &impl ReadableDatabase, faults: &Faults) -> Result<Option<StoreId>, StoreError> {
     let snapshot = db.begin_read().map_err(|error| faults.redb(error))?;
     let meta = match snapshot.open_table(META) {
         Ok(meta) => meta,

@@ -1,5 +1,8 @@
 //! A day with the command line: real processes from an empty directory on.
 
+use std::io::Write;
+use std::process::{Command, Stdio};
+
 use crate::process::{Gateway, text};
 
 #[test]
@@ -154,4 +157,24 @@ fn a_follower_of_events_does_not_hold_up_a_stop() {
     // Connections that do not end by themselves are cut off after ten seconds.
     assert!(started.elapsed() < std::time::Duration::from_secs(5), "{:?}", started.elapsed());
     assert_eq!(follower.wait().unwrap().code(), Some(1));
+}
+
+#[test]
+fn init_at_a_terminal_asks_and_makes_the_gateway_in_a_directory_of_its_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let init = format!("{} init", env!("CARGO_BIN_EXE_trunkline-gateway"));
+    // `script` of util-linux gives it a terminal of its own.
+    let mut script = Command::new("script")
+        .args(["--quiet", "--return", "--command", &init, "/dev/null"])
+        .current_dir(dir.path())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    script.stdin.as_mut().unwrap().write_all(b"alpha.test\n\n").unwrap();
+    let output = script.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("Federation domain:") && said.contains("[alpha.test:8443]"), "{said}");
+    assert!(dir.path().join("alpha.test/gateway.toml").is_file(), "{said}");
 }

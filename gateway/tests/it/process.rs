@@ -21,10 +21,16 @@ pub(crate) struct Gateway {
 impl Gateway {
     /// Makes a gateway that listens on loopback, on ports that the system chooses.
     pub(crate) fn init(domain: &str) -> Self {
+        Self::init_with(domain, &[])
+    }
+
+    /// The same, with more arguments for `init`.
+    pub(crate) fn init_with(domain: &str, more: &[&str]) -> Self {
         let gateway = Self { dir: tempfile::tempdir().unwrap(), child: None };
         let any = "127.0.0.1:0";
         let mut args = vec!["init", "--domain", domain, "--listen", any, "--local-api", any];
         args.extend(["--admin-api", any, "--allow-private-ips"]);
+        args.extend(more);
         gateway.ok(&args);
         gateway
     }
@@ -150,7 +156,7 @@ impl Gateway {
     }
 
     /// Tells the configuration the port that the system chose, so that bundles carry it: once, with a restart.
-    fn advertise(&mut self) {
+    pub(crate) fn advertise(&mut self) {
         let link = self.address("link");
         let config = std::fs::read_to_string(self.path("gateway.toml")).unwrap();
         let fixed = config.replacen("listen = \"127.0.0.1:0\"", &format!("listen = \"{link}\""), 1).replacen(

@@ -44,7 +44,7 @@ function addAdministrator(reload) {
   openDialog({
     id: 'administrator-dialog', title: 'New administrator', submit: 'Make the account',
     content: [
-      field({ id: 'administrator-name', name: 'name', label: 'Name', autocapitalize: 'none', autofocus: true, required: true, maxlength: 64, hint: 'It stands in the audit log.' }),
+      field({ id: 'administrator-name', name: 'name', label: 'Name', autocapitalize: 'none', autofocus: true, required: true, maxlength: 64, hint: 'a–z, 0–9, - _ . and @. It stands in the audit log.' }),
       choices({ name: 'role', label: 'Role', value: 'operator', options: ROLES }),
     ],
     run: async ({ name, role }) => {

@@ -15,7 +15,7 @@ export function accountTab(content, { session, reload }) {
     panel({ id: 'account-panel', title: 'Account' }, facts([
       ['Name', name],
       ['Role', role],
-      ['This session', expires ? `ends on ${moment(expires)} at the latest, or when it is idle for long` : 'is open'],
+      ['This session', expires ? `ends on ${moment(expires)} if nothing more is done` : 'is open'],
       ['Elsewhere', 'Logging in at another place ends this session: there is one per administrator.'],
     ])),
     h('div.split', {},

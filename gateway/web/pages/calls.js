@@ -76,8 +76,8 @@ function charts({ samples }) {
   const whole = (value) => (value === null ? '–' : count(Math.round(value)));
   return h('div.thirds', {},
     chartPanel('participants', lineChart({ title: 'People and calls', times, format: whole, isWhole: true, series: [{ name: 'participants', values: values('participants') }, { name: 'calls', values: values('calls') }] })),
-    chartPanel('busy', lineChart({ title: 'CPU of the media threads', times, format: percent, series: [{ name: 'busy', values: values('busy') }] })),
-    chartPanel('loss', lineChart({ title: 'Packet loss', times, format: percent, series: [{ name: 'loss', values: values('loss') }] })));
+    chartPanel('busy', lineChart({ title: 'CPU of the media threads', times, format: percent, least: 0.1, series: [{ name: 'busy', values: values('busy') }] })),
+    chartPanel('loss', lineChart({ title: 'Packet loss', times, format: percent, least: 0.01, series: [{ name: 'loss', values: values('loss') }] })));
 }
 
 function callsTable(items, { can, reload }) {
@@ -114,18 +114,18 @@ function relaysTable(items, { can, run, busy, reload }) {
   return table({
     id: 'relays-table', caption: 'Relays', items, key: ({ name }) => name, row: ({ name, state, draining }) => ({ 'data-relay': name, 'data-state': state, 'data-draining': String(Boolean(draining)) }),
     columns: [
-      { label: 'Relay', header: true, cell: ({ name, url }) => [name, h('span.sub', {}, url)] },
+      { label: 'Relay', header: true, cell: ({ name, url, kind }) => [name, h('span.sub', {}, kind === 'ingress' ? `ingress · ${url}` : url)] },
       { label: 'State', cell: ({ state, draining, error, since }) => [
         state === 'down' ? badge('bad', 'Down') : state === 'up' ? (draining ? badge('warn', 'Draining', 'pause') : badge('good', 'Up')) : badge('', 'Not asked yet'),
         h('span.sub', {}, error ?? (since ? ['for ', when(since, (at) => span(Date.now() - at))] : null)),
       ] },
-      { label: 'Calls', kind: 'number', cell: ({ calls: live, calls_max: most }) => (live === null || live === undefined ? null : [count(live), h('span.quiet', {}, ` of ${count(most)}`)]) },
-      { label: 'Participants', kind: 'number', cell: ({ participants }) => count(participants) },
+      { label: 'Calls', kind: 'number', cell: ({ calls: live, calls_max: most }) => (live === null || live === undefined ? null : [count(live), most && h('span.quiet', {}, ` of ${count(most)}`)]) },
+      { label: 'Participants', kind: 'number', cell: ({ participants }) => (participants === null || participants === undefined ? null : count(participants)) },
       { label: 'Busy', cell: ({ busy: share }) => (share === null || share === undefined ? null : h('div.mix', {}, meter([{ name: 'busy', value: share, tone: share > 0.8 ? 'warn' : null }], 1, `busy: ${percent(share)}`), h('span.sub', {}, percent(share)))) },
       { label: 'Running for', cell: ({ started_at: at }) => (at ? when(at, (time) => span(Date.now() - time)) : null) },
       can('operator') && { label: 'Actions', kind: 'actions', cell: (relay) => (relay.draining
         ? button({ action: 'undrain', kind: 'small', sign: 'play', label: 'Take calls again', hidden: relay.name, busy: busy(`undrain-${relay.name}`), onclick: () => run(`undrain-${relay.name}`, () => api.delete(`/relays/${segment(relay.name)}/drain`), `${relay.name} takes calls again`) })
-        : relay.state === 'up' && button({ action: 'drain', kind: 'small', sign: 'pause', label: 'Drain', hidden: relay.name, onclick: () => drainDialog(relay, reload) })) },
+        : relay.state === 'up' && relay.kind !== 'ingress' && button({ action: 'drain', kind: 'small', sign: 'pause', label: 'Drain', hidden: relay.name, onclick: () => drainDialog(relay, reload) })) },
     ],
   });
 }

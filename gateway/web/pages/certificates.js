@@ -62,7 +62,7 @@ function pins(rows) {
       { label: 'Peer', header: true, cell: ({ peer }) => h('a', { href: `#/peers/${peer.domain}` }, peer.domain) },
       { label: 'Trusted by', cell: ({ peer }) => (peer.trust === 'ca' ? 'authority' : 'pin') },
       { label: 'State', cell: ({ state }) => (STATES[state] ? badge(...STATES[state]) : badge('', state === 'ca' ? 'Any of the authority' : 'None yet')) },
-      { label: 'Pin', cell: ({ pin }) => (pin ? pinView(pin) : h('span.quiet', {}, 'checked at each connection')) },
+      { label: 'Pin', cell: ({ pin, state }) => (pin ? pinView(pin) : h('span.quiet', {}, state === 'ca' ? 'checked at each connection' : 'comes with its bundle')) },
       { label: 'Actions', kind: 'actions', cell: ({ pin }) => pin && copyButton(pin, 'the pin', { action: 'copy-pin', kind: 'small plain' }) },
     ],
   });

@@ -1,6 +1,6 @@
 /** Local domains: whose users have which domain, here and at peers. */
 import { api, segment } from '../api.js';
-import { h, icon } from '../dom.js';
+import { h } from '../dom.js';
 import { count, counted } from '../format.js';
 import { badge, button, empty, head, notice } from '../parts.js';
 import { search, table } from '../table.js';
@@ -30,7 +30,7 @@ export const domains = {
           sign: 'domains', title: 'No local domains', text: 'A network says which domains its users have.',
           actions: can('admin') && button({ action: 'go-networks', kind: 'primary', href: '#/networks', label: 'Networks' }),
         }), can('admin') && h('p.quiet.small', {}, 'A hidden domain works like any other, but only administrators of role admin see it.')),
-        section('theirs', 'Of peers', theirs, context, theirsTable, empty({ sign: 'peers', title: 'No domains of peers', text: 'They come with a peer’s bundle, and are approved with it.', actions: button({ action: 'go-peers', href: '#/peers', label: 'Peers' }) }))),
+        section('theirs', 'Of peers, approved', theirs, context, theirsTable, empty({ sign: 'peers', title: 'No domains of peers', text: 'They come with a peer’s bundle, and are approved with it.', actions: button({ action: 'go-peers', href: '#/peers', label: 'Peers' }) }))),
     ];
   },
 };
@@ -75,7 +75,6 @@ function theirsTable(items) {
       { label: 'Domain', header: true, cell: ({ domain }) => domain },
       { label: 'Peer', cell: ({ peer }) => h('a', { href: `#/peers/${peer.domain}` }, peer.domain) },
       { label: 'Its network', cell: ({ network }) => h('code', {}, network) },
-      { label: 'Approved', cell: () => h('span.with-icon', {}, icon('check'), 'yes') },
     ],
   });
 }

@@ -7,15 +7,15 @@ import { badge, button, notice, panel } from '../parts.js';
 import { toast } from '../toast.js';
 
 const LOG_DETAILS = [
-  ['activity', 'Activity: what happens, without addresses of people'],
-  ['ip', 'IP: network addresses of machines as well'],
-  ['messaging', 'Messaging: envelope ids as well'],
-  ['username', 'Username: addresses of people as well'],
+  ['activity', 'Activity only'],
+  ['ip', 'And addresses of machines'],
+  ['messaging', 'And envelope ids'],
+  ['username', 'And addresses of people'],
 ];
 const GROUPS = [
   ['Federation', [
-    ['allow_private_ips', 'switch', 'Dial private addresses', 'Whether peers may be dialled at private, loopback and link-local addresses. Off, a peer’s DNS cannot point this gateway into your own network.'],
-    ['retention_s', 'duration', 'Retention', 'How long envelopes wait for their peer at most. Senders may ask for less.'],
+    ['allow_private_ips', 'switch', 'Dial private addresses', 'Whether new peers may be at private, loopback and link-local addresses, unless it is said for one. Off, a peer’s DNS cannot point this gateway into your own network.'],
+    ['retention_s', 'duration', 'Retention', 'How long envelopes that are accepted from now on wait for their peer at most. Senders may ask for less.'],
   ]],
   ['Log', [
     ['log_detail', 'level', 'Detail', 'What may stand in the log. Content never does.'],
@@ -95,7 +95,7 @@ function setting([name, kind, label, hint], { value, configured, overridden }, {
 const SHOW = {
   switch: (value) => (value ? 'on' : 'off'),
   duration: (value) => duration(value),
-  level: (value) => LOG_DETAILS.find(([name]) => name === value)?.[1].split(':')[0] ?? value,
+  level: (value) => LOG_DETAILS.find(([name]) => name === value)?.[1] ?? value,
 };
 
 const CONTROLS = {

@@ -97,9 +97,10 @@ function rotation(data, context) {
   steps(late.length === 0),
   h('div.field', {}, h('span.label', { id: 'ready-count' }, all === 0 ? 'There are no peers that must store it.' : `${ready.length} of ${counted(all, 'peer')} stored it`),
     all > 0 && meter([{ name: 'stored it', value: ready.length }, ], all, `${ready.length} of ${all} peers stored the next certificate`)),
-  late.length > 0 && h('ul.readiness', { 'aria-label': 'Peers that did not store it yet' }, late.map((domain) => h('li', { key: domain, 'data-domain': domain, 'data-ready': 'false' }, icon('warning'), h('a', { href: `#/peers/${domain}` }, domain), h('span.quiet.small', {}, 'not yet; it gets the announcement when it is connected')))),
+  late.length > 0 && h('ul.readiness', { 'aria-label': 'Peers that did not store it yet' }, late.map((domain) => h('li', { key: domain, 'data-domain': domain, 'data-ready': 'false' }, icon('warning'), h('a', { href: `#/peers/${domain}` }, domain), h('span.quiet.small', {}, 'not yet')))),
   ready.length > 0 && h('ul.readiness', { 'aria-label': 'Peers that stored it' }, ready.slice(0, 20).map((domain) => h('li', { key: domain, 'data-domain': domain, 'data-ready': 'true' }, icon('check'), h('a', { href: `#/peers/${domain}` }, domain))),
     ready.length > 20 && h('li', {}, `and ${ready.length - 20} more`)),
+  late.length > 0 && h('p.quiet.small', {}, 'A peer is told as soon as it is connected, and stores it by itself.'),
   h('div.field', {}, h('span.label', {}, 'Its pin'), copyable(pinView(next.pin, { id: 'next-pin' }), next.pin, 'the next pin', { id: 'copy-next-pin' })),
   h('p.quiet.small', {}, `Valid ${day(next.not_before)} to ${day(next.not_after)}.`));
 }

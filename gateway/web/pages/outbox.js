@@ -77,8 +77,8 @@ function queue(peer, { can, run, busy, reload }) {
       h('div.queue-name', {}, h('a.strong', { href: `#/peers/${domain}` }, domain), peerBadge({ state: peer.state ?? 'active', link })),
       h('div.queue-figures', {}, depth === 0 ? h('span.quiet', {}, 'nothing waits') : [h('strong.queue-depth', {}, counted(depth, 'envelope')), h('span.quiet', {}, ` · ${bytes(size)} · oldest ${oldestText(oldest)}`)]),
       can('operator') && h('div.actions', {},
-        link !== 'up' && !isPaused && button({ action: 'retry', kind: 'small', sign: 'retry', label: 'Retry', hidden: domain, busy: busy(`retry-${domain}`), onclick: () => run(`retry-${domain}`, () => api.post('/outbox/retry', { domain }), `${domain} is being dialled`) }),
-        depth > 0 && button({ action: 'purge', kind: 'small danger', sign: 'trash', label: 'Purge', hidden: domain, onclick: () => purgeDialog(peer, null, reload) }))),
-    depth > 0 && laneStrip(lanes, domain, can('operator') ? (lane) => purgeDialog(peer, lane, reload) : null),
+        link !== 'up' && link !== 'alarm' && (peer.state ?? 'active') === 'active' && button({ action: 'retry', kind: 'small', sign: 'retry', label: 'Retry', hidden: domain, busy: busy(`retry-${domain}`), onclick: () => run(`retry-${domain}`, () => api.post('/outbox/retry', { domain }), `${domain} is being dialled`) }),
+        peer.state !== 'invited' && button({ action: 'purge', kind: 'small danger', sign: 'trash', label: 'Purge', hidden: domain, ...(depth > 0 ? {} : { 'aria-disabled': 'true' }), onclick: () => depth > 0 && purgeDialog(peer, null, reload) }))),
+    peer.state !== 'invited' && laneStrip(lanes, domain, can('operator') ? (lane) => purgeDialog(peer, lane, reload) : null),
     depth > 0 && link !== 'up' && text && h('p.quiet.small.break', {}, text, next && !isPaused && [' · dialled again ', when(next, (at) => (at > Date.now() ? `in ${Math.ceil((at - Date.now()) / 1000)} s` : 'now'))]));
 }

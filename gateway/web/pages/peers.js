@@ -73,14 +73,13 @@ function list(items) {
   return table({
     id: 'peers-table', caption: 'Peers', items, key: ({ domain }) => domain, row: ({ domain, state, link }) => ({ 'data-domain': domain, 'data-state': state, 'data-link': link }),
     columns: [
-      { label: 'Peer', header: true, cell: ({ domain, label }) => [h('a', { href: `#/peers/${domain}` }, domain), label && h('span.sub', {}, label)] },
+      { label: 'Peer', header: true, cell: (peer) => [h('a', { href: `#/peers/${peer.domain}` }, peer.domain), peer.label && h('span.sub', {}, peer.label), errorText(peer)] },
       { label: 'State', cell: stateCell },
       { label: 'Transport', cell: ({ transport }) => transportName(transport) },
       { label: 'Throughput', cell: ({ domain }) => traffic(domain) },
       { label: 'Latency', kind: 'number', cell: (peer) => latency(peer.latency_ms) },
       { label: 'Waiting', kind: 'number', cell: ({ outbox }) => count(outbox.depth) },
       { label: 'Oldest', kind: 'number', cell: ({ outbox }) => oldestText(outbox.oldest) },
-      { label: 'Last error', cell: errorCell },
     ],
   });
 }
@@ -89,8 +88,9 @@ function stateCell(peer) {
   return [peerBadge(peer), h('span.sub', {}, 'for ', when(peer.since, (at) => span(Date.now() - at)), peer.claimed_domains && ' · claims to approve')];
 }
 
-function errorCell({ last_error: text, next_dial: next, state, link }) {
+function errorText({ last_error: text, next_dial: next, state, link }) {
   if (!text) return null;
-  const dials = state === 'active' && link !== 'up' && next && h('span.sub', {}, 'dialled again ', when(next, (at) => (at > Date.now() ? `in ${Math.ceil((at - Date.now()) / 1000)} s` : 'now')));
-  return [h('div.error-text', { title: text }, text), dials];
+  const isDialled = state === 'active' && link !== 'up' && next;
+  const dials = isDialled && (next > Date.now() ? ` · dialled again in ${Math.ceil((next - Date.now()) / 1000)} s` : ' · is being dialled');
+  return h('span.sub.error-text', { title: text }, text, dials);
 }

@@ -14,6 +14,23 @@ const OUTCOMES = {
   rejected: ['info', 'Rejected', 'we did not take it from them'],
 };
 
+/** What reasons mean; the gateway answers names. */
+const REASONS = {
+  'refused': 'No reason that this version knows',
+  'malformed': 'Something in it is not valid',
+  'too-large': 'Its payload is above the limit',
+  'sender-domain': 'The sender’s domain is not one of that deployment’s',
+  'unknown-domain': 'No network has the recipient’s domain',
+  'federation-disabled': 'A network does not federate',
+  'not-permitted': 'A restricted network does not list the other one',
+  'guest': 'A network does not allow guests',
+  'blocked': 'A network blocks one of the addresses',
+  'time-to-live': 'It waited for longer than it was good for',
+  'operator': 'An operator purged it',
+};
+/** Lanes between two deployments, as the protocol has it. */
+const LANES = 16;
+
 /**
  * Lanes as a strip: the darker, the fuller. Each cell says its figures, and leads to purging where that is allowed.
  *
@@ -22,9 +39,11 @@ const OUTCOMES = {
  * @param {?(lane: Object) => void} [choose]
  */
 export function laneStrip(lanes, domain, choose = null) {
-  if (lanes.length === 0) return h('p.quiet', {}, 'Nothing waits in any lane.');
+  const known = new Map(lanes.map((lane) => [lane.lane, lane]));
+  // Empty lanes are not told.
+  const all = Array.from({ length: LANES }, (_, lane) => known.get(lane) ?? { lane, depth: 0, bytes: 0, oldest: null, in_flight: 0 });
   const most = Math.max(1, ...lanes.map(({ depth }) => depth));
-  return h('div.lane-box', {}, h('ul.lanes', { 'aria-label': `Lanes to ${domain}` }, lanes.map((lane) => {
+  return h('div.lane-box', {}, h('ul.lanes', { 'aria-label': `Lanes to ${domain}` }, all.map((lane) => {
     const { depth, in_flight: flight, oldest } = lane;
     const words = depth === 0 ? `Lane ${lane.lane}: empty` : `Lane ${lane.lane}: ${counted(depth, 'envelope')}, ${bytes(lane.bytes)}, ${count(flight)} in flight${oldest ? `, oldest ${span(Date.now() - oldest)}` : ''}`;
     const level = depth === 0 ? 0 : Math.max(1, Math.ceil((depth / most) * 5));
@@ -44,7 +63,7 @@ export function departuresTable(departures, id, withPeer = false) {
     columns: [
       { label: 'Outcome', cell: ({ outcome }) => [badge(...(OUTCOMES[outcome] ?? ['', outcome]).slice(0, 2)), h('span.sub', {}, OUTCOMES[outcome]?.[2])] },
       withPeer && { label: 'Peer', cell: ({ domain }) => h('a', { href: `#/peers/${domain}` }, domain) },
-      { label: 'Reason', cell: ({ reason }) => reason },
+      { label: 'Reason', cell: ({ reason }) => [REASONS[reason] ?? reason, REASONS[reason] && h('span.sub', {}, h('code', {}, reason))] },
       { label: 'Envelopes', kind: 'number', cell: (departure) => count(departure.count) },
       { label: 'Last', kind: 'number', cell: ({ last }) => when(last) },
     ],

@@ -19,6 +19,7 @@ use trunkline_relay_peer::{Plan, Settings};
 use trunkline_testkit::shaper::{Profile, Shaper, Which};
 
 use crate::error::LoadError;
+use crate::progress::Progress;
 use crate::report::round;
 use crate::{Common, Judged};
 use clients::{Clients, Joining};
@@ -340,6 +341,7 @@ async fn join_all(
         tokens.push(relay::mint(&mut admin, call, &format!("p{number}"), role).await?);
     }
     let mut shaper = None;
+    let progress = Progress::new("joining", u64::from(args.participants));
     let process = &site.relay.process;
     let (cpu_before, rss_before) = (process.cpu()?, process.rss_bytes()?);
     let began = tokio::time::Instant::now();
@@ -357,6 +359,7 @@ async fn join_all(
         let connection = entrance.connect(&peer).await?;
         let publisher = publishes.then(|| Publisher::new(traffic, number, args.publishers));
         clients.join(Joining { peer, connection, started, publisher });
+        progress.advance(1);
     }
     everybody_joined(clients, tokens.len(), JOINED_WITHIN).await?;
     let cpu = process.cpu()?.saturating_sub(cpu_before);
@@ -462,6 +465,7 @@ async fn measure(
     let count = u128::from(args.duration_s) * 1000 / turn.as_millis().max(1);
     let mut turns = Turns { allocations: Some(0), ..Turns::default() };
     let warm = relay.fresh_metrics().await?;
+    let progress = Progress::new("measuring", u64::try_from(count.max(1)).unwrap_or(u64::MAX));
     for _ in 0..count.max(1) {
         clients.publish();
         sleep(LEAD).await;
@@ -486,7 +490,9 @@ async fn measure(
             turns.limit.push(limits.relay()?);
             turns.ingress_limit.extend(limits.ingress()?);
         }
+        progress.advance(1);
     }
+    drop(progress);
     let last = relay.fresh_metrics().await?;
     let since = |name: &str| Some(last.value(name)? - warm.value(name)?);
     turns.gso_fraction =

@@ -1,6 +1,12 @@
 //! Small runs of every scenario: that nothing is lost, duplicated or reordered, not how fast it is.
 
+mod browse;
+mod console;
+mod demo;
 mod manual;
+mod pages;
+mod story;
+mod totp;
 
 use std::process::Command;
 

@@ -22,6 +22,8 @@ pub struct ParticipantSnapshot {
     pub role: Role,
     /// `joining` until DTLS is up, then `connected`.
     pub state: &'static str,
+    /// How its packets cross the network now: `udp`, `tcp` or `tls`; `None` before it was heard.
+    pub transport: Option<&'static str>,
     /// The SRTP profile agreed on, as RFC 5764 and 7714 name it.
     pub srtp_profile: Option<&'static str>,
     /// How good its connection is.

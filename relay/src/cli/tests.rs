@@ -7,8 +7,14 @@ use super::*;
 /// Exit code, stdout, stderr.
 fn run(args: &[&str]) -> (u8, String, String) {
     let (mut input, mut out, mut err) = (Cursor::new(Vec::new()), Vec::new(), Vec::new());
-    let mut console =
-        Console { input: &mut input, interactive: false, out: &mut out, err: &mut err, json: false };
+    let mut console = Console {
+        input: &mut input,
+        interactive: false,
+        out: &mut out,
+        screen: false,
+        err: &mut err,
+        json: false,
+    };
     let args = std::iter::once("trunkline-relay").chain(args.iter().copied()).map(OsString::from);
     let code = execute(args, &mut console);
     (code, String::from_utf8(out).unwrap(), String::from_utf8(err).unwrap())

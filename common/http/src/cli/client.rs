@@ -11,12 +11,16 @@ use serde_json::Value;
 use zeroize::Zeroizing;
 
 use super::CliError;
+use super::progress::Progress;
 
 /// How long a connection may take. The API is on the same machine or close to it.
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 
 /// How long an answer may take: longer than the slowest verb, a purge of a full outbox.
 const ANSWER_WITHIN: Duration = Duration::from_secs(120);
+
+/// An answer that takes longer is waited for visibly. Shorter makes quick calls flicker.
+const SLOW: Duration = Duration::from_secs(1);
 
 /// How to reach an API.
 #[derive(Debug)]
@@ -121,7 +125,15 @@ impl Api {
         if let Some(body) = body {
             request = request.json(body);
         }
-        self.checked(request.send().await.map_err(|error| self.unreachable(&error))?).await
+        let mut answer = Box::pin(request.send());
+        let answer = match tokio::time::timeout(SLOW, &mut answer).await {
+            Ok(answer) => answer,
+            Err(_) => {
+                let _shown = Progress::waiting(format!("waiting for {}", self.endpoint.api));
+                answer.await
+            }
+        };
+        self.checked(answer.map_err(|error| self.unreachable(&error))?).await
     }
 
     /// The answer itself, or what its problem document says.

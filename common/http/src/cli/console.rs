@@ -18,6 +18,8 @@ pub struct Console<'a> {
     pub interactive: bool,
     /// For results.
     pub out: &'a mut dyn Write,
+    /// Whether results go to a terminal, which can be written over.
+    pub screen: bool,
     /// For questions, hints and errors.
     pub err: &'a mut dyn Write,
     /// Whether results are shown as JSON.
@@ -56,6 +58,44 @@ impl Console<'_> {
     pub fn error(&mut self, text: &str) {
         let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
         let _ = writeln!(self.err, "error: {line}");
+    }
+
+    /// Asks for a value until the answer is one; an empty answer takes the default. Only where `interactive`.
+    ///
+    /// # Errors
+    /// When nobody answers any more.
+    pub fn ask<T>(
+        &mut self,
+        question: &str,
+        explanation: &str,
+        default: Option<&str>,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Result<T, CliError> {
+        let _ = writeln!(self.err, "{explanation}");
+        let offered = default.map_or_else(String::new, |default| format!(" [{default}]"));
+        loop {
+            let _ = write!(self.err, "{question}{offered}: ").and_then(|()| self.err.flush());
+            let mut answer = String::new();
+            let read = self.input.read_line(&mut answer);
+            if read.map_err(|error| CliError::failed(format!("stdin: {error}")))? == 0 {
+                let _ = writeln!(self.err);
+                return Err(CliError::Failed("the answers ended early: nothing was changed".into()));
+            }
+            let answer = match (answer.trim(), default) {
+                ("", Some(default)) => default,
+                ("", None) => {
+                    let _ = writeln!(self.err, "  this one has no default");
+                    continue;
+                }
+                (answer, _) => answer,
+            };
+            match parse(answer) {
+                Ok(value) => return Ok(value),
+                Err(reason) => {
+                    let _ = writeln!(self.err, "  {reason}");
+                }
+            }
+        }
     }
 
     /// Asks before something that cannot be undone.

@@ -7,6 +7,7 @@
 //! - [`client`]: talking to the API
 //! - [`console`]: what is shown, asked and written
 //! - [`check`]: what a `--check` found
+//! - [`progress`]: how far something is that takes longer than a moment
 
 use std::ffi::OsString;
 use std::io::IsTerminal;
@@ -19,6 +20,7 @@ use thiserror::Error;
 pub mod check;
 pub mod client;
 pub mod console;
+pub mod progress;
 
 use console::Console;
 
@@ -52,7 +54,9 @@ pub fn main(execute: impl FnOnce(&mut Console<'_>) -> u8) -> ExitCode {
     let stdin = std::io::stdin();
     let interactive = stdin.is_terminal() && std::io::stderr().is_terminal();
     let (mut input, mut out, mut err) = (stdin.lock(), std::io::stdout(), std::io::stderr());
-    let mut console = Console { input: &mut input, interactive, out: &mut out, err: &mut err, json: false };
+    let screen = out.is_terminal();
+    let mut console =
+        Console { input: &mut input, interactive, out: &mut out, screen, err: &mut err, json: false };
     ExitCode::from(execute(&mut console))
 }
 

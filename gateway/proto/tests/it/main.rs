@@ -4,6 +4,7 @@
 #![allow(clippy::print_stderr, reason = "a failing seed tells how to replay it")]
 
 mod delivery;
+mod departures;
 mod fuzz_seeds;
 mod hostile;
 mod lanes;

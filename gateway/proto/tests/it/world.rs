@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use trunkline_common::ids::{Domain, NetworkId};
 use trunkline_gateway_proto::admin::{AdminError, AdminOp, AdminReply, NetworkSpec, Overview, PeerView};
+use trunkline_gateway_proto::audit::Entry;
 use trunkline_gateway_proto::bundle::Bundle;
 use trunkline_gateway_proto::core::{Action, Config, Core, LoadFor, Reply, Ticket};
 use trunkline_gateway_proto::directory::LocalDomain;
@@ -80,6 +81,8 @@ pub(crate) struct Node {
     pub(crate) replies: BTreeMap<Ticket, Reply>,
     /// What operators were told: kind, detail.
     pub(crate) events: Vec<(&'static str, String)>,
+    /// What operators were told of the audit log.
+    pub(crate) audited: Vec<Entry>,
     /// Every dial asked for: when.
     pub(crate) dials: Vec<Time>,
     pub(crate) probes: usize,
@@ -239,6 +242,7 @@ impl World {
                 links: BTreeMap::new(),
                 replies: BTreeMap::new(),
                 events: Vec::new(),
+                audited: Vec::new(),
                 dials: Vec::new(),
                 probes: 0,
                 reads: 0,
@@ -516,6 +520,7 @@ impl World {
             }
             Action::Reply(ticket, reply) => drop(self.nodes[index].replies.insert(ticket, reply)),
             Action::Event { kind, detail, .. } => self.nodes[index].events.push((kind, detail)),
+            Action::Audited(entry) => self.nodes[index].audited.push(entry),
             Action::DirectoryChanged | Action::Latency(_) => {}
         }
     }

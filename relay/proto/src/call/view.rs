@@ -58,6 +58,7 @@ impl Call {
             participant: participant.name.clone(),
             role: participant.role,
             state: if participant.secure.is_some() { "connected" } else { "joining" },
+            transport: participant.ice.path().map(|path| path.transport().name()),
             srtp_profile: participant.secure.as_ref().map(|secure| secure.profile.name()),
             quality: participant.quality.0,
             rtt_ms: participant.rtt.map(|rtt| rtt.as_secs_f64() * 1000.0),

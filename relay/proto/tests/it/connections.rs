@@ -41,6 +41,24 @@ fn who_moves_to_another_kind_of_network_gets_a_new_picture() {
 }
 
 #[test]
+fn operators_see_how_everybodys_packets_come() {
+    let (mut world, _ann, bob, udp, tcp) = world();
+    let ways = |world: &World| -> Vec<_> {
+        let everybody = world.call.snapshot(world.now).participants;
+        everybody.iter().map(|participant| participant.transport).collect()
+    };
+    assert_eq!(ways(&world), [Some("udp"), Some("udp")]);
+    for (path, way) in [
+        (tcp, "tcp"),
+        (Path::over(udp.remote, Via::Connection { transport: Transport::Tls, number: 2 }), "tls"),
+    ] {
+        world.clients[bob].path = path;
+        assert!(world.check(bob, true));
+        assert_eq!(ways(&world), [Some("udp"), Some(way)]);
+    }
+}
+
+#[test]
 fn who_moves_while_sending_is_asked_for_a_new_picture() {
     let (mut world, ann, _bob, _, tcp) = world();
     let asked = world.clients[ann].key_frame_requests;
