@@ -35,6 +35,7 @@ const FILES: &[File] = &[
     file!("parts.js", JAVASCRIPT),
     file!("password.js", JAVASCRIPT),
     file!("qr.js", JAVASCRIPT),
+    file!("scale.js", JAVASCRIPT),
     file!("table.js", JAVASCRIPT),
     file!("toast.js", JAVASCRIPT),
     file!("pages/access.js", JAVASCRIPT),

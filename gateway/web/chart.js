@@ -5,50 +5,11 @@
  * @module chart
  */
 import { h, render, s } from './dom.js';
+import { area, clockMarks, path, ticks } from './scale.js';
 
 const HEIGHT = 132;
 const MARGIN = { top: 8, right: 4, bottom: 18, left: 40 };
 const MINUTE = 60_000;
-
-/**
- * Three or four round numbers from nothing to at least `most`.
- *
- * @param {number} most
- * @param {boolean} [isWhole] whether parts make no sense
- * @param {number} [least] the top at least, so that noise does not fill the picture
- * @returns {number[]}
- */
-export function ticks(most, isWhole = false, least = isWhole ? 3 : 0.01) {
-  const top = Math.max(most, least);
-  const rough = top / 3;
-  const power = 10 ** Math.floor(Math.log10(rough));
-  let step = [1, 2, 2.5, 5, 10].map((factor) => factor * power).find((size) => size >= rough - power * 1e-9);
-  if (isWhole) step = Math.max(1, Math.ceil(step));
-  const steps = Math.ceil(top / step - 1e-9);
-  return Array.from({ length: steps + 1 }, (_, index) => Number((index * step).toPrecision(12)));
-}
-
-/** The text of a path through points; `null` interrupts it. */
-export function path(points) {
-  let isDown = false;
-  return points.map((point) => {
-    const command = point === null ? '' : `${isDown ? 'L' : 'M'}${point[0].toFixed(1)} ${point[1].toFixed(1)}`;
-    isDown = point !== null;
-    return command;
-  }).join('');
-}
-
-/** Closes each run of points down to the base line. */
-function area(points, base) {
-  const runs = [];
-  let run = [];
-  for (const point of [...points, null]) {
-    if (point) run.push(point);
-    else if (run.length > 1) runs.push(run);
-    if (!point) run = [];
-  }
-  return runs.map((run) => `${path(run)}L${run.at(-1)[0].toFixed(1)} ${base}L${run[0][0].toFixed(1)} ${base}Z`).join('');
-}
 
 class LineChart extends HTMLElement {
   #config = null;
@@ -175,48 +136,10 @@ class SparkLine extends HTMLElement {
   }
 }
 
-/** Whole minutes between two times, about as many as there is room for. */
-function clockMarks(first, last, room) {
-  const step = [1, 2, 5, 10, 15, 30].map((minutes) => minutes * MINUTE).find((size) => (last - first) / size <= room) ?? 60 * MINUTE;
-  const marks = [];
-  for (let at = Math.ceil(first / step) * step; at <= last; at += step) marks.push(at);
-  return marks;
-}
-
 function clock(at, withSeconds = false) {
   const date = new Date(at);
   const two = (value) => String(value).padStart(2, '0');
   return `${two(date.getHours())}:${two(date.getMinutes())}${withSeconds ? `:${two(date.getSeconds())}` : ''}`;
-}
-
-/**
- * Puts samples together so that a chart of `points` stays calm: sums of counts, means of others.
- *
- * @param {Object[]} samples
- * @param {number} points
- * @returns {Object[]}
- */
-export function condense(samples, points) {
-  const size = Math.ceil(samples.length / points);
-  if (size <= 1) return samples;
-  const groups = [];
-  // Groups are counted from the epoch, so that they do not change as samples move through the window.
-  for (const sample of samples) {
-    const group = Math.floor(sample.at / (size * 2000));
-    if (groups.at(-1)?.group === group) groups.at(-1).members.push(sample);
-    else groups.push({ group, members: [sample] });
-  }
-  return groups.map(({ members }) => mean(members));
-}
-
-function mean(members) {
-  const result = { at: members.at(-1).at };
-  for (const name of Object.keys(members[0])) {
-    if (name === 'at') continue;
-    const known = members.map((member) => member[name]).filter((value) => value !== null && value !== undefined);
-    result[name] = known.length === 0 ? null : known.reduce((all, value) => all + value, 0) / known.length;
-  }
-  return result;
 }
 
 customElements.define('line-chart', LineChart);

@@ -3,9 +3,10 @@
  *
  * @module figures
  */
-import { condense, lineChart } from './chart.js';
+import { lineChart } from './chart.js';
 import { latency, rate, short, span } from './format.js';
 import { live } from './live.js';
+import { condense } from './scale.js';
 
 /** Points of a chart: more do not show, and make it restless. */
 const POINTS = 150;

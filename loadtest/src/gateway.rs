@@ -237,6 +237,14 @@ impl Gateway {
         self.dir.join("gateway.log")
     }
 
+    /// Says so when the process has ended by itself.
+    ///
+    /// # Errors
+    /// When it has.
+    pub(crate) fn lives(&mut self) -> Result<(), LoadError> {
+        self.exited().map_or(Ok(()), |status| Err(self.failed(format!("ended with {status}"))))
+    }
+
     fn exited(&mut self) -> Option<ExitStatus> {
         self.child.as_mut()?.try_wait().ok().flatten()
     }

@@ -126,16 +126,21 @@ export class Messenger extends EventTarget {
   /** Invites somebody to one's own call. */
   async invite(address) {
     const { callId, calluri, page, key } = this.call;
-    const { token } = await this.#server.invite(callId, address);
+    let token;
+    try {
+      ({ token } = await this.#server.invite(callId, address));
+    } catch (error) {
+      // It ended by itself, or an operator ended it.
+      if (error.status === 404) await this.#forgetCall();
+      throw error;
+    }
     await this.#post(address, { kind: 'call', text: '', invitation: { callId, calluri, page, token, key } });
   }
 
   /** Ends one's own call for everybody. */
   async endCall() {
     await this.#server.endCall(this.call.callId);
-    this.call = null;
-    await this.#vault.save({ own: { call: null } });
-    this.#changed();
+    await this.#forgetCall();
   }
 
   /** Everything of a conversation was seen. */
@@ -169,6 +174,12 @@ export class Messenger extends EventTarget {
   retry(id) {
     const message = this.#messages.get(id);
     if (message?.state === 'failed') this.#deliver(message);
+  }
+
+  async #forgetCall() {
+    this.call = null;
+    await this.#vault.save({ own: { call: null } });
+    this.#changed();
   }
 
   async #load(token, addresses) {

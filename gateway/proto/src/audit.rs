@@ -12,11 +12,11 @@ use crate::time::Time;
 pub struct Entry {
     /// When.
     pub at: Time,
-    /// Label of the token that asked; `gateway` for what the gateway did itself.
+    /// Label of the token that asked, `console:` and the name of the administrator, or `gateway` for what the gateway did itself.
     pub actor: String,
     /// Verb, for example `peer.accept`, `outbox.purge`, `token.add`.
     pub action: String,
-    /// On what: a federation domain, a network id, a label. Never a person.
+    /// On what: a federation domain, a network id, a label, an administrator. Never a user.
     pub target: String,
     /// What came of it: `ok`, a count, a reason.
     pub outcome: String,

@@ -1,11 +1,12 @@
 /** Calls: the deployment's relays, what goes on there, and how well. */
 import { api, segment } from '../api.js';
-import { lineChart, condense } from '../chart.js';
+import { lineChart } from '../chart.js';
 import { confirm, openDialog } from '../dialog.js';
 import { h } from '../dom.js';
 import { Wrong } from '../form.js';
 import { UNITS, count, counted, latency, percent, span } from '../format.js';
 import { badge, button, empty, head, meter, notice, panel, stat, when } from '../parts.js';
+import { condense } from '../scale.js';
 import { table } from '../table.js';
 import { chartPanel } from './overview.js';
 

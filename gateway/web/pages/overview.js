@@ -91,7 +91,7 @@ function peersPanel(peers, context) {
     return panel({ id: 'glance-peers', title: 'Peers' }, empty({
       sign: 'peers', title: 'No peers yet', compact: true,
       text: 'Invite another deployment: write a bundle for it, send it to its operator, and accept the one that comes back.',
-      actions: context.can('admin') && button({ id: 'first-invite', kind: 'primary', href: '#/peers/invite', label: 'Invite a peer', sign: 'plus' }),
+      actions: context.can('admin') && button({ id: 'first-invite', kind: 'primary', href: '#/peers', label: 'Invite a peer', sign: 'plus' }),
     }));
   }
   const worst = [...peers].sort((a, b) => urgency(b) - urgency(a) || b.sent + b.received - a.sent - a.received).slice(0, PEERS_SHOWN);

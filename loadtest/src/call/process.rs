@@ -120,6 +120,17 @@ impl Process {
         procfs::rss_bytes(self.pid()?)
     }
 
+    /// Says so when it has ended by itself.
+    ///
+    /// # Errors
+    /// When it has.
+    pub(crate) fn lives(&mut self) -> Result<(), LoadError> {
+        match self.child.try_wait() {
+            Ok(Some(status)) => Err(self.failed(&format!("ended with {status}"))),
+            _ => Ok(()),
+        }
+    }
+
     /// Asks it to stop, and waits until it has; it is killed when that takes too long.
     ///
     /// # Errors

@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 use trunkline_common::config::{quoted, with_setting};
-use trunkline_gateway::config::Config;
 use trunkline_relay::ingress::init as ingress_init;
 use trunkline_relay::init as relay_init;
 
@@ -148,6 +147,16 @@ impl Deployment {
         })
     }
 
+    /// Says so when a process has ended by itself.
+    ///
+    /// # Errors
+    /// When one has.
+    pub(crate) fn lives(&mut self) -> Result<(), LoadError> {
+        self.gateway.lives()?;
+        self.relay.process.lives()?;
+        self.ingress.lives()
+    }
+
     /// Stops all of it.
     ///
     /// # Errors
@@ -219,11 +228,7 @@ fn configure(gateway: &Gateway, node_api: SocketAddr, token_file: &Path) -> Resu
         quoted(format!("http://{node_api}")),
         quoted(absolute(token_file)?.display()),
     );
-    change(&config, |text| {
-        let with_relay = format!("{text}{relay}");
-        // A gateway that asks no relays does not know the setting.
-        if Config::parse("gateway.toml", &with_relay).is_ok() { with_relay } else { text }
-    })
+    change(&config, |text| text + &relay)
 }
 
 fn absolute(path: &Path) -> Result<PathBuf, LoadError> {

@@ -7,7 +7,7 @@
 //! - [`story`]: the tour without a browser, by [`person`]s without one, in [`steps`]
 //! - [`tour`]: what is printed for people with a browser
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use serde_json::json;
@@ -33,6 +33,9 @@ mod server;
 mod steps;
 mod story;
 mod tour;
+
+/// How often it is looked whether everything still runs.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// Whether to stay, and how far to go.
 #[derive(Clone, Copy, Debug, Args)]
@@ -97,7 +100,7 @@ async fn once(common: &Common, fleet: &mut Fleet, steps: &mut Steps) -> Result<(
 
 /// Until somebody has seen enough.
 async fn stay(common: &Common, args: &DemoArgs, fleet: &mut Fleet, steps: &Steps) -> Result<(), LoadError> {
-    let Running { alpha, beta, .. } = tokio::select! {
+    let Running { mut alpha, mut beta, .. } = tokio::select! {
         running = Box::pin(start(fleet, args.fresh)) => running?,
         // What was started goes with it.
         interrupted = interrupted() => return interrupted,
@@ -108,7 +111,12 @@ async fn stay(common: &Common, args: &DemoArgs, fleet: &mut Fleet, steps: &Steps
     } else {
         steps.say(&tour::text(&alpha, &beta, &call, fleet.root(), args.fresh))?;
     }
-    interrupted().await?;
+    tokio::select! {
+        // First, because Ctrl-C in a terminal reaches all of them.
+        biased;
+        interrupted = interrupted() => interrupted?,
+        ended = ended(&mut alpha, &mut beta) => return Err(ended),
+    }
     steps.say("\nStopping.")?;
     tokio::try_join!(alpha.stop(), beta.stop()).map(drop)
 }
@@ -122,6 +130,17 @@ async fn interrupted() -> Result<(), LoadError> {
         _ = ended.recv() => {}
     }
     Ok(())
+}
+
+/// Waits until a process has ended that should not have: somebody who looks at a console must not wonder why it stands
+/// still.
+async fn ended(alpha: &mut Deployment, beta: &mut Deployment) -> LoadError {
+    loop {
+        if let Err(error) = alpha.lives().and_then(|()| beta.lives()) {
+            return error;
+        }
+        tokio::time::sleep(LOOK).await;
+    }
 }
 
 /// Brings both up side by side, and introduces them.

@@ -80,7 +80,7 @@ struct Shared {
     stopping: Stopping,
 }
 
-/// Who asks: the bearer of a person's secret.
+/// Who asks: the bearer of a person's secret, by the person's place in the directory.
 struct Caller(usize);
 
 #[derive(Deserialize)]
@@ -178,10 +178,7 @@ impl FromRequestParts<Arc<Shared>> for Caller {
     async fn from_request_parts(parts: &mut Parts, shared: &Arc<Shared>) -> Result<Self, Problem> {
         let header = parts.headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
         let token = header.and_then(|value| value.strip_prefix("Bearer "));
-        let person = token.and_then(|token| shared.directory.by_token(token));
-        let at = person.and_then(|person| {
-            shared.directory.people.iter().position(|other| other.address == person.address)
-        });
+        let at = token.and_then(|token| shared.directory.by_token(token));
         at.map(Self).ok_or_else(|| {
             Problem::new(UNAUTHENTICATED, "this link opens nobody's page: open one that the demo printed")
         })

@@ -193,7 +193,9 @@ impl AdminState {
             // Whatever was typed there may be somebody's password: only a name that is one is written down.
             let known = self.hub.directory().administrator(name).is_some();
             let target = if known { name.clone() } else { "an unknown name".to_owned() };
-            tracing::warn!(name = %target, "too many failed log-ins to the console: name locked out");
+            tracing::warn!(
+                "too many failed log-ins to the console: a name was locked out, the audit log says which"
+            );
             let note = AdminOp::Note { action: "login.lockout", target };
             if let Err(error) = self.hub.admin("gateway", note).await {
                 tracing::warn!(%error, "a lock-out could not be noted in the audit log");

@@ -32,7 +32,7 @@ pub(super) fn verify(secret: &TotpSecret, code: &str, now_s: u64, used: u64) -> 
         let expected = format!("{:0DIGITS$}", truncated(&secret.0, *step) % CODES);
         constant_time::verify_slices_are_equal(expected.as_bytes(), code.as_bytes()).is_ok()
     });
-    good.filter(|step| *step > used).last()
+    good.filter(|step| *step > used).max()
 }
 
 /// The secret as authenticators take it by hand.

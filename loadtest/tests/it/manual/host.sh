@@ -70,6 +70,7 @@ trunkline-gateway() {
       echo "http://127.0.0.1:8441/readyz" > "$home/starting"
       "$PROGRAM" gateway -- "${words[@]}" 2>> "$home/log"
       ;;
+    *" identity activate "*) announced && "$PROGRAM" gateway -- "${words[@]}" ;;
     *" events "* | *" --watch "*) ready && { timeout 2 "$PROGRAM" gateway -- "${words[@]}" || (($? == 124)); } ;;
     *) ready && agreeing "$PROGRAM" gateway -- "${words[@]}" ;;
   esac
@@ -82,6 +83,15 @@ linked() {
     sleep 0.1
   done
   "$PROGRAM" gateway -- --dir /var/lib/trunkline peer show "$1" >&2
+  return 1
+}
+
+# Until every peer has stored the next certificate.
+announced() {
+  for _ in {1..100}; do
+    "$PROGRAM" gateway -- --dir /var/lib/trunkline identity show | grep -qE '^not ready: +-' && return
+    sleep 0.1
+  done
   return 1
 }
 
