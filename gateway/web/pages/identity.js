@@ -8,6 +8,8 @@ import { inviteDialog } from './peering.js';
 
 /** Days left at which the badge warns. */
 const DAYS_SOON = 30;
+/** More than this is meant to be for ever: a date that says "none" has to be something. */
+const DAYS_FOREVER = 365 * 1000;
 
 export const identity = {
   title: 'Federation identity',
@@ -37,6 +39,7 @@ export const identity = {
 export function daysBadge(notAfter) {
   const days = daysLeft(notAfter);
   if (days < 0) return badge('bad', `Expired ${counted(-days, 'day')} ago`);
+  if (days > DAYS_FOREVER) return badge('good', 'Does not expire');
   return badge(days < DAYS_SOON ? 'warn' : 'good', `${counted(days, 'day')} left`);
 }
 
@@ -118,8 +121,8 @@ function activateDialog({ domain, next }, reload) {
     submit: 'Activate', danger: isForced, word: isForced ? domain : null,
     extra: isForced && notice('bad', `${list(late)} did not store it: ${late.length === 1 ? 'it refuses us' : 'they refuse us'} until you peer again, with new bundles. Envelopes for ${late.length === 1 ? 'it' : 'them'} wait until then.`),
     consequences: [
-      ready.length > 0 ? `${counted(ready.length, 'peer')} know the new key. Links are made anew; it takes a second, and nothing is lost.` : 'No peer knows the new key yet.',
-      'The old key is no longer used. Operators who compare pins by telephone must be told the new one.',
+      ready.length > 0 ? `${counted(ready.length, 'peer')} know the new key. It is used from the next link on: those that are up stay up, and nothing is lost.` : 'No peer knows the new key yet.',
+      'To use it at once with a peer, pause and resume that peer. Operators who compare pins by telephone must be told the new one.',
     ],
     run: async () => {
       await api.post('/identity/activate', { force: isForced });

@@ -216,9 +216,14 @@ async fn rotate(pages: &Pages) {
     click(alpha, "#activate").await;
     click(alpha, "#activate-dialog-submit").await;
     see(alpha, &format!("{PIN} === {next}")).await;
+    // The link that is up goes on with the old one; the next one shows the new one.
+    flowing(ben, flow(ben).await.len()).await;
+    go(alpha, "#/peers/beta.test").await;
+    click(alpha, "#peer-pause").await;
+    click(alpha, "#peer-resume").await;
     there_is(beta, &format!("#peer-pins [data-pin={next}][data-state=current]")).await;
-    let before = flow(ben).await.len();
-    flowing(ben, before).await;
+    there_is(beta, &format!("#peer-pins [data-pin={old}][data-state=retiring]")).await;
+    flowing(ben, flow(ben).await.len()).await;
     ann.run("flow.runs = false", &[]).await.unwrap();
 
     let settled = "trunklineMessenger.messagesWith('ben@beta.test').every(({ own, state }) => \
