@@ -7,7 +7,8 @@ use serde_json::Value;
 use trunkline_browser::Page;
 
 use crate::browse::{
-    browser, errors, go, is_marked_as, is_read, log_in, open_messages, picture, see, there_is, write,
+    browser, click, errors, go, is_marked_as, is_read, log_in, open_messages, picture, see, there_is,
+    there_is_no, write,
 };
 use crate::demo::Demo;
 
@@ -18,7 +19,7 @@ const SIZES: [(&str, u32, u32); 2] = [("wide", 1440, 900), ("narrow", 390, 844)]
 const HEIGHT_MAX: u64 = 5000;
 
 /// Every page of a console: its name, and where it is.
-const CONSOLE: [(&str, &str); 12] = [
+const CONSOLE: [(&str, &str); 16] = [
     ("overview", "#/overview"),
     ("identity", "#/identity"),
     ("peers", "#/peers"),
@@ -31,7 +32,24 @@ const CONSOLE: [(&str, &str); 12] = [
     ("calls", "#/calls"),
     ("audit", "#/audit"),
     ("settings", "#/settings"),
+    ("administrators", "#/settings/administrators"),
+    ("tokens", "#/settings/tokens"),
+    ("account", "#/settings/account"),
+    ("doctor", "#/settings/doctor"),
 ];
+
+/// Dialogs that decide about trust: their name, the page they are on, and what opens them.
+const DIALOGS: [(&str, &str, &str); 4] = [
+    ("dialog-invite", "#/peers", "#peer-invite"),
+    ("dialog-accept", "#/peers", "#peer-accept"),
+    ("dialog-remove", "#/peers/beta.test", "#peer-remove"),
+    ("dialog-add", "#/peers", "#peer-add"),
+];
+
+/// A page with one fault of each kind.
+const FAULTY: &str = "data:text/html,<html lang='en'><title>x</title><main><h1>x</h1>\
+    <p style='width: 2000px'>x</p><input></main>\
+    <script>fetch('http://127.0.0.1:9/').catch(() => console.error('a fault'))</script>";
 
 /// What axe finds wrong: the rule, and where.
 const AXE: &str = "return axe.run(document, { resultTypes: ['violations'] }).then(({ violations }) => violations.map(({ id, help, nodes }) => \
@@ -71,9 +89,30 @@ async fn every_page_is_fit_for_everybody_in_light_and_dark_wide_and_narrow() {
         go(&console, place).await;
         findings.look(&console, name).await;
     }
+    for (name, place, button) in DIALOGS {
+        go(&console, place).await;
+        click(&console, button).await;
+        there_is(&console, "dialog[open]").await;
+        findings.look(&console, name).await;
+        console.press('\u{e00c}').await.unwrap();
+        there_is_no(&console, "dialog").await;
+    }
     findings.look(&ann, "messages").await;
     assert_eq!(findings.0, Vec::<String>::new(), "pictures: {}", picture("*").display());
     assert_eq!(errors(&browser).await, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_page_with_faults_is_found_out() {
+    let browser = browser().await;
+    let page = browser.first_page();
+    page.open(FAULTY).await.unwrap();
+    let mut findings = Findings::default();
+    findings.look(&page, "faulty").await;
+    for fault in ["faulty-light-wide: 568 pixels too wide", "faulty-dark-narrow: axe: label", "127.0.0.1:9"] {
+        assert!(findings.0.iter().any(|found| found.contains(fault)), "{fault}: {:?}", findings.0);
+    }
+    assert!(errors(&browser).await.iter().any(|error| error.contains("a fault")));
 }
 
 impl Findings {
