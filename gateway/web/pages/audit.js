@@ -37,7 +37,7 @@ export const audit = {
       h('div.stack', { key: 'audit' },
         h('div', { key: 'verified', 'aria-live': 'polite' }, state.verified && verdict(state.verified)),
         h('section.panel', { key: 'entries', 'aria-label': 'Entries' },
-          h('div.toolbar', {}, search({ id: 'audit-search', label: 'Search who, what, whom, and how it went', value: '', oninput: (value) => ask(value, context) }),
+          h('div.toolbar', {}, search({ id: 'audit-search', label: 'Search the audit log', value: '', oninput: (value) => ask(value, context) }),
             h('span.note', { role: 'status' }, state.asking ? 'Searching…' : `${count(entries.length)} shown${state.next ? '' : ', which is all'}`)),
           entries.length === 0
             ? empty({ id: 'audit-empty', sign: 'audit', title: isSearching ? 'No entry fits' : 'Nothing has been done yet', text: isSearching ? 'Search looks at actor, action, target and outcome.' : 'Every change that somebody makes will be here.' })

@@ -101,12 +101,12 @@ function callsTable(items, { can, reload }) {
 function transportMix({ transports }) {
   const { udp = 0, tcp = 0, tls = 0 } = transports ?? {};
   const parts = [{ name: 'UDP', value: udp }, { name: 'TCP', value: tcp }, { name: 'TLS', value: tls }];
-  if (udp + tcp + tls === 0) return null;
+  if (udp + tcp + tls === 0) return '–';
   return h('div.mix', {}, meter(parts), h('span.sub', {}, parts.filter(({ value }) => value > 0).map(({ name, value }) => `${value} ${name}`).join(' · ')));
 }
 
 function lossText(loss) {
-  if (loss === null || loss === undefined) return null;
+  if (loss === null || loss === undefined) return '–';
   const tone = loss >= LOSS_POOR ? 'bad' : loss >= LOSS_FAIR ? 'warn' : null;
   return tone ? badge(tone, percent(loss)) : percent(loss);
 }
