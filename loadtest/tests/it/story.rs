@@ -16,7 +16,7 @@ const NETWORK: &str = "main";
 const PIN: &str = "document.querySelector('#our-pin').dataset.pin";
 
 /// Messages that are under way before the certificate is changed, and after it was: enough to be before and after.
-const FLOWING: usize = 15;
+const FLOWING: usize = 8;
 
 /// What ann's page does until `flow.runs` is false: one message after the other, each with its number.
 const FLOW: &str = "window.flow = { sent: 0, runs: true }; \
@@ -247,9 +247,10 @@ async fn flow(ben: &Page) -> Vec<String> {
     texts.as_array().expect("a list").iter().filter_map(|text| text.as_str().map(str::to_owned)).collect()
 }
 
-/// Waits until enough more has come.
+/// Waits until enough more has come. Each is sealed, stored by two pages and two gateways, and receipted.
 async fn flowing(ben: &Page, before: usize) {
-    see(ben, &format!("{FLOWED}.length >= {}", before + FLOWING)).await;
+    let more = format!("{FLOWED}.length >= {}", before + FLOWING);
+    ben.wait_until(&more, 2 * PATIENCE).await.unwrap();
 }
 
 /// Ann starts a call at alpha and invites ben, who joins from his page; alpha's console shows both, and ends it.
