@@ -98,8 +98,8 @@ pub enum AdministratorOp {
         name: String,
         /// Of the new one.
         password: PasswordHash,
-        /// Whether it was somebody else who chose it.
-        reset: bool,
+        /// The one its owner proved to know, who changes it; `None` when somebody else resets it.
+        proven: Option<PasswordHash>,
     },
     /// Switch the second factor on.
     TotpOn {
@@ -107,9 +107,16 @@ pub enum AdministratorOp {
         name: String,
         /// Proven by a code.
         totp: Totp,
+        /// The password of the session in which that was done.
+        proven: PasswordHash,
     },
     /// Switch the second factor off.
-    TotpOff(String),
+    TotpOff {
+        /// Whose.
+        name: String,
+        /// The password its owner proved to know; `None` when somebody else does it.
+        proven: Option<PasswordHash>,
+    },
     /// One logged in, or proved a second factor again.
     LogIn {
         /// Who.
@@ -130,12 +137,14 @@ pub enum AdministratorChange {
     Nothing,
 }
 
-/// Whether an administrator may be called so. `gateway` is who the audit log names for what the gateway did itself.
+/// Whether an administrator may be called so: a letter or digit first. `gateway` is who the audit log names for what the gateway did itself.
 #[must_use]
 pub fn valid_name(name: &str) -> bool {
     let byte_ok =
         |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_' | b'.' | b'@');
-    (1..=NAME_BYTES_MAX).contains(&name.len()) && name.bytes().all(byte_ok) && name != "gateway"
+    // Names stand in paths, where `.` and `..` mean something else.
+    let begins = name.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric());
+    begins && name.len() <= NAME_BYTES_MAX && name.bytes().all(byte_ok) && name != "gateway"
 }
 
 impl AdministratorOp {
@@ -146,10 +155,10 @@ impl AdministratorOp {
             Self::Add { name, .. } => ("administrator.add", name),
             Self::Role { name, .. } => ("administrator.role", name),
             Self::Remove(name) => ("administrator.remove", name),
-            Self::Password { name, reset: true, .. } => ("administrator.reset-password", name),
+            Self::Password { name, proven: None, .. } => ("administrator.reset-password", name),
             Self::Password { name, .. } => ("administrator.password", name),
             Self::TotpOn { name, .. } => ("administrator.totp-on", name),
-            Self::TotpOff(name) => ("administrator.totp-off", name),
+            Self::TotpOff { name, .. } => ("administrator.totp-off", name),
             Self::LogIn { name, .. } => ("login", name),
         }
     }
@@ -171,8 +180,8 @@ impl AdministratorOp {
             Self::Add { name, role, password } => {
                 if !valid_name(&name) {
                     return Err(AdminError::Invalid(format!(
-                        "`name`: expected 1 to {NAME_BYTES_MAX} lower-case letters, digits, `-`, `_`, `.` or `@`, and \
-                         not `gateway`"
+                        "`name`: expected 1 to {NAME_BYTES_MAX} lower-case letters, digits, `-`, `_`, `.` or `@`, a \
+                         letter or digit first, and not `gateway`"
                     )));
                 }
                 if directory.administrator(&name).is_some() {
@@ -200,11 +209,12 @@ impl AdministratorOp {
                 }
                 return Ok(AdministratorChange::Remove(name));
             }
-            Self::Password { name, password, reset } => {
-                Administrator { password, must_change_password: reset, ..known(&name)? }
+            Self::Password { name, password, proven } => {
+                let must_change_password = proven.is_none();
+                Administrator { password, must_change_password, ..unchanged(known(&name)?, proven.as_ref())? }
             }
-            Self::TotpOn { name, totp } => {
-                let record = known(&name)?;
+            Self::TotpOn { name, totp, proven } => {
+                let record = unchanged(known(&name)?, Some(&proven))?;
                 if record.totp.is_some() {
                     return Err(AdminError::Conflict(
                         "two-factor is on already: switch it off before it is set up anew".to_owned(),
@@ -212,7 +222,9 @@ impl AdministratorOp {
                 }
                 Administrator { totp: Some(totp), ..record }
             }
-            Self::TotpOff(name) => Administrator { totp: None, ..known(&name)? },
+            Self::TotpOff { name, proven } => {
+                Administrator { totp: None, ..unchanged(known(&name)?, proven.as_ref())? }
+            }
             Self::LogIn { name, step } => {
                 let mut record = known(&name)?;
                 match (&mut record.totp, step) {
@@ -229,6 +241,17 @@ impl AdministratorOp {
             }
         };
         Ok(AdministratorChange::Put(record))
+    }
+}
+
+/// A record whose password is still the one that was proven. Proving takes time, in which somebody may have reset it: what
+/// was begun before then has no effect any more.
+fn unchanged(record: Administrator, proven: Option<&PasswordHash>) -> Result<Administrator, AdminError> {
+    match proven {
+        Some(proven) if *proven != record.password => {
+            Err(AdminError::Conflict("the password was changed meanwhile: log in again".to_owned()))
+        }
+        _ => Ok(record),
     }
 }
 
@@ -346,11 +369,29 @@ mod tests {
         let mut directory = directory(&[("ann", Role::Admin)]);
         let must = |directory: &Directory| directory.administrator("ann").unwrap().must_change_password;
         assert!(must(&directory), "the first one is somebody else's");
-        let set = |reset| AdministratorOp::Password { name: "ann".into(), password: hash(8), reset };
-        apply(&mut directory, set(false)).unwrap();
+        let set = |proven| AdministratorOp::Password { name: "ann".into(), password: hash(8), proven };
+        apply(&mut directory, set(Some(hash(7)))).unwrap();
         assert!(!must(&directory));
-        apply(&mut directory, set(true)).unwrap();
+        apply(&mut directory, set(None)).unwrap();
         assert!(must(&directory));
+    }
+
+    #[test]
+    fn what_was_begun_with_a_password_that_was_reset_meanwhile_has_no_effect() {
+        let mut directory = directory(&[("ann", Role::Admin)]);
+        let proven = hash(7);
+        let reset = AdministratorOp::Password { name: "ann".into(), password: hash(8), proven: None };
+        apply(&mut directory, reset).unwrap();
+        let totp = Totp { secret: TotpSecret([1; TOTP_SECRET_BYTES]), used: 100 };
+        let before = directory.administrator("ann").cloned();
+        for late in [
+            AdministratorOp::Password { name: "ann".into(), password: hash(9), proven: Some(proven.clone()) },
+            AdministratorOp::TotpOn { name: "ann".into(), totp, proven: proven.clone() },
+            AdministratorOp::TotpOff { name: "ann".into(), proven: Some(proven) },
+        ] {
+            assert!(matches!(apply(&mut directory, late), Err(AdminError::Conflict(_))));
+        }
+        assert_eq!(directory.administrator("ann").cloned(), before);
     }
 
     #[test]
@@ -359,15 +400,19 @@ mod tests {
         let log_in = |step| AdministratorOp::LogIn { name: "ann".into(), step };
         apply(&mut directory, log_in(None)).unwrap();
         let totp = Totp { secret: TotpSecret([1; TOTP_SECRET_BYTES]), used: 100 };
-        apply(&mut directory, AdministratorOp::TotpOn { name: "ann".into(), totp: totp.clone() }).unwrap();
-        let again = AdministratorOp::TotpOn { name: "ann".into(), totp };
+        apply(
+            &mut directory,
+            AdministratorOp::TotpOn { name: "ann".into(), totp: totp.clone(), proven: hash(7) },
+        )
+        .unwrap();
+        let again = AdministratorOp::TotpOn { name: "ann".into(), totp, proven: hash(7) };
         assert!(matches!(apply(&mut directory, again), Err(AdminError::Conflict(_))));
         for step in [None, Some(99), Some(100)] {
             assert!(matches!(apply(&mut directory, log_in(step)), Err(AdminError::Conflict(_))), "{step:?}");
         }
         apply(&mut directory, log_in(Some(101))).unwrap();
         assert!(matches!(apply(&mut directory, log_in(Some(101))), Err(AdminError::Conflict(_))));
-        apply(&mut directory, AdministratorOp::TotpOff("ann".into())).unwrap();
+        apply(&mut directory, AdministratorOp::TotpOff { name: "ann".into(), proven: None }).unwrap();
         assert!(matches!(apply(&mut directory, log_in(Some(102))), Err(AdminError::Conflict(_))));
         apply(&mut directory, log_in(None)).unwrap();
     }

@@ -108,7 +108,7 @@ pub(super) async fn reset_password(
         return Err(fail::not_found("administrator", &name));
     }
     let (first, password) = first_password(&state).await?;
-    change(&state, &actor, AdministratorOp::Password { name: name.clone(), password, reset: true }).await?;
+    change(&state, &actor, AdministratorOp::Password { name: name.clone(), password, proven: None }).await?;
     state.logins.end(&name, Ended::Password);
     Ok(Json(AdministratorPassword { name, password: first.to_string() }))
 }
@@ -118,7 +118,7 @@ pub(super) async fn totp_off(
     Extension(actor): Extension<Actor>,
     Named(name): Named<String>,
 ) -> Answer<StatusCode> {
-    change(&state, &actor, AdministratorOp::TotpOff(name)).await?;
+    change(&state, &actor, AdministratorOp::TotpOff { name, proven: None }).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -94,19 +94,20 @@ async fn by_token(
     given: bool,
     token: Option<TokenHash>,
 ) -> Result<Actor, Problem> {
-    if let Some(wait) = state.lockout.remaining(source, Instant::now()) {
-        return Err(locked_out(wait));
-    }
     let directory = state.hub.directory();
     let known = token.and_then(|hash| directory.token_by_hash(&hash));
+    // A token that opens something is never refused because of others that did not: many programs may share one address,
+    // and nobody guesses a token. For the same reason it takes back no failures.
     let Some(token) = known else {
+        if let Some(wait) = state.lockout.remaining(source, Instant::now()) {
+            return Err(locked_out(wait));
+        }
         // A browser or a probe that sends nothing guesses nothing.
         if given {
             count_failure(state, source).await;
         }
         return Err(fail::unauthenticated());
     };
-    state.lockout.succeeded(source);
     Ok(Actor { label: token.label.clone(), role: token.role, by: By::Token(token.hash) })
 }
 
@@ -160,7 +161,11 @@ fn while_allowed(state: AdminState, actor: Actor, response: Response) -> Respons
         loop {
             ticks.tick().await;
             let allowed = match &actor.by {
-                By::Session(mine) => state.is_logged_in(&mine.secret),
+                By::Session(mine) => {
+                    let record = state.hub.directory().administrator(&mine.name).cloned();
+                    let owes = record.is_none_or(|record| check_due(&state, &record).is_err());
+                    !owes && state.is_logged_in(&mine.secret)
+                }
                 By::Token(hash) => state.hub.directory().token_by_hash(hash).is_some(),
             };
             if !allowed {

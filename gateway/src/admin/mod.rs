@@ -17,6 +17,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use axum::Router;
 use axum::middleware::from_fn_with_state;
 use trunkline_common::ids::Domain;
+use trunkline_gateway_proto::bundle::BUNDLE_BYTES_MAX;
 use trunkline_gateway_proto::settings::Values;
 use trunkline_gateway_proto::time::Time;
 use trunkline_http::extract::Json as JsonBody;
@@ -59,8 +60,14 @@ pub use networks::NETWORK_TOKEN_PREFIX;
 use routes::{Access, ROUTES};
 pub use tokens::ADMIN_TOKEN_PREFIX;
 
-/// Largest request body. A network's policy with a full block list needs most of it.
-const BODY_BYTES_MAX: usize = 40 * 1024 * 1024;
+/// Largest request body, but for networks and bundles. A peer with all the local domains that one may have needs most of it.
+const BODY_BYTES_MAX: usize = 2 * 1024 * 1024;
+
+/// Largest body that describes a network: its policy with a full block list needs most of it.
+const NETWORK_BODY_BYTES_MAX: usize = 40 * 1024 * 1024;
+
+/// Largest body with a bundle, which is small. It is read as any JSON first: more takes memory before it is refused.
+const BUNDLE_BODY_BYTES_MAX: usize = 2 * BUNDLE_BYTES_MAX;
 
 /// What the handlers need. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -148,6 +155,12 @@ pub fn router(state: AdminState) -> Router {
 
 /// A JSON body.
 type Body<T> = JsonBody<T, BODY_BYTES_MAX>;
+
+/// One that describes a network.
+type NetworkBody<T> = JsonBody<T, NETWORK_BODY_BYTES_MAX>;
+
+/// One with a bundle.
+type BundleBody<T> = JsonBody<T, BUNDLE_BODY_BYTES_MAX>;
 
 /// What handlers answer.
 type Answer<T> = Result<T, Problem>;

@@ -14,7 +14,7 @@ use trunkline_http::extract::Query;
 
 use super::auth::Actor;
 use super::{AdminState, Answer, fail};
-use super::{Body, JsonBody};
+use super::{JsonBody, NetworkBody};
 
 /// Text before a network's token, so that a leaked one can be recognised.
 pub const NETWORK_TOKEN_PREFIX: &str = "tln";
@@ -122,7 +122,7 @@ pub(super) async fn show(
 pub(super) async fn add(
     State(state): State<AdminState>,
     Extension(actor): Extension<Actor>,
-    JsonBody(body): Body<SpecBody>,
+    JsonBody(body): NetworkBody<SpecBody>,
 ) -> Answer<(StatusCode, Json<NetworkAdded>)> {
     let id = body.id.clone();
     let (spec, webhook_secret) = spec(body, None)?;
@@ -135,7 +135,7 @@ pub(super) async fn update(
     State(state): State<AdminState>,
     Extension(actor): Extension<Actor>,
     Named(id): Named<NetworkId>,
-    JsonBody(body): Body<SpecBody>,
+    JsonBody(body): NetworkBody<SpecBody>,
 ) -> Answer<Json<NetworkChanged>> {
     if body.id != id {
         return Err(fail::invalid(format!("id: expected `{id}` as in the path; a network keeps its id")));

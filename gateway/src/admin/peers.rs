@@ -19,7 +19,7 @@ use trunkline_gateway_proto::time::Time;
 use trunkline_http::extract::Named;
 
 use super::auth::Actor;
-use super::{AdminState, Answer, Body, JsonBody, fail, now};
+use super::{AdminState, Answer, Body, BundleBody, JsonBody, fail, now};
 
 /// How long an invitation is good unless asked otherwise: a week covers an operator's absence.
 const INVITATION_S: u64 = 7 * 86_400;
@@ -162,7 +162,7 @@ pub(super) async fn invite(
 
 pub(super) async fn preview(
     State(state): State<AdminState>,
-    JsonBody(PreviewBody { bundle }): Body<PreviewBody>,
+    JsonBody(PreviewBody { bundle }): BundleBody<PreviewBody>,
 ) -> Answer<Json<Preview>> {
     let bundle = parse(&state, &bundle)?;
     let known = state.hub.directory().peer_by_domain(bundle.domain.as_str()).is_some();
@@ -173,7 +173,7 @@ pub(super) async fn preview(
 pub(super) async fn accept(
     State(state): State<AdminState>,
     Extension(actor): Extension<Actor>,
-    JsonBody(Accept { bundle, allow_private_ips }): Body<Accept>,
+    JsonBody(Accept { bundle, allow_private_ips }): BundleBody<Accept>,
 ) -> Answer<Json<Accepted>> {
     let bundle = parse(&state, &bundle)?;
     let (domain, expires) = (bundle.domain.clone(), bundle.expires);

@@ -77,14 +77,18 @@ pub(super) async fn remove(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// `gateway` is who the audit log names for what the gateway did itself.
+/// `gateway` and `init` are who the audit log names for what these did themselves. Labels stand in paths, where `.` and `..`
+/// mean something else.
 fn check_label(label: &str) -> Answer<()> {
     let byte_ok = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'@');
-    let ok = (1..=LABEL_BYTES_MAX).contains(&label.len()) && label.bytes().all(byte_ok) && label != "gateway";
+    let begins = label.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric());
+    let reserved = matches!(label, "gateway" | "init");
+    let ok = begins && label.len() <= LABEL_BYTES_MAX && label.bytes().all(byte_ok) && !reserved;
     if ok {
         return Ok(());
     }
     Err(fail::invalid(format!(
-        "label: expected 1 to {LABEL_BYTES_MAX} letters, digits, `-`, `_`, `.` or `@`, and not `gateway`"
+        "label: expected 1 to {LABEL_BYTES_MAX} letters, digits, `-`, `_`, `.` or `@`, a letter or digit first, \
+         and not `gateway` or `init`"
     )))
 }

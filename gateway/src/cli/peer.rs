@@ -88,6 +88,9 @@ pub(super) enum Verb {
         domain: Domain,
         /// The pin, as `peer show` prints it
         pin: Pin,
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
     },
     /// Approve the peer's changed claim of local domains
     ApproveDomains {
@@ -182,7 +185,8 @@ pub(super) async fn call(verb: Verb, api: &Api, out: &mut Console<'_>) -> Result
         Verb::RetireKeys { domain } => {
             act(api, out, &domain, "retire-keys", "only the newest API keys are good now").await
         }
-        Verb::RevokePin { domain, pin } => {
+        Verb::RevokePin { domain, pin, yes } => {
+            out.confirm(yes, &format!("Never accept {pin} of {domain} again, and close its links?"))?;
             let answer = api.post(&format!("{}/revoke-pin", path(&domain)), &json!({ "pin": pin })).await?;
             out.show(&answer, || format!("{domain}: {pin} is never accepted again"));
             Ok(())

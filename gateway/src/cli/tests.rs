@@ -264,8 +264,8 @@ fn init_asked(args: &[&str], answers: &str) -> (tempfile::TempDir, Outcome) {
     (dir, outcome)
 }
 
-fn config_of(dir: &tempfile::TempDir) -> crate::config::Config {
-    crate::config::Config::load(&dir.path().join("new/gateway.toml")).unwrap()
+fn config_of(dir: &tempfile::TempDir) -> Config {
+    Config::load(&dir.path().join("new/gateway.toml")).unwrap()
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use trunkline_gateway_proto::admin::{LinkState, NetworkView, Overview, PeerView, QueueView};
 use trunkline_gateway_proto::directory::PeerState;
+use trunkline_gateway_proto::pin::PinState;
 use trunkline_gateway_proto::time::Time;
 use trunkline_http::cli::console::span;
 
@@ -34,8 +35,8 @@ pub fn overview(overview: &Overview, now: Time) -> Vec<Check> {
 /// One peer: its link first, then what else is worth knowing.
 #[must_use]
 pub fn of_peer(peer: &PeerView, now: Time) -> Vec<Check> {
-    let mut checks = vec![link(peer, now)];
     let domain = peer.domain.as_str();
+    let mut checks = vec![if has_no_good_pin(peer) { distrusted(domain) } else { link(peer, now) }];
     if peer.state == PeerState::Active && peer.keys_held.is_empty() {
         checks.push(Check::failed(
             "peer",
@@ -66,11 +67,32 @@ pub fn of_peer(peer: &PeerView, now: Time) -> Vec<Check> {
         checks.push(Check::warning(
             "peer",
             domain,
-            format!("{} wait for it, the oldest for {age}, though the link is up.", envelopes(peer.outbox.depth)),
+            format!(
+                "{} for it, the oldest for {age}, though the link is up.",
+                waiting_envelopes(peer.outbox.depth)
+            ),
             "It takes less than we have: look at its inbox and disk with its operator, and at the line between.",
         ));
     }
     checks
+}
+
+/// Whether every pin of it was revoked: then the link is down because we want it to be, whatever went wrong last.
+fn has_no_good_pin(peer: &PeerView) -> bool {
+    let good = peer.pins.iter().any(|pin| pin.state != PinState::Revoked);
+    peer.state == PeerState::Active && !peer.pins.is_empty() && !good
+}
+
+fn distrusted(domain: &str) -> Check {
+    Check::failed(
+        "peer",
+        domain,
+        "No certificate of it is trusted: all its pins were revoked here.",
+        format!(
+            "Nothing is taken from it meanwhile, and what is for it waits. Once its operator has made a new identity, \
+             exchange bundles again: `peer invite {domain}`, and `peer accept FILE` of the answer."
+        ),
+    )
 }
 
 fn link(peer: &PeerView, now: Time) -> Check {
@@ -78,7 +100,7 @@ fn link(peer: &PeerView, now: Time) -> Check {
     let since = span(now.since(peer.since));
     let waiting = match peer.outbox.depth {
         0 => String::new(),
-        depth => format!(" {} wait for it.", envelopes(depth)),
+        depth => format!(" {} for it.", waiting_envelopes(depth)),
     };
     let error = || peer.last_error.as_deref().map(str::trim).filter(|error| !error.is_empty());
     match (peer.state, peer.link) {
@@ -109,22 +131,22 @@ fn link(peer: &PeerView, now: Time) -> Check {
         ),
         (PeerState::Active, LinkState::Up) => {
             let over = peer.transport.as_deref().unwrap_or("?");
-            Check::ok("peer", domain, format!("The link is up over {over}, since {since}."))
+            Check::ok("peer", domain, format!("The link is up over {over}, for {since}."))
         }
         (PeerState::Active, LinkState::Down | LinkState::Connecting) => match error() {
             Some(error) => Check::failed(
                 "peer",
                 domain,
-                format!("The link is down since {since}: {}.{waiting}", sentence(error)),
+                format!("The link is down for {since}: {}.{waiting}", sentence(error)),
                 advice(error, domain),
             ),
             None if now.since(peer.since) < PATIENCE => {
-                Check::ok("peer", domain, format!("It is being dialled, since {since}."))
+                Check::ok("peer", domain, format!("It is being dialled, for {since}."))
             }
             None => Check::warning(
                 "peer",
                 domain,
-                format!("The link is down since {since}, and no dial has failed.{waiting}"),
+                format!("The link is down for {since}, and no dial has failed.{waiting}"),
                 "Look again in a minute; if it stays so, `outbox retry` and the log.",
             ),
         },
@@ -163,8 +185,8 @@ fn old(queue: &QueueView, now: Time) -> Option<String> {
     queue.oldest.map(|oldest| now.since(oldest)).filter(|age| *age > OLD).map(span)
 }
 
-fn envelopes(count: u64) -> String {
-    if count == 1 { "1 envelope".to_owned() } else { format!("{count} envelopes") }
+fn waiting_envelopes(count: u64) -> String {
+    if count == 1 { "1 envelope waits".to_owned() } else { format!("{count} envelopes wait") }
 }
 
 /// A reason without the full stop that the sentence around it has.

@@ -111,7 +111,9 @@ async fn race(shared: &Arc<Shared>, peer: PeerKey, probe: bool) -> Result<Up, St
                     return Ok(up);
                 }
                 Ok((address, transport, Err(reason))) => {
-                    failures.note(format!("{} to {}", label(transport), redact::ip(&address)), reason);
+                    let ip = address.ip();
+                    let place = format!("{} to {}:{}", label(transport), redact::ip(&ip), address.port());
+                    failures.note(place, reason);
                 }
                 Err(_) => failures.note("an attempt".to_owned(), "failed: this is a defect".to_owned()),
             },

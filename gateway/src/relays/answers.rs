@@ -7,6 +7,9 @@ use super::view::{CallView, Kind, Transports};
 /// Calls of one relay that are listed. A node takes 1000 unless configured otherwise.
 const LISTED_MAX: usize = 2000;
 
+/// The last moment that there is in browsers (ECMA-262, section 21.4.1.1), in seconds.
+const MOMENT_S_MAX: u64 = 8_640_000_000_000;
+
 /// Characters of a text that a relay gives its callers to choose.
 const TEXT_CHARS_MAX: usize = 200;
 
@@ -97,6 +100,11 @@ enum Transport {
     Unknown,
 }
 
+/// Seconds as milliseconds, as far as there are dates: browsers know none after the year 275,760.
+fn moment(seconds: u64) -> u64 {
+    seconds.min(MOMENT_S_MAX) * 1000
+}
+
 /// Whether a text may be a call's id: it becomes part of a path.
 pub(super) fn is_call_id(text: &str) -> bool {
     (1..=64).contains(&text.len())
@@ -116,7 +124,7 @@ impl Calls {
                 calls_max: Some(health.calls_max),
                 participants: health.participants,
                 busy: share(health.busy),
-                started_at: Some(health.started_at.saturating_mul(1000)),
+                started_at: Some(moment(health.started_at)),
             },
             None => Facts {
                 kind: Some(Kind::Ingress),
@@ -140,7 +148,7 @@ impl Calls {
                 relay: relay.to_owned(),
                 call_id: call.call_id,
                 mode: printable(&call.mode),
-                created_at: call.created_at.saturating_mul(1000),
+                created_at: moment(call.created_at),
                 participants: call.participants,
                 max_participants: call.max_participants,
                 meeting_id: call.meeting_id.as_deref().map(printable),

@@ -130,8 +130,9 @@ impl Relays {
             if seen.state != State::Up {
                 continue;
             }
-            sample.calls += seen.facts.calls;
-            sample.participants += seen.facts.participants;
+            // A relay may say anything.
+            sample.calls = sample.calls.saturating_add(seen.facts.calls);
+            sample.participants = sample.participants.saturating_add(seen.facts.participants);
             if let Some(share) = seen.facts.busy {
                 busy.add(share, 1.0);
             }

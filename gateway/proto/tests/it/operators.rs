@@ -145,8 +145,8 @@ fn administrators_and_settings_survive_a_restart_and_their_secrets_are_not_in_th
     for op in [
         add("ann", Role::Admin),
         add("bob", Role::Viewer),
-        AdministratorOp::Password { name: "ann".into(), password: password(2), reset: false },
-        AdministratorOp::TotpOn { name: "ann".into(), totp },
+        AdministratorOp::Password { name: "ann".into(), password: password(2), proven: Some(password(1)) },
+        AdministratorOp::TotpOn { name: "ann".into(), totp, proven: password(2) },
         AdministratorOp::LogIn { name: "ann".into(), step: Some(11) },
         AdministratorOp::Remove("bob".into()),
     ] {

@@ -21,7 +21,9 @@ use serde::{Deserialize, Serialize};
 use trunkline_common::ids::Domain;
 use trunkline_common::token::{self, TokenHash};
 use trunkline_gateway_proto::admin::{AdminError, AdminOp};
-use trunkline_gateway_proto::administrator::{Administrator, AdministratorOp, Totp, TotpSecret, valid_name};
+use trunkline_gateway_proto::administrator::{
+    Administrator, AdministratorOp, PasswordHash, Totp, TotpSecret, valid_name,
+};
 use trunkline_gateway_proto::directory::Role;
 use trunkline_gateway_proto::time::Time;
 use trunkline_http::auth::source;
@@ -245,7 +247,7 @@ pub(super) async fn log_in(
     let Some(record) = current.filter(|current| current.password == record.password) else {
         return Err(fail::wrong_login());
     };
-    state.lockout.succeeded(source);
+    // Its address may still have guessed at others: that count only time takes back.
     state.logins.names.succeeded(&name);
     let (secret, csrf) = (token::generate(SESSION_PREFIX), token::generate(CSRF_PREFIX).to_string());
     let hash = TokenHash::of(&secret);
@@ -343,9 +345,9 @@ pub(super) async fn change_password(
 ) -> Answer<StatusCode> {
     let mine = mine(&actor)?;
     password::check(&new, &old, &mine.name)?;
-    confirm(&state, &parts, mine, old).await?;
+    let proven = Some(confirm(&state, &parts, mine, old).await?);
     let password = state.logins.passwords.hash(new).await?;
-    let op = AdministratorOp::Password { name: mine.name.clone(), password, reset: false };
+    let op = AdministratorOp::Password { name: mine.name.clone(), password, proven };
     change(&state, &actor, op).await?;
     state.logins.book().end_others(&mine.name, &mine.secret, Ended::Password);
     Ok(StatusCode::NO_CONTENT)
@@ -378,6 +380,7 @@ pub(super) async fn enrol_finish(
 ) -> Answer<StatusCode> {
     let mine = mine(&actor)?;
     let source = source(&parts.extensions);
+    let proven = record_of(&state, mine)?.password;
     state.may_try(source, &mine.name)?;
     let secret = state.logins.book().enrolling(Instant::now(), &mine.secret);
     let secret = secret.ok_or_else(|| {
@@ -388,7 +391,7 @@ pub(super) async fn enrol_finish(
         return Err(fail::wrong_code());
     };
     let totp = Totp { secret, used: step };
-    change(&state, &actor, AdministratorOp::TotpOn { name: mine.name.clone(), totp }).await?;
+    change(&state, &actor, AdministratorOp::TotpOn { name: mine.name.clone(), totp, proven }).await?;
     state.logins.book().enrolled(&mine.secret);
     Ok(StatusCode::NO_CONTENT)
 }
@@ -406,18 +409,18 @@ pub(super) async fn totp_off(
              set yours up anew with `admin reset-totp`",
         ));
     }
-    confirm(&state, &parts, mine, password).await?;
-    change(&state, &actor, AdministratorOp::TotpOff(mine.name.clone())).await?;
+    let proven = Some(confirm(&state, &parts, mine, password).await?);
+    change(&state, &actor, AdministratorOp::TotpOff { name: mine.name.clone(), proven }).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Asks for the password again before something that outlives the session.
-async fn confirm(state: &AdminState, parts: &Parts, mine: &Mine, password: Password) -> Answer<()> {
+/// Asks for the password again before something that outlives the session, and gives what it was compared with.
+async fn confirm(state: &AdminState, parts: &Parts, mine: &Mine, password: Password) -> Answer<PasswordHash> {
     let record = record_of(state, mine)?;
     let source = source(&parts.extensions);
     if state.proves(source, &mine.name, password, Some(&record)).await? {
         state.logins.names.succeeded(&mine.name);
-        Ok(())
+        Ok(record.password)
     } else {
         Err(fail::wrong_password())
     }

@@ -3,10 +3,10 @@
 
 use std::fmt;
 use std::ops::Deref;
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
-use argon2::{Algorithm, Argon2, Params, Version};
+use argon2::{Algorithm, Argon2, Block, Params, Version};
 use aws_lc_rs::constant_time;
 use serde::{Deserialize, Deserializer};
 use tokio::sync::Semaphore;
@@ -59,10 +59,22 @@ static NOBODY: LazyLock<PasswordHash> = LazyLock::new(|| PasswordHash {
 pub(crate) struct Password(Zeroizing<String>);
 
 /// Hashes away from the tasks that serve requests, a few at a time.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Passwords {
     at_once: Arc<Semaphore>,
     waiting: Arc<Semaphore>,
+    /// What is not in use of the memory for hashes, at most [`AT_ONCE`] pieces. The system's allocator would keep one for
+    /// every thread that ever hashed.
+    memory: Arc<Mutex<Vec<Memory>>>,
+}
+
+/// What one hash works in.
+type Memory = Vec<Block>;
+
+impl fmt::Debug for Passwords {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Passwords").finish_non_exhaustive()
+    }
 }
 
 impl Default for Passwords {
@@ -70,6 +82,7 @@ impl Default for Passwords {
         Self {
             at_once: Arc::new(Semaphore::new(AT_ONCE)),
             waiting: Arc::new(Semaphore::new(AT_ONCE + WAITING_MAX)),
+            memory: Arc::default(),
         }
     }
 }
@@ -83,18 +96,18 @@ impl Passwords {
         stored: Option<PasswordHash>,
         still: impl FnOnce() -> Answer<()>,
     ) -> Answer<bool> {
-        self.run(still, move || verify(&password, stored.as_ref())).await
+        self.run(still, move |memory| verify(&password, stored.as_ref(), memory)).await
     }
 
     /// What a password is stored as.
     pub(crate) async fn hash(&self, password: Password) -> Answer<PasswordHash> {
-        self.run(|| Ok(()), move || hash(&password)).await
+        self.run(|| Ok(()), move |memory| hash_in(&password, memory)).await
     }
 
     async fn run<T: Send + 'static>(
         &self,
         still: impl FnOnce() -> Answer<()>,
-        work: impl FnOnce() -> T + Send + 'static,
+        work: impl FnOnce(&mut Memory) -> T + Send + 'static,
     ) -> Answer<T> {
         let waiting = Arc::clone(&self.waiting).try_acquire_owned().map_err(|_| {
             Problem::new(OVERLOADED, "too many log-ins at once: try again in a moment")
@@ -103,9 +116,15 @@ impl Passwords {
         let turn = Arc::clone(&self.at_once).acquire_owned().await.map_err(|_| fail::unexpected())?;
         still()?;
         // The permits go with the work: a caller that gives up does not end it.
+        let pool = Arc::clone(&self.memory);
         let done = tokio::task::spawn_blocking(move || {
             let _permits = (waiting, turn);
-            work()
+            let mut memory = pool.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
+            let result = work(&mut memory);
+            // What stands in it was made of a password.
+            memory.fill(Block::default());
+            pool.lock().unwrap_or_else(PoisonError::into_inner).push(memory);
+            result
         });
         done.await.map_err(|_| fail::unexpected())
     }
@@ -113,6 +132,10 @@ impl Passwords {
 
 /// What a password is stored as. Takes its time and memory.
 pub(crate) fn hash(password: &str) -> PasswordHash {
+    hash_in(password, &mut Memory::new())
+}
+
+fn hash_in(password: &str, memory: &mut Memory) -> PasswordHash {
     let mut stored = PasswordHash {
         memory_kib: MEMORY_KIB,
         passes: PASSES,
@@ -120,30 +143,34 @@ pub(crate) fn hash(password: &str) -> PasswordHash {
         salt: token::random(),
         hash: [0; 32],
     };
-    stored.hash = derive(password, &stored).expect("invariant: the costs above are within Argon2's bounds");
+    stored.hash =
+        derive(password, &stored, memory).expect("invariant: the costs above are within Argon2's bounds");
     stored
 }
 
-fn verify(password: &str, stored: Option<&PasswordHash>) -> bool {
+fn verify(password: &str, stored: Option<&PasswordHash>, memory: &mut Memory) -> bool {
     let against = stored.unwrap_or(&NOBODY);
     // Nobody could have chosen it, so nothing is learnt from the time it does not take.
     if password.chars().count() > CHARACTERS_MAX {
         return false;
     }
-    let derived = derive(password, against);
+    let derived = derive(password, against, memory);
     let equal = derived
         .is_some_and(|derived| constant_time::verify_slices_are_equal(&derived, &against.hash).is_ok());
     equal && stored.is_some()
 }
 
-fn derive(password: &str, stored: &PasswordHash) -> Option<[u8; 32]> {
+fn derive(password: &str, stored: &PasswordHash, memory: &mut Memory) -> Option<[u8; 32]> {
     if stored.memory_kib > MEMORY_KIB_MAX {
         return None;
     }
     let mut out = [0; 32];
     let params = Params::new(stored.memory_kib, stored.passes, stored.lanes, Some(out.len())).ok()?;
+    memory.resize(params.block_count(), Block::default());
     let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
-    argon2.hash_password_into(password.as_bytes(), &stored.salt, &mut out).ok()?;
+    argon2
+        .hash_password_into_with_memory(password.as_bytes(), &stored.salt, &mut out, memory.as_mut_slice())
+        .ok()?;
     Some(out)
 }
 
@@ -205,17 +232,19 @@ mod tests {
     fn only_the_password_matches_its_hash_and_it_costs_what_is_written_down() {
         let stored = hash("correct horse battery");
         assert_eq!((stored.memory_kib, stored.passes, stored.lanes), (19 * 1024, 2, 1));
-        assert!(verify("correct horse battery", Some(&stored)));
-        assert!(!verify("correct horse batterz", Some(&stored)));
+        let mut memory = Memory::new();
+        assert!(verify("correct horse battery", Some(&stored), &mut memory));
+        assert!(!verify("correct horse batterz", Some(&stored), &mut memory));
         assert_ne!(hash("correct horse battery").salt, stored.salt);
     }
 
     #[test]
     fn nobody_has_no_password_and_a_stored_cost_is_bounded() {
-        assert!(!verify("anything at all", None));
+        let mut memory = Memory::new();
+        assert!(!verify("anything at all", None, &mut memory));
         let greedy = PasswordHash { memory_kib: u32::MAX, ..hash("x") };
-        assert!(!verify("x", Some(&greedy)));
-        assert!(!verify(&"x".repeat(1 << 20), Some(&hash("x"))));
+        assert!(!verify("x", Some(&greedy), &mut memory));
+        assert!(!verify(&"x".repeat(1 << 20), Some(&hash("x")), &mut memory));
     }
 
     #[test]
@@ -240,16 +269,15 @@ mod tests {
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn two_hashes_run_at_a_time_and_a_crowd_is_refused() {
         let passwords = Passwords::default();
-        let (running, most) =
-            (Arc::new(std::sync::atomic::AtomicUsize::new(0)), Arc::new(std::sync::Mutex::new(0)));
+        let (running, most) = (Arc::new(std::sync::atomic::AtomicUsize::new(0)), Arc::new(Mutex::new(0)));
         let (open, gate) = std::sync::mpsc::channel::<()>();
-        let gate = Arc::new(std::sync::Mutex::new(gate));
+        let gate = Arc::new(Mutex::new(gate));
         let mut tasks = Vec::new();
         for _ in 0..AT_ONCE + WAITING_MAX {
             let (passwords, running, most, gate) =
                 (passwords.clone(), Arc::clone(&running), Arc::clone(&most), Arc::clone(&gate));
             tasks.push(tokio::spawn(async move {
-                let work = move || {
+                let work = move |_: &mut Memory| {
                     let now = running.fetch_add(1, std::sync::atomic::Ordering::SeqCst) + 1;
                     let mut most = most.lock().unwrap();
                     *most = now.max(*most);
@@ -263,12 +291,14 @@ mod tests {
         while passwords.waiting.available_permits() > 0 {
             tokio::task::yield_now().await;
         }
-        let refused = passwords.run(|| Ok(()), || ()).await.unwrap_err();
+        let refused = passwords.run(|| Ok(()), |_| ()).await.unwrap_err();
         assert_eq!(refused.kind(), OVERLOADED);
         drop(open);
         for task in tasks {
             assert!(task.await.unwrap());
         }
         assert_eq!(*most.lock().unwrap(), AT_ONCE);
+        // What they worked in is kept for the next, and no more than ran at a time.
+        assert_eq!(passwords.memory.lock().unwrap().len(), AT_ONCE);
     }
 }
