@@ -52,9 +52,12 @@ export function throughput(domain = '') {
   const { everyS, samples } = live.history(domain);
   const both = samples.slice(-SPARK_SAMPLES).map(({ at, sent, received }) => ({ at, both: (sent + received) / everyS }));
   const newest = condense(samples, POINTS).at(-1);
-  const now = newest ? (newest.sent + newest.received) / everyS : null;
+  const now = newest ? asShown(newest.sent / everyS) + asShown(newest.received / everyS) : null;
   return { now, values: condense(both, 40).map((sample) => sample.both) };
 }
+
+/** A rate as far as `rate` tells it: a sum of two is then the sum of what is read. */
+const asShown = (value) => (value < 10 ? Math.round(value * 10) / 10 : Math.round(value));
 
 /** Takes a live sample over into peers as the API lists them. */
 export function takeSample(peers, sample) {

@@ -102,7 +102,7 @@ function others(peers) {
     [peers.filter(({ state }) => state === 'paused').length, 'paused'],
     [peers.filter(isPausedThere).length, 'paused there'],
     [peers.filter(({ state }) => state === 'invited').length, 'invited'],
-  ].filter(([number]) => number > 0).map(([number, word]) => `${counted(number, 'peer is', 'peers are')} ${word}`);
+  ].filter(([number]) => number > 0).map(([number, word], index) => `${index === 0 ? counted(number, 'peer is', 'peers are') : count(number)} ${word}`);
   return parts.length > 0 ? parts.join(', ') : null;
 }
 

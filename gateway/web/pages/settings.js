@@ -42,7 +42,7 @@ const refused = ({ can, parameters }) => TABS.find(([name, , role]) => name === 
 
 function notFor([, label, role], { session }) {
   return h('section.panel', { 'aria-label': label }, empty({
-    id: 'tab-refused', sign: 'lock', title: `${label} needs the role ${role}`, text: `You have the role ${session.role}. An administrator can give you another.`,
+    id: 'tab-refused', sign: 'lock', title: `The page “${label}” needs the role ${role}`, text: `You have the role ${session.role}. An administrator can give you another.`,
   }));
 }
 
