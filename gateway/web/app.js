@@ -1,7 +1,9 @@
 /** The console: who is here, which page is shown, and keeping it true. */
 import { api } from './api.js';
 import { announce, toast } from './toast.js';
+import { confirm } from './dialog.js';
 import { render, h, icon } from './dom.js';
+import { lookup, sentence } from './format.js';
 import { showGate } from './gate.js';
 import { live } from './live.js';
 import { button, head, notice, skeleton } from './parts.js';
@@ -24,6 +26,7 @@ import { settings } from './pages/settings.js';
  * @property {(context: Context) => Promise<Object>} load what it shows, from the API
  * @property {(data: Object, context: Context) => *} view how it shows it; the first node is `head()`
  * @property {(data: Object, sample: Object, context: Context) => void} [sample] takes new figures over into the data
+ * @property {(context: Context) => boolean} [unsaved] whether something was changed here that leaving would lose
  * @property {number} [everyMs] loads again so often, for what no event tells
  *
  * @typedef {Object} Context
@@ -114,7 +117,7 @@ function tally(name) {
   }
   if (name === 'outbox') {
     const depth = sample.peers.reduce((all, peer) => all + peer.depth, 0);
-    return depth > 0 && mark('', depth > 9_999 ? '9999+' : depth, 'wait');
+    return depth > 0 && mark('', depth > 9_999 ? '9999+' : depth, depth === 1 ? 'waits' : 'wait');
   }
   return null;
 }
@@ -125,7 +128,7 @@ function foot() {
     h('div.who', {},
       h('a.account', { id: 'account', href: '#/settings/account', onclick: () => showMenu(false) }, icon('person'),
         h('span.label', {}, session.name, h('span.quiet.small', {}, ` · ${session.role}`))),
-      session.via !== 'token' && button({ id: 'log-out', kind: 'plain square', sign: 'leave', label: 'Log out', onclick: logOut })));
+      session.via !== 'token' && button({ id: 'log-out', kind: 'plain square', sign: 'leave', label: 'Log out', onclick: () => leaving(logOut) })));
 }
 
 function skip(event) {
@@ -142,7 +145,7 @@ function showMenu(open) {
 
 function route() {
   const [name, ...rest] = location.hash.replace(/^#\/?/, '').split('/').map((part) => safely(decodeURIComponent, part));
-  const pages = PAGES[name];
+  const pages = lookup(PAGES, name);
   if (!pages) return { name: 'overview', page: overview, parameters: [] };
   const parameters = rest.filter((part) => part !== '');
   return { name, page: pages[parameters.length > 0 && pages.length > 1 ? 1 : 0], parameters };
@@ -169,7 +172,7 @@ function go() {
     run,
     refreshSession,
   };
-  shown = { page, context, data: null, error: null, problem: null, busy: new Set(), leave };
+  shown = { page, context, address: location.hash, data: null, error: null, problem: null, busy: new Set(), leave };
   if (page.everyMs) {
     const timer = setInterval(() => live.state === 'live' && look(), page.everyMs);
     leave.signal.addEventListener('abort', () => clearInterval(timer));
@@ -287,7 +290,41 @@ for (const type of ['pointerdown', 'pointermove', 'keydown', 'wheel', 'visibilit
     }
   }, { passive: true, capture: true });
 }
-window.addEventListener('hashchange', () => session && go());
+/** Whether leaving the page would lose something. */
+const isUnsaved = () => Boolean(session && shown?.page.unsaved?.(shown.context));
+
+/** Asks before what was changed is lost, then goes on. */
+function leaving(then) {
+  const mine = shown;
+  if (!isUnsaved()) {
+    then();
+    return;
+  }
+  if (document.getElementById('leave-dialog')) return;
+  confirm({
+    id: 'leave-dialog', title: 'Leave without saving?', submit: 'Leave',
+    consequences: ['What you changed on this page is not saved, and is lost.'],
+    run: async () => {
+      // Who leaves was asked once: the page is not asked again.
+      if (mine === shown) shown.page = { ...shown.page, unsaved: null };
+      setTimeout(then);
+    },
+  });
+}
+
+window.addEventListener('hashchange', () => {
+  if (!session) return;
+  if (!isUnsaved()) {
+    go();
+    return;
+  }
+  const wanted = location.hash;
+  if (wanted === shown.address) return;
+  // The page stays, so its address does as well.
+  history.replaceState(null, '', shown.address || '#/overview');
+  leaving(() => { location.hash = wanted; });
+});
+window.addEventListener('beforeunload', (event) => isUnsaved() && event.preventDefault());
 document.addEventListener('keydown', (event) => {
   if (event.key === 'Escape' && menuOpen && !document.querySelector('dialog[open]')) {
     showMenu(false);
@@ -305,7 +342,7 @@ api.addEventListener('found', () => {
   lost = false;
   drawFrame();
 });
-api.addEventListener('unauthenticated', ({ detail }) => session && gate(detail.type === 'unauthenticated' ? 'Your session is over: log in again.' : detail.detail));
+api.addEventListener('unauthenticated', ({ detail }) => session && gate(detail.type === 'unauthenticated' ? 'Your session is over: log in again.' : sentence(detail.detail)));
 api.addEventListener('locked', () => session && begin());
 
 function gate(reason = null) {
@@ -342,7 +379,7 @@ async function begin() {
   try {
     session = await api.get('/session', { quiet: true });
   } catch (error) {
-    gate(error.status === 401 && error.type === 'unauthenticated' ? null : error.detail);
+    gate(error.status === 401 && error.type === 'unauthenticated' ? null : sentence(error.detail));
     return;
   }
   api.csrf = session.csrf ?? null;

@@ -3,7 +3,7 @@
  *
  * @module attention
  */
-import { counted, daysLeft, list, span } from './format.js';
+import { counted, daysLeft, errorWords, isPausedThere, list, span } from './format.js';
 
 /** Certificates are mentioned from here on; from `DAYS_URGENT` on as a problem. */
 const DAYS_SOON = 30;
@@ -36,13 +36,15 @@ function aboutPeer(peer, now, say) {
   const waiting = outbox.depth > 0 ? ` ${counted(outbox.depth, 'envelope waits', 'envelopes wait')}${outbox.oldest ? `, the oldest for ${span(now - outbox.oldest)}` : ''}.` : '';
   if (link === 'alarm') {
     say(`alarm:${domain}`, 'bad', `The peering with ${domain} stopped: watermarks disagree.${waiting}`, peer.last_error, href, 'Decide');
+  } else if (isPausedThere(peer)) {
+    say(`paused-there:${domain}`, 'info', `The peering is paused by ${domain}’s operator.${waiting}`, null, href, 'See the peer');
   } else if (state === 'active' && link !== 'up') {
-    const since = peer.since ? ` since ${span(now - peer.since)}` : '';
-    say(`down:${domain}`, 'bad', `${domain} is not connected${since}.${waiting}`, peer.last_error, href, 'Look');
+    const since = peer.since ? ` for ${span(now - peer.since)}` : '';
+    say(`down:${domain}`, 'bad', `${domain} is not connected${since}.${waiting}`, errorWords(peer), href, 'See the peer');
   } else if (state === 'paused') {
     say(`paused:${domain}`, 'warn', `${domain} is paused.${waiting}`, null, href, 'Resume');
   } else if (state === 'active' && outbox.oldest && now - outbox.oldest > LATE_MS) {
-    say(`late:${domain}`, 'warn', `${domain} is connected but slow to take what waits.${waiting}`, null, href, 'Look');
+    say(`late:${domain}`, 'warn', `${domain} is connected but slow to take what waits.${waiting}`, null, href, 'See the peer');
   }
   if (state === 'invited') say(`invited:${domain}`, 'info', `${domain} was invited: its answering bundle is not here yet.`, null, '#/peers', 'Accept it');
   if (peer.claimed_domains) {
@@ -55,7 +57,7 @@ function aboutCertificate({ current, next, mode }, now, say) {
   if (next && next.not_ready.length === 0) {
     say('next-ready', 'info', 'Every peer stored the next certificate: it can be activated.', null, '#/identity', 'Activate');
   } else if (next) {
-    say('next-waiting', 'info', `The next certificate is announced; ${list(next.not_ready)} did not store it yet.`, null, '#/identity', 'Look');
+    say('next-waiting', 'info', `The next certificate is announced; ${list(next.not_ready)} did not store it yet.`, null, '#/identity', 'See who is missing');
   }
   if (next || days >= DAYS_SOON) return;
   const left = days < 0 ? `expired ${counted(-days, 'day')} ago` : `expires in ${counted(days, 'day')}`;

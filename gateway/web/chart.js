@@ -5,7 +5,7 @@
  * @module chart
  */
 import { h, render, s } from './dom.js';
-import { area, clockMarks, path, ticks } from './scale.js';
+import { area, ceiling, clockMarks, path, ticks } from './scale.js';
 
 const HEIGHT = 132;
 const MARGIN = { top: 8, right: 4, bottom: 18, left: 40 };
@@ -30,6 +30,7 @@ class LineChart extends HTMLElement {
    * @param {(value: number) => string} config.format
    * @param {number} [config.least] the axis reaches up to here at least
    * @param {boolean} [config.isWhole] whether only whole numbers make sense
+   * @param {boolean} [config.isClipped] whether few high values are cut off, and said so, for the others to be seen
    * @param {string} [config.nothing] said when there is nothing to show yet
    */
   set config(config) {
@@ -61,13 +62,14 @@ class LineChart extends HTMLElement {
   }
 
   #plot(shown) {
-    const { times, series, format, isWhole, least, nothing } = this.#config;
+    const { times, series, format, isWhole, least, isClipped, nothing } = this.#config;
     const [width, height] = [this.#width, HEIGHT];
     const [left, right, base] = [MARGIN.left, width - MARGIN.right, height - MARGIN.bottom];
-    const most = Math.max(0, ...series.flatMap(({ values }) => values.filter((value) => value !== null && value !== undefined)));
-    const marks = ticks(most, isWhole, least);
+    const known = series.flatMap(({ values }) => values.filter((value) => value !== null && value !== undefined));
+    const most = Math.max(0, ...known);
+    const marks = ticks(isClipped ? ceiling(known) : most, isWhole, least);
     const top = marks.at(-1);
-    const y = (value) => base - (value / top) * (base - MARGIN.top);
+    const y = (value) => base - (Math.min(value, top) / top) * (base - MARGIN.top);
     const last = times.at(-1) ?? Date.now();
     const first = Math.min(times[0] ?? last, last - MINUTE);
     const x = (at) => left + ((at - first) / (last - first)) * (right - left);
@@ -77,6 +79,8 @@ class LineChart extends HTMLElement {
     ]);
     const hours = times.length < 2 ? [] : clockMarks(first, last, Math.max(2, Math.floor(width / 90))).map((at) =>
       s('text', { x: x(at), y: height - 3, 'text-anchor': x(at) > right - 16 ? 'end' : 'middle' }, clock(at)));
+    const beyond = most <= top ? null
+      : s('text.beyond', { x: right, y: MARGIN.top + 12, 'text-anchor': 'end' }, `▲ cut off, up to ${format(most)}`);
     const drawn = series.map(({ values }, index) => {
       const points = values.map((value, at) => (value === null || value === undefined ? null : [x(times[at]), y(value)]));
       const spot = points[shown] ?? null;
@@ -94,7 +98,7 @@ class LineChart extends HTMLElement {
       role: 'img', 'aria-label': this.#words(), viewBox: `0 0 ${width} ${height}`, width, height,
       onpointermove: (event) => this.#point(event, first, last, left, right),
       onpointerleave: () => { this.#hover = null; this.#draw(); },
-    }, lines, hours, drawn, cursor, blank);
+    }, lines, hours, drawn, beyond, cursor, blank);
   }
 
   #point(event, first, last, left, right) {

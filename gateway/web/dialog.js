@@ -5,6 +5,7 @@
  */
 import { h, render } from './dom.js';
 import { blame, clearWrong, field, showWrong, valuesOf, Wrong } from './form.js';
+import { lookup } from './format.js';
 import { button, copyable, download, notice } from './parts.js';
 
 /**
@@ -86,11 +87,14 @@ export function openDialog({ id, title, content, submit, danger = false, wide = 
   }
 }
 
+/** Fields that an error without a name is about. */
+const SECRETS = { 'wrong-password': ['old', 'password'], 'wrong-code': ['code'] };
+
 /** Shows an error at its field, or where `otherwise` puts it. */
 export function showError(form, error, otherwise) {
   const names = [...form.querySelectorAll('[data-field]')].map((place) => place.dataset.field);
   const isPlain = !(error instanceof Wrong);
-  const secret = isPlain && { 'wrong-password': ['old', 'password'], 'wrong-code': ['code'] }[error.type]?.find((field) => names.includes(field));
+  const secret = isPlain && lookup(SECRETS, error.type)?.find((field) => names.includes(field));
   if (secret && showWrong(form, secret, blame(error.message, []).text)) return;
   const { name, text } = !isPlain ? { name: error.field, text: error.message } : blame(error.message, names);
   if (!showWrong(form, name, text)) otherwise(text);

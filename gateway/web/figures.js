@@ -30,7 +30,7 @@ export function trafficCharts(domain = '') {
     }),
     latency: lineChart({
       title: 'Latency, submitted to acknowledged', times, format: latency, least: 10,
-      series: [{ name: 'latency', values: values('latency_ms') }],
+      series: [{ name: 'latency', values: values('latency_ms') }], isClipped: true,
       nothing: 'No envelope was acknowledged yet.',
     }),
     depth: lineChart({
@@ -44,14 +44,20 @@ export function trafficCharts(domain = '') {
   };
 }
 
-/** What goes through a peer, of late: values per second for a sparkline, and the mean of the last ten seconds. */
+/**
+ * What goes through a peer, of late: values per second for a sparkline, and the newest of the chart of throughput,
+ * sent and received together, so that the figure and the chart's legend agree.
+ */
 export function throughput(domain = '') {
   const { everyS, samples } = live.history(domain);
   const both = samples.slice(-SPARK_SAMPLES).map(({ at, sent, received }) => ({ at, both: (sent + received) / everyS }));
-  const recent = both.slice(-5);
-  const now = recent.length === 0 ? null : recent.reduce((all, sample) => all + sample.both, 0) / recent.length;
+  const newest = condense(samples, POINTS).at(-1);
+  const now = newest ? asShown(newest.sent / everyS) + asShown(newest.received / everyS) : null;
   return { now, values: condense(both, 40).map((sample) => sample.both) };
 }
+
+/** A rate as far as `rate` tells it: a sum of two is then the sum of what is read. */
+const asShown = (value) => (value < 10 ? Math.round(value * 10) / 10 : Math.round(value));
 
 /** Takes a live sample over into peers as the API lists them. */
 export function takeSample(peers, sample) {

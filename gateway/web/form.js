@@ -4,6 +4,7 @@
  * @module form
  */
 import { h, icon } from './dom.js';
+import { sentence } from './format.js';
 
 /**
  * A labelled field.
@@ -75,7 +76,6 @@ export class Wrong extends Error {
 export function blame(detail, names) {
   const [, path, rest] = /^`?([a-z_]+(?:\[\d+\])?(?:\.[a-z_]+(?:\[\d+\])?)*)`?: (.+)$/s.exec(detail) ?? [];
   const name = path?.replace(/\[\d+\]/g, '').split('.').reverse().find((part) => names.includes(part));
-  const sentence = (text) => text.charAt(0).toUpperCase() + text.slice(1);
   return name ? { name, text: sentence(rest) } : { name: null, text: sentence(detail) };
 }
 

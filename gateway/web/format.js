@@ -11,6 +11,8 @@ const DAY = 24 * HOUR;
 
 const whole = new Intl.NumberFormat('en-GB', { maximumFractionDigits: 0 });
 const NONE = '–';
+/** The last moment that a `Date` holds. */
+const MOMENT_MAX = 8.64e15;
 
 /** A count, with separators. */
 export function count(value) {
@@ -20,6 +22,21 @@ export function count(value) {
 /** A count and its noun: `1 envelope`, `2 envelopes`. */
 export function counted(value, one, many = `${one}s`) {
   return `${count(value)} ${value === 1 ? one : many}`;
+}
+
+/** What a table says about a name that came from elsewhere; nothing for names that every object knows, like `constructor`. */
+export function lookup(table, name) {
+  return Object.hasOwn(table, name) ? table[name] : undefined;
+}
+
+/** Whether a number is a moment that dates can hold: others may say anything. */
+export function isMoment(at) {
+  return Number.isFinite(at) && at !== 0 && Math.abs(at) <= MOMENT_MAX;
+}
+
+/** A sentence begins with a capital letter. */
+export function sentence(text) {
+  return text.charAt(0).toUpperCase() + text.slice(1);
 }
 
 /** A list in a sentence: `a, b and c`; from `most` on the rest is counted. */
@@ -93,9 +110,20 @@ export function ago(at, now = Date.now()) {
   return ms < 2 * SECOND ? 'just now' : `${span(ms)} ago`;
 }
 
+/** A length of time that is left, to the nearest of what is told: a week less some seconds is `7 days`. */
+export function left(ms) {
+  const unit = ms < MINUTE ? SECOND : ms < 2 * DAY - 30 * SECOND ? MINUTE : DAY;
+  return span(Math.round(ms / unit) * unit);
+}
+
 /** How long until, or since. */
 export function until(at, now = Date.now()) {
-  return at >= now ? `in ${span(at - now)}` : ago(at, now);
+  return at >= now ? `in ${left(at - now)}` : ago(at, now);
+}
+
+/** When something is done again: `in 5 s`, `now`. */
+export function soon(at, now = Date.now()) {
+  return at - now < SECOND ? 'now' : `in ${span(Math.ceil((at - now) / SECOND) * SECOND)}`;
 }
 
 /** Whole days until; below zero when it is past. */
@@ -123,7 +151,7 @@ export const UNITS = { days: 86_400, h: 3_600, min: 60, s: 1 };
 
 /** A moment, in the reader's time zone, to the second. */
 export function moment(at) {
-  if (!at) return NONE;
+  if (!isMoment(at)) return NONE;
   const date = new Date(at);
   const two = (value) => String(value).padStart(2, '0');
   return `${day(at)} ${two(date.getHours())}:${two(date.getMinutes())}:${two(date.getSeconds())}`;
@@ -131,7 +159,7 @@ export function moment(at) {
 
 /** A day, in the reader's time zone. */
 export function day(at) {
-  if (!at) return NONE;
+  if (!isMoment(at)) return NONE;
   const date = new Date(at);
   const two = (value) => String(value).padStart(2, '0');
   return `${date.getFullYear()}-${two(date.getMonth() + 1)}-${two(date.getDate())}`;
@@ -173,4 +201,20 @@ export function isNetworkId(text) {
 export function isEndpoint(text) {
   const [, host, port] = /^(.+):(\d{1,5})$/.exec(text) ?? [];
   return host !== undefined && Number(port) > 0 && Number(port) < 65_536 && (/^\[[0-9a-f:.]+\]$/i.test(host) || isDomain(host));
+}
+
+/** Whether a peer that is not connected is so because its operator paused the peering. */
+export function isPausedThere({ state, link, last_error: text }) {
+  return state !== 'paused' && link !== 'up' && link !== 'alarm' && /^the peer closed the link \(paused\)/.test(text ?? '');
+}
+
+/**
+ * What went wrong with a link last, as people understand it. Of a pause it says who paused: the gateway hands on the
+ * words of either side, which call the one who speaks "its operator".
+ */
+export function errorWords({ domain, state, last_error: text }) {
+  if (!text) return text;
+  if (/^the peer closed the link \(paused\)/.test(text)) return `paused by ${domain}’s operator`;
+  if (!/^we (refused the peer's link|closed the link): this peering is paused by its operator$/.test(text)) return text;
+  return state === 'paused' || state === undefined ? 'paused here' : 'was paused here when it was last tried';
 }

@@ -6,6 +6,7 @@
 import { api } from './api.js';
 import { h, icon, render } from './dom.js';
 import { field, valuesOf } from './form.js';
+import { sentence } from './format.js';
 import { button, copyable, notice } from './parts.js';
 import { passwordFields, passwordRules } from './password.js';
 import { qrPicture } from './qr.js';
@@ -50,7 +51,7 @@ export function showGate(root, { reason = null, step = 'login', name = '', enter
     } else if (error.type === 'unauthenticated') {
       state.problem = 'Name or password is wrong.';
     } else {
-      state.problem = error.message;
+      state.problem = sentence(error.message);
     }
     if (error.retryAfterS && error.status === 429) count(error.retryAfterS);
     draw();

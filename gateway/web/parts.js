@@ -4,7 +4,7 @@
  * @module parts
  */
 import { h, icon, s } from './dom.js';
-import { ago, moment, pinGroups } from './format.js';
+import { ago, isMoment, isPausedThere, lookup, moment, pinGroups } from './format.js';
 import { toast } from './toast.js';
 
 const TONE_ICONS = { good: 'check', warn: 'warning', bad: 'error', info: 'info' };
@@ -123,7 +123,7 @@ export function pinView(pin, { large = false, id } = {}) {
 
 /** A moment as its distance; the moment itself on hover and for machines. */
 export function when(at, show = ago) {
-  return at ? h('time', { datetime: new Date(at).toISOString(), title: moment(at) }, show(at)) : '–';
+  return isMoment(at) ? h('time', { datetime: new Date(at).toISOString(), title: moment(at) }, show(at)) : '–';
 }
 
 /** Names and what they stand for; entries without a value are left out. */
@@ -173,11 +173,15 @@ const LINKS = {
 };
 
 /** What a peer's state and link come to, in a word. */
-export function peerBadge({ state, link }) {
+export function peerBadge(peer) {
+  const { state, link } = peer;
   if (state === 'invited') return badge('info', 'Invited');
   if (state === 'paused' && link !== 'alarm') return badge('warn', 'Paused', 'pause');
-  return badge(...(LINKS[link] ?? ['', link]));
+  if (isPausedThere(peer)) return badge('warn', 'Paused there', 'pause');
+  return badge(...(lookup(LINKS, link) ?? ['', link]));
 }
 
+const TRANSPORTS = { quic: 'QUIC', tcp: 'TCP' };
+
 /** A transport as people write it. */
-export const transportName = (transport) => (transport ? { quic: 'QUIC', tcp: 'TCP' }[transport] ?? transport : '–');
+export const transportName = (transport) => (transport ? lookup(TRANSPORTS, transport) ?? transport : '–');

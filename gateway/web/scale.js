@@ -26,6 +26,20 @@ export function ticks(most, isWhole = false, least = isWhole ? 3 : 0.01) {
   return Array.from({ length: steps + 1 }, (_, index) => Number((index * step).toPrecision(12)));
 }
 
+/**
+ * Where an axis may end when few values are far above the others: at the value that 95 in 100 do not pass, if the
+ * highest is more than twice as high; else at the highest.
+ *
+ * @param {number[]} values
+ * @returns {number}
+ */
+export function ceiling(values) {
+  const sorted = [...values].sort((a, b) => a - b);
+  const most = sorted.at(-1) ?? 0;
+  const usual = sorted[Math.ceil(sorted.length * 0.95) - 1] ?? 0;
+  return usual > 0 && most > 2 * usual ? usual : most;
+}
+
 /** The text of a path through points; `null` interrupts it. */
 export function path(points) {
   let isDown = false;

@@ -3,7 +3,7 @@ import { api, segment } from '../api.js';
 import { confirm, openDialog, showSecrets } from '../dialog.js';
 import { h } from '../dom.js';
 import { choices, field, Wrong } from '../form.js';
-import { day } from '../format.js';
+import { day, lookup } from '../format.js';
 import { badge, button, empty } from '../parts.js';
 import { table } from '../table.js';
 
@@ -13,7 +13,7 @@ const ROLES = [
   ['admin', 'Admin', 'Also decides whom this deployment trusts, and who administers it.'],
 ];
 const ROLE_TONES = { viewer: '', operator: 'info', admin: 'warn' };
-const roleBadge = (role) => badge(ROLE_TONES[role], role, role === 'admin' ? 'key' : null);
+const roleBadge = (role) => badge(lookup(ROLE_TONES, role) ?? '', role, role === 'admin' ? 'key' : null);
 
 export const loadAdministrators = () => api.get('/administrators');
 export const loadTokens = () => api.get('/tokens');

@@ -2,7 +2,7 @@
 import { api } from '../api.js';
 import { h } from '../dom.js';
 import { count, counted, moment } from '../format.js';
-import { badge, button, copyable, empty, head, notice } from '../parts.js';
+import { badge, button, copyable, empty, head, notice, when } from '../parts.js';
 import { search, table } from '../table.js';
 
 const PAGE = 100;
@@ -88,7 +88,7 @@ function list(items) {
   return table({
     id: 'audit-table', caption: 'Audit entries, newest first', items, key: ({ seq }) => seq, row: ({ seq, action, target }) => ({ 'data-seq': seq, 'data-action-name': action, 'data-target': target }),
     columns: [
-      { label: 'When', cell: ({ at }) => h('time.nowrap', { datetime: new Date(at).toISOString() }, moment(at)) },
+      { label: 'When', cell: ({ at }) => h('span.nowrap', {}, when(at, moment)) },
       { label: 'Who', cell: ({ actor }) => actor },
       { label: 'What', header: true, cell: ({ action }) => h('code', {}, action) },
       { label: 'Whom', cell: ({ target }) => h('span.break', {}, target) },

@@ -85,7 +85,7 @@ function callsTable(items, { can, reload }) {
   return table({
     id: 'calls-table', caption: 'Live calls', items, key: ({ call_id: id }) => id, row: ({ call_id: id, relay }) => ({ 'data-call': id, 'data-relay': relay }),
     columns: [
-      { label: 'Call', header: true, cell: ({ call_id: id, mode, meeting_id: meeting, moved }) => [h('code', { title: id }, `${id.slice(0, 4)}…${id.slice(-6)}`), h('span.sub', {}, [mode, meeting, moved && 'moved away'].filter(Boolean).join(' · '))] },
+      { label: 'Call', header: true, cell: ({ call_id: id, mode, meeting_id: meeting, moved }) => [h('code', { title: id }, `${id.slice(0, 4)}…${id.slice(-6)}`), h('span.sub', {}, [mode, meeting, moved && 'moved away'].filter(Boolean).map((part, index) => [index > 0 && ' · ', h('bdi', {}, part)]))] },
       { label: 'Relay', cell: ({ relay }) => relay },
       { label: 'Since', cell: ({ created_at: at }) => when(at, (time) => span(Date.now() - time)) },
       { label: 'Participants', kind: 'number', cell: ({ participants, max_participants: most }) => [count(participants), h('span.quiet', {}, ` of ${count(most)}`)] },

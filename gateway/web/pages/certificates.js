@@ -3,7 +3,7 @@ import { api } from '../api.js';
 import { openDialog } from '../dialog.js';
 import { h } from '../dom.js';
 import { field } from '../form.js';
-import { counted } from '../format.js';
+import { counted, lookup } from '../format.js';
 import { badge, button, copyButton, empty, head, panel, pinView } from '../parts.js';
 import { search, table } from '../table.js';
 import { certificateFacts, daysBadge, lifetime } from './identity.js';
@@ -61,7 +61,7 @@ function pins(rows) {
     columns: [
       { label: 'Peer', header: true, cell: ({ peer }) => h('a', { href: `#/peers/${peer.domain}` }, peer.domain) },
       { label: 'Trusted by', cell: ({ peer }) => (peer.trust === 'ca' ? 'authority' : 'pin') },
-      { label: 'State', cell: ({ state }) => (STATES[state] ? badge(...STATES[state]) : badge('', state === 'ca' ? 'Any of the authority' : 'None yet')) },
+      { label: 'State', cell: ({ state }) => (lookup(STATES, state) ? badge(...lookup(STATES, state)) : badge('', state === 'ca' ? 'Any of the authority' : 'None yet')) },
       { label: 'Pin', cell: ({ pin, state }) => (pin ? pinView(pin) : h('span.quiet', {}, state === 'ca' ? 'checked at each connection' : 'comes with its bundle')) },
       { label: 'Actions', kind: 'actions', cell: ({ pin }) => pin && copyButton(pin, 'the pin', { action: 'copy-pin', kind: 'small plain' }) },
     ],

@@ -1,7 +1,7 @@
 /** Doctor: looks at everything from outside, and says in sentences what is wrong. */
 import { api } from '../api.js';
 import { h, icon } from '../dom.js';
-import { counted } from '../format.js';
+import { counted, lookup } from '../format.js';
 import { button, empty, notice } from '../parts.js';
 
 const SIGNS = { failed: ['bad', 'error', 'Failed'], warning: ['warn', 'warning', 'Warning'], ok: ['good', 'check', 'Fine'] };
@@ -23,9 +23,9 @@ function results(checks) {
   const sorted = [...checks].sort((a, b) => order.indexOf(a.outcome) - order.indexOf(b.outcome));
   const bad = checks.filter(({ outcome }) => outcome !== 'ok').length;
   return h('div.body', {},
-    notice(bad === 0 ? 'good' : 'warn', h('strong', {}, bad === 0 ? `All ${counted(checks.length, 'check')} are fine.` : `${counted(bad, 'thing')} of ${checks.length} to look at.`), { id: 'doctor-verdict' }),
+    notice(bad === 0 ? 'good' : 'warn', h('strong', {}, bad === 0 ? checks.length === 1 ? 'The one check is fine.' : `All ${checks.length} checks are fine.` : `${counted(bad, 'thing')} of ${checks.length} to look at.`), { id: 'doctor-verdict' }),
     h('ul.checks', {}, sorted.map(({ check, subject, outcome, finding, advice }) => {
-      const [tone, sign, word] = SIGNS[outcome] ?? ['info', 'info', outcome];
+      const [tone, sign, word] = lookup(SIGNS, outcome) ?? ['info', 'info', outcome];
       return h('li', { 'data-check': check, 'data-subject': subject, 'data-outcome': outcome, 'data-tone': tone }, icon(sign),
         h('div.words', {}, h('span.unseen', {}, `${word}: `), h('p', {}, finding), advice && h('p.quiet', {}, advice), h('p.quiet.small', {}, `${check} · ${subject}`)));
     })));

@@ -99,7 +99,7 @@ function rotation(data, context) {
   },
   steps(late.length === 0),
   h('div.field', {}, h('span.label', { id: 'ready-count' }, all === 0 ? 'There are no peers that must store it.' : `${ready.length} of ${counted(all, 'peer')} stored it`),
-    all > 0 && meter([{ name: 'stored it', value: ready.length }, ], all, `${ready.length} of ${all} peers stored the next certificate`)),
+    all > 0 && meter([{ name: 'stored it', value: ready.length }, ], all, `${ready.length} of ${counted(all, 'peer')} stored the next certificate`)),
   late.length > 0 && h('ul.readiness', { 'aria-label': 'Peers that did not store it yet' }, late.map((domain) => h('li', { key: domain, 'data-domain': domain, 'data-ready': 'false' }, icon('warning'), h('a', { href: `#/peers/${domain}` }, domain), h('span.quiet.small', {}, 'not yet')))),
   ready.length > 0 && h('ul.readiness', { 'aria-label': 'Peers that stored it' }, ready.slice(0, 20).map((domain) => h('li', { key: domain, 'data-domain': domain, 'data-ready': 'true' }, icon('check'), h('a', { href: `#/peers/${domain}` }, domain))),
     ready.length > 20 && h('li', {}, `and ${ready.length - 20} more`)),
@@ -121,7 +121,7 @@ function activateDialog({ domain, next }, reload) {
     submit: 'Activate', danger: isForced, word: isForced ? domain : null,
     extra: isForced && notice('bad', `${list(late)} did not store it: ${late.length === 1 ? 'it refuses us' : 'they refuse us'} until you peer again, with new bundles. Envelopes for ${late.length === 1 ? 'it' : 'them'} wait until then.`),
     consequences: [
-      ready.length > 0 ? `${counted(ready.length, 'peer')} know the new key. It is used from the next link on: those that are up stay up, and nothing is lost.` : 'No peer knows the new key yet.',
+      ready.length > 0 ? `${counted(ready.length, 'peer knows', 'peers know')} the new key. It is used from the next link on: those that are up stay up, and nothing is lost.` : 'No peer knows the new key yet.',
       'To use it at once with a peer, pause and resume that peer. Operators who compare pins by telephone must be told the new one.',
     ],
     run: async () => {

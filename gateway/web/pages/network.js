@@ -3,11 +3,11 @@ import { api, segment } from '../api.js';
 import { confirm, showError, showSecrets } from '../dialog.js';
 import { h, icon } from '../dom.js';
 import { check, choices, clearWrong, field, Wrong } from '../form.js';
-import { bytes, count, counted, isAddress, isDomain, isNetworkId, words } from '../format.js';
+import { bytes, count, counted, isAddress, isDomain, isNetworkId, lookup, words } from '../format.js';
 import { badge, button, empty, facts, head, notice, panel, tags, when } from '../parts.js';
 import { search } from '../table.js';
 import { toast } from '../toast.js';
-import { POLICIES } from './networks.js';
+import { POLICIES, policyBadge } from './networks.js';
 
 const BACK = { href: '#/networks', label: 'Networks' };
 const FEDERATION = [
@@ -28,6 +28,8 @@ export const network = {
   back: BACK,
   everyMs: 10_000,
 
+  unsaved: ({ state }) => Boolean(state.changed),
+
   async load({ parameters, state }) {
     const [now, { peers }] = await Promise.all([api.get(`/networks/${segment(parameters[0])}`), api.get('/peers')]);
     // What is being edited stays what it is.
@@ -40,10 +42,10 @@ export const network = {
     const { draft } = state;
     const isAdmin = can('admin');
     const title = head({
-      title: now.id, mark: badge(...POLICIES[now.policy.federation]), lead: now.label, back: BACK,
+      title: now.id, mark: policyBadge(now.policy), lead: now.label, back: BACK,
       actions: isAdmin && [
         button({ id: 'new-token', sign: 'key', label: 'New token', onclick: () => tokenDialog(now, context) }),
-        button({ id: 'network-remove', kind: 'danger', sign: 'trash', label: 'Remove', onclick: () => removeDialog(now) }),
+        button({ id: 'network-remove', kind: 'danger', sign: 'trash', label: 'Remove', onclick: () => removeDialog(now, context) }),
       ],
     });
     if (!isAdmin) return [title, h('div.stack', { key: 'network', 'data-network': now.id }, readOnly(now), mail(now))];
@@ -234,7 +236,7 @@ function webhook(draft, now, edit) {
 function readOnly({ local_domains: domains, policy }) {
   return h('div.split', {},
     panel({ id: 'policy', title: 'Who it federates with' },
-      h('p', {}, h('strong', {}, POLICIES[policy.federation][1]), '. ', FEDERATION.find(([name]) => name === policy.federation)[2]),
+      h('p', {}, h('strong', {}, lookup(POLICIES, policy.federation)?.[1] ?? policy.federation), '. ', FEDERATION.find(([name]) => name === policy.federation)?.[2]),
       facts([
         policy.federation === 'restricted' && ['Permitted', tags(policy.permitted.map((pair) => `${pair.domain} / ${pair.network}`))],
         ['Guests', policy.allow_guests ? 'may take part' : 'may not take part'],
@@ -258,7 +260,7 @@ function tokenDialog({ id, tokens }, { reload }) {
   });
 }
 
-function removeDialog({ id, inbox, receipts, local_domains: domains }) {
+function removeDialog({ id, inbox, receipts, local_domains: domains }, { state }) {
   const waiting = inbox.depth + receipts.depth;
   confirm({
     id: 'network-remove-dialog', title: `Remove network ${id}?`, submit: 'Remove this network', word: id,
@@ -269,6 +271,7 @@ function removeDialog({ id, inbox, receipts, local_domains: domains }) {
     ],
     run: async () => {
       await api.delete(`/networks/${segment(id)}${waiting > 0 ? '?purge=true' : ''}`);
+      state.changed = false;
       location.hash = '#/networks';
     },
   });

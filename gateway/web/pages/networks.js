@@ -3,7 +3,7 @@ import { api } from '../api.js';
 import { openDialog, showSecrets } from '../dialog.js';
 import { h } from '../dom.js';
 import { field, Wrong } from '../form.js';
-import { count, counted, isDomain, isNetworkId, words } from '../format.js';
+import { count, counted, isDomain, isNetworkId, lookup, words } from '../format.js';
 import { badge, button, empty, head, tags } from '../parts.js';
 import { table } from '../table.js';
 
@@ -12,6 +12,8 @@ export const POLICIES = {
   open: ['good', 'Open', 'check'],
   restricted: ['info', 'Restricted', 'networks'],
 };
+/** A policy in a word. */
+export const policyBadge = ({ federation }) => badge(...(lookup(POLICIES, federation) ?? ['', federation]));
 /** Domains in a cell; the rest is counted. */
 const DOMAINS_SHOWN = 3;
 
@@ -41,7 +43,7 @@ function list(items) {
     id: 'networks-table', caption: 'Networks', items, key: ({ id }) => id, row: ({ id, policy }) => ({ 'data-network': id, 'data-federation': policy.federation }),
     columns: [
       { label: 'Network', header: true, cell: ({ id, label }) => [h('a', { href: `#/networks/${id}` }, id), label && h('span.sub', {}, label)] },
-      { label: 'Federation', cell: ({ policy }) => [badge(...POLICIES[policy.federation]), policy.federation === 'restricted' && h('span.sub', {}, `with ${counted(policy.permitted.length, 'network')}`)] },
+      { label: 'Federation', cell: ({ policy }) => [policyBadge(policy), policy.federation === 'restricted' && h('span.sub', {}, `with ${counted(policy.permitted.length, 'network')}`)] },
       { label: 'Local domains', cell: ({ local_domains: domains }) => [tags(domains.slice(0, DOMAINS_SHOWN)), domains.length > DOMAINS_SHOWN && h('span.sub', {}, `and ${domains.length - DOMAINS_SHOWN} more`)] },
       { label: 'Guests', cell: ({ policy }) => (policy.allow_guests ? 'allowed' : 'not allowed') },
       { label: 'Blocked', kind: 'number', cell: ({ policy }) => count(policy.blocked.length) },

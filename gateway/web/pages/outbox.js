@@ -2,7 +2,7 @@
 import { api } from '../api.js';
 import { h } from '../dom.js';
 import { oldestText } from '../figures.js';
-import { bytes, count, counted } from '../format.js';
+import { bytes, count, counted, errorWords, soon } from '../format.js';
 import { button, empty, head, panel, peerBadge, stat, when } from '../parts.js';
 import { search } from '../table.js';
 import { departuresTable, laneStrip, purgeDialog } from './queue.js';
@@ -52,7 +52,7 @@ export const outbox = {
         peers.length === 0
           ? h('section.panel', { key: 'none' }, empty({ id: 'outbox-empty', sign: 'outbox', title: 'Nothing can wait yet', text: 'The outbox has a queue for each peer. Make the first peering.', actions: button({ action: 'go-peers', kind: 'primary', href: '#/peers', label: 'Peers' }) }))
           : h('section.panel', { key: 'queues', id: 'queues', 'aria-labelledby': 'queues-title' },
-            h('header', {}, h('h2#queues-title', {}, 'Per peer and lane'), h('span.note', {}, 'the darker, the more waits')),
+            h('header', {}, h('h2#queues-title', {}, 'Per peer and lane'), h('span.note', {}, 'the fuller the colour, the more waits')),
             peers.length > 8 && h('div.toolbar', {}, search({ id: 'outbox-search', label: 'Search peers', value: '', oninput: (value) => { state.search = value; redraw(); } })),
             h('ul.queues', {}, found.slice(0, rows).map((peer) => queue(peer, context))),
             found.length === 0 && empty({ sign: 'search', compact: true, title: 'No peer fits', text: 'Search for something else.' }),
@@ -74,11 +74,11 @@ function queue(peer, { can, run, busy, reload }) {
   const isPaused = peer.state === 'paused';
   return h('li.queue', { key: domain, 'data-domain': domain, 'data-depth': depth },
     h('div.queue-head', {},
-      h('div.queue-name', {}, h('a.strong', { href: `#/peers/${domain}` }, domain), peerBadge({ state: peer.state ?? 'active', link })),
+      h('div.queue-name', {}, h('a.strong', { href: `#/peers/${domain}` }, domain), peerBadge({ ...peer, state: peer.state ?? 'active' })),
       h('div.queue-figures', {}, depth === 0 ? h('span.quiet', {}, 'nothing waits') : [h('strong.queue-depth', {}, counted(depth, 'envelope')), h('span.quiet', {}, ` · ${bytes(size)} · oldest ${oldestText(oldest)}`)]),
       can('operator') && h('div.actions', {},
         link !== 'up' && link !== 'alarm' && (peer.state ?? 'active') === 'active' && button({ action: 'retry', kind: 'small', sign: 'retry', label: 'Retry', hidden: domain, busy: busy(`retry-${domain}`), onclick: () => run(`retry-${domain}`, () => api.post('/outbox/retry', { domain }), `${domain} is being dialled`) }),
         peer.state !== 'invited' && button({ action: 'purge', kind: 'small danger', sign: 'trash', label: 'Purge', hidden: domain, ...(depth > 0 ? {} : { 'aria-disabled': 'true' }), onclick: () => depth > 0 && purgeDialog(peer, null, reload) }))),
     peer.state !== 'invited' && laneStrip(lanes, domain, can('operator') ? (lane) => purgeDialog(peer, lane, reload) : null),
-    depth > 0 && link !== 'up' && text && h('p.quiet.small.break', {}, text, next && !isPaused && [' · dialled again ', when(next, (at) => (at > Date.now() ? `in ${Math.ceil((at - Date.now()) / 1000)} s` : 'now'))]));
+    depth > 0 && link !== 'up' && text && h('p.quiet.small.break', {}, h('bdi', {}, errorWords({ domain, state: peer.state ?? 'active', last_error: text })), next && !isPaused && [' · dialled again ', when(next, (at) => soon(at))]));
 }

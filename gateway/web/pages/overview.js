@@ -4,8 +4,8 @@ import { attention } from '../attention.js';
 import { sparkLine } from '../chart.js';
 import { h, icon } from '../dom.js';
 import { oldestText, takeSample, throughput, trafficCharts } from '../figures.js';
-import { count, counted, latency, percent, rate, span } from '../format.js';
-import { button, empty, head, panel, peerBadge, stat, transportName } from '../parts.js';
+import { count, counted, isPausedThere, latency, percent, rate, span } from '../format.js';
+import { button, empty, head, notice, panel, peerBadge, stat, transportName } from '../parts.js';
 import { table } from '../table.js';
 
 /** Peers at a glance; the rest is on their page. */
@@ -16,10 +16,10 @@ export const overview = {
   everyMs: 10_000,
 
   async load() {
-    const [status, { peers }, identity, { relays }, { calls, errors }] = await Promise.all([
-      api.get('/status'), api.get('/peers'), api.get('/identity'), api.get('/relays'), api.get('/calls'),
+    const [status, { peers }, identity, { relays = [], problem: noRelays }, { calls = [], errors = [], problem: noCalls }] = await Promise.all([
+      api.get('/status'), api.get('/peers'), api.get('/identity'), alone(api.get('/relays')), alone(api.get('/calls')),
     ]);
-    return { status, peers, identity, relays, calls, errors };
+    return { status, peers, identity, relays, calls, errors, callsProblem: noRelays ?? noCalls ?? null };
   },
 
   sample(data, sample) {
@@ -39,7 +39,7 @@ export const overview = {
         lead: [h('span.strong', {}, status.domain), ` · Trunkline ${status.version} · up for ${span(status.uptime_s * 1000)}`],
       }),
       h('div.stack', { key: 'overview' },
-        wants(attention(data)),
+        wants(attention(data), peers.length),
         figures(data),
         h('div.thirds', {},
           chartPanel('throughput', charts.throughput), chartPanel('latency', charts.latency), chartPanel('depth', charts.depth)),
@@ -49,14 +49,28 @@ export const overview = {
   },
 };
 
+/** What may fail without taking the page along: its panel says what went wrong. */
+async function alone(answer) {
+  try {
+    return await answer;
+  } catch (error) {
+    if (error.status === undefined || error.status === 401) throw error;
+    return { problem: error.detail };
+  }
+}
+
 export function chartPanel(name, chart) {
   return h('section.panel', { id: `chart-${name}` }, h('div.body', {}, chart));
 }
 
-function wants(items) {
+function wants(items, peers) {
   if (items.length === 0) {
+    const words = {
+      0: [h('strong', {}, 'No peers yet.'), ' Nothing is wrong, and nothing goes in or out.'],
+      1: [h('strong', {}, 'All is well.'), ' The one peer is connected, and nothing waits for long.'],
+    }[peers] ?? [h('strong', {}, 'All is well.'), ` All ${count(peers)} peers are connected, and nothing waits for long.`];
     return h('section.panel.calm', { id: 'attention', 'aria-label': 'What needs attention' },
-      h('div.body', {}, icon('check'), h('p', {}, h('strong', {}, 'All is well.'), ' Every peer is connected and nothing waits for long.')));
+      h('div.body', {}, icon(peers === 0 ? 'peers' : 'check'), h('p', {}, words)));
   }
   return panel({ id: 'attention', title: 'Needs attention', note: counted(items.length, 'thing'), flush: true },
     h('ul.attention', {}, items.map(({ key, tone, text, detail, href, link }) => h('li', { key, 'data-tone': tone, 'data-attention': key },
@@ -69,20 +83,26 @@ function figures({ status, peers }) {
   const { now } = throughput();
   const known = peers.map((peer) => peer.latency_ms).filter((ms) => ms !== null && ms !== undefined);
   const mean = known.length > 0 ? known.reduce((all, ms) => all + ms, 0) / known.length : null;
-  const active = peers.filter(({ state }) => state === 'active');
-  const up = active.filter(({ link }) => link === 'up').length;
+  // Those who were invited are no peers yet; those who pause are, and nothing is wrong with them.
+  const peered = peers.filter(({ state }) => state !== 'invited');
+  const up = peered.filter(({ state, link }) => state === 'active' && link === 'up').length;
+  const isMissing = peered.some((peer) => peer.state === 'active' && peer.link !== 'up' && !isPausedThere(peer));
   return h('div.stats', { id: 'figures' },
-    stat({ id: 'figure-peers', label: 'Peers connected', value: count(up), unit: `of ${count(active.length)}`, note: others(peers), tone: up < active.length ? 'bad' : null, href: '#/peers' }),
-    stat({ id: 'figure-throughput', label: 'Throughput', value: rate(now), unit: 'per second', note: `${count(status.totals.delivered)} delivered` }),
-    stat({ id: 'figure-latency', label: 'Latency', value: latency(mean), note: 'submitted to acknowledged' }),
+    stat({ id: 'figure-peers', label: 'Peers connected', value: count(up), unit: peered.length > 0 ? `of ${count(peered.length)}` : null, note: others(peers), tone: isMissing ? 'bad' : null, href: '#/peers' }),
+    stat({ id: 'figure-throughput', label: 'Throughput', value: rate(now), unit: 'per second', note: `sent and received · ${count(status.totals.delivered)} delivered` }),
+    stat({ id: 'figure-latency', label: 'Latency', value: latency(mean), note: 'submitted to acknowledged, with the wait while paused' }),
     stat({ id: 'figure-outbox', label: 'Waiting', value: count(status.outbox_depth), note: status.outbox_oldest ? `oldest ${oldestText(status.outbox_oldest)}` : 'nothing is late', href: '#/outbox' }),
     stat({ id: 'figure-received', label: 'Received', value: count(status.totals.received), note: `${count(status.totals.rejected)} rejected` }),
     stat({ id: 'figure-inbox', label: 'In inboxes', value: count(status.inbox_depth), note: counted(status.networks, 'network'), href: '#/networks' }));
 }
 
 function others(peers) {
-  const of = (wanted) => peers.filter(({ state }) => state === wanted).length;
-  const parts = [of('paused') > 0 && `${of('paused')} paused`, of('invited') > 0 && `${of('invited')} invited`].filter(Boolean);
+  if (peers.length === 0) return 'no peers yet';
+  const parts = [
+    [peers.filter(({ state }) => state === 'paused').length, 'paused'],
+    [peers.filter(isPausedThere).length, 'paused there'],
+    [peers.filter(({ state }) => state === 'invited').length, 'invited'],
+  ].filter(([number]) => number > 0).map(([number, word], index) => `${index === 0 ? counted(number, 'peer is', 'peers are') : count(number)} ${word}`);
   return parts.length > 0 ? parts.join(', ') : null;
 }
 
@@ -122,7 +142,8 @@ function urgency({ state, link, outbox }) {
   return outbox.depth > 0 ? 1 : 0;
 }
 
-function callsPanel({ relays, calls, errors }) {
+function callsPanel({ relays, calls, errors, callsProblem }) {
+  if (callsProblem) return panel({ id: 'glance-calls', title: 'Calls' }, notice('bad', callsProblem, { id: 'glance-calls-problem' }));
   if (relays.length === 0) {
     return panel({ id: 'glance-calls', title: 'Calls' }, empty({
       sign: 'calls', title: 'No relays are configured', compact: true,

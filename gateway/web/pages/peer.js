@@ -3,7 +3,7 @@ import { api, segment } from '../api.js';
 import { confirm } from '../dialog.js';
 import { h, icon } from '../dom.js';
 import { oldestText, takeSample, throughput, trafficCharts } from '../figures.js';
-import { bytes, count, counted, latency, list, rate, span } from '../format.js';
+import { bytes, count, counted, errorWords, isPausedThere, latency, list, lookup, rate, soon, span } from '../format.js';
 import { badge, button, copyButton, empty, facts, head, notice, panel, peerBadge, pinView, stat, tags, transportName, when } from '../parts.js';
 import { table } from '../table.js';
 import { acceptDialog } from './peering.js';
@@ -17,6 +17,7 @@ const PIN_STATES = {
   retiring: ['warn', 'Retiring', 'still accepted'],
   revoked: ['bad', 'Revoked', 'never accepted again'],
 };
+const pinState = (state) => lookup(PIN_STATES, state) ?? ['', state, ''];
 
 export const peer = {
   title: 'Peer',
@@ -94,7 +95,8 @@ function removeDialog({ domain, outbox, local_domains: locals }) {
 }
 
 function situation(data, { can }) {
-  const { state, link, last_error: text, next_dial: next, since } = data;
+  const { domain, state, link, next_dial: next, since } = data;
+  const text = errorWords(data);
   if (state === 'invited') {
     return notice('info', [h('strong', {}, 'Invited, not answered yet.'), h('p', {}, 'Send the bundle to its operator if you did not. When the answering bundle comes back, accept it, and the peering begins. An invitation that got lost is replaced by inviting again.')], { id: 'peer-situation' });
   }
@@ -106,10 +108,14 @@ function situation(data, { can }) {
     return notice('warn', [h('strong', {}, 'Paused.'), h('p', {}, `What is for this peer waits until somebody resumes it${can('operator') ? '' : ', which takes an operator'}. What expires meanwhile is returned with a receipt.`)], { id: 'peer-situation' });
   }
   if (link !== 'up') {
-    const again = next && (next > Date.now() ? `It is dialled again in ${span(next - Date.now())}.` : 'It is being dialled.');
-    return notice('bad', [h('strong', {}, 'Not connected since ', when(since, (at) => span(Date.now() - at)), '.'), text && h('p.break', { id: 'peer-error' }, text), again && h('p', {}, again)], { id: 'peer-situation' });
+    const again = next && `It is dialled again ${soon(next)}.`;
+    if (isPausedThere(data)) {
+      return notice('info', [h('strong', {}, `Paused by ${domain}’s operator.`), h('p', {}, 'What is for this peer waits until they resume it. What expires meanwhile is returned with a receipt.'), again && h('p', {}, again)], { id: 'peer-situation' });
+    }
+    return notice('bad', [h('strong', {}, 'Not connected for ', when(since, (at) => span(Date.now() - at)), '.'), text && h('p.break', { id: 'peer-error' }, text), again && h('p', {}, again)], { id: 'peer-situation' });
   }
-  return text && notice('warn', [h('strong', {}, 'The last thing that went wrong'), h('p.break', { id: 'peer-error' }, text)], { id: 'peer-situation' });
+  // A pause that is over is nothing that went wrong.
+  return text && text === data.last_error && notice('warn', [h('strong', {}, 'The last thing that went wrong'), h('p.break', { id: 'peer-error' }, text)], { id: 'peer-situation' });
 }
 
 function claims({ domain, local_domains: approved, claimed_domains: claimed }, { can, run, busy }) {
@@ -181,7 +187,7 @@ function retireDialog({ domain, keys_issued: issued }, reload) {
   confirm({
     id: 'retire-dialog', title: 'Retire old API keys?', submit: 'Retire',
     consequences: [
-      `${counted(issued.length - 1, 'old key')} stops working at once; the newest stays.`,
+      `${counted(issued.length - 1, 'old key stops', 'old keys stop')} working at once; the newest stays.`,
       `If ${domain} has not stored the newest yet, it is refused until you peer with it anew.`,
     ],
     run: async () => {
@@ -196,8 +202,8 @@ function pinLine({ domain, pins, link }, { can, reload }) {
   const order = Object.keys(PIN_STATES);
   const sorted = [...pins].sort((a, b) => order.indexOf(b.state) - order.indexOf(a.state));
   return h('ol.timeline', { id: 'peer-pins', 'aria-label': 'Pins, from old to new' }, sorted.map(({ pin, state }) => h('li', { key: pin, 'data-pin': pin, 'data-state': state },
-    h('div.mark', { 'data-tone': PIN_STATES[state][0] }),
-    h('div.words', {}, h('div.line', {}, badge(...PIN_STATES[state].slice(0, 2)), h('span.quiet.small', {}, PIN_STATES[state][2])), pinView(pin)),
+    h('div.mark', { 'data-tone': pinState(state)[0] }),
+    h('div.words', {}, h('div.line', {}, badge(...pinState(state).slice(0, 2)), h('span.quiet.small', {}, pinState(state)[2])), pinView(pin)),
     h('div.actions', {}, copyButton(pin, 'the pin', { action: 'copy-pin', kind: 'small plain' }),
       can('admin') && state !== 'revoked' && button({ action: 'revoke-pin', kind: 'small plain danger', label: 'Revoke', hidden: `pin ${pin.slice(0, 8)}`, onclick: () => revokeDialog({ domain, pin, state, link }, reload) })))));
 }
@@ -233,7 +239,7 @@ function reach({ endpoints, domain, allow_private_ips: isPrivate, since, state }
   return panel({ id: 'peer-reach', title: 'How it is reached' }, facts([
     ['Endpoints', endpoints.length > 0 ? tags(endpoints) : ['by DNS: ', h('code', {}, `_trunkline._udp.${domain}`)]],
     ['Private addresses', isPrivate ? 'may be dialled' : 'are not dialled'],
-    ['Peering', { invited: 'invited', active: 'active', paused: 'paused' }[state]],
+    ['Peering', state],
     ['Link as it is since', when(since)],
   ]));
 }

@@ -3,7 +3,7 @@ import { api } from '../api.js';
 import { openDialog, showSecrets } from '../dialog.js';
 import { h, icon } from '../dom.js';
 import { check, field, Wrong } from '../form.js';
-import { isDomain, isEndpoint, moment, span, words } from '../format.js';
+import { isDomain, isEndpoint, left, moment, words } from '../format.js';
 import { badge, button, copyButton, copyable, download, facts, notice, pinView, tags } from '../parts.js';
 
 const VALID = [['86400', 'a day'], ['604800', 'a week'], ['2592000', '30 days']];
@@ -50,13 +50,15 @@ function showBundle({ id, title, bundle, name, intro, next }) {
 
 /** Takes a bundle: dropped, chosen or pasted; shows what it says; trusts it. */
 export function acceptDialog({ reload }) {
-  const state = { text: '', bundle: null, preview: null, reading: null, over: false, problem: null };
+  // What holds for peers of whom nothing is said. The box begins as it says, and what is sent is what the box says.
+  const settings = api.get('/settings').catch(() => null);
+  const state = { usual: null, text: '', bundle: null, preview: null, reading: null, over: false, problem: null };
   const dialog = openDialog({
     id: 'accept-dialog', title: 'Accept a bundle', submit: 'Trust this peer', wide: true,
     ready: () => state.preview !== null,
     content: () => (state.preview ? previewed() : asking()),
     run: async ({ allow_private_ips: isPrivate }) => {
-      const { domain, answer } = await api.post('/peers/accept', { bundle: state.bundle, ...(isPrivate ? { allow_private_ips: true } : {}) });
+      const { domain, answer } = await api.post('/peers/accept', { bundle: state.bundle, allow_private_ips: isPrivate });
       await reload();
       if (answer) {
         showBundle({
@@ -97,9 +99,10 @@ export function acceptDialog({ reload }) {
       facts([
         ['Its local domains', tags(locals.map((local) => `${local.domain} (${local.network})`))],
         ['Endpoints', endpoints.length > 0 ? tags(endpoints) : 'by DNS'],
-        ['Bundle good until', `${moment(expires)}, for another ${span(expires - Date.now())}`],
+        ['Bundle good until', `${moment(expires)}, for another ${left(expires - Date.now())}`],
       ]),
-      check({ id: 'accept-private', name: 'allow_private_ips', label: 'It may be at private addresses', hint: 'Only for peers within your own network: otherwise its DNS could point this gateway at your own machines.' }),
+      check({ id: 'accept-private', name: 'allow_private_ips', label: 'It may be at private addresses', checked: state.usual === true,
+        hint: `Only for peers within your own network: otherwise its DNS could point this gateway at your own machines. ${usually(state.usual)}` }),
       h('div.actions', {}, button({ id: 'bundle-other', kind: 'small', label: 'Another bundle', onclick: () => { Object.assign(state, { preview: null, bundle: null, problem: null }); dialog.redraw(); } })),
     ];
   }
@@ -131,9 +134,9 @@ export function acceptDialog({ reload }) {
       return;
     }
     try {
-      const preview = await api.post('/peers/preview', { bundle });
+      const [preview, inForce] = await Promise.all([api.post('/peers/preview', { bundle }), settings]);
       if (state.reading !== trimmed) return;
-      Object.assign(state, { bundle, preview, problem: null });
+      Object.assign(state, { bundle, preview, problem: null, usual: inForce?.allow_private_ips?.value ?? null });
       dialog.redraw();
       document.getElementById('accept-dialog-submit')?.focus();
     } catch (error) {
@@ -145,6 +148,11 @@ export function acceptDialog({ reload }) {
     state.problem = text;
     dialog.redraw();
   }
+}
+
+function usually(value) {
+  if (value === null) return 'What the settings say about new peers could not be asked: the box decides.';
+  return `The settings ${value ? 'allow' : 'do not allow'} it for new peers, so the box begins ${value ? 'ticked' : 'empty'}; for this peer, the box decides.`;
 }
 
 /** Adds a peer, or replaces its details, without a bundle. */

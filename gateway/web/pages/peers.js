@@ -2,7 +2,7 @@
 import { api } from '../api.js';
 import { h } from '../dom.js';
 import { oldestText, takeSample } from '../figures.js';
-import { count, counted, latency, span } from '../format.js';
+import { count, counted, errorWords, isPausedThere, latency, soon, span } from '../format.js';
 import { button, empty, head, peerBadge, transportName, when } from '../parts.js';
 import { search, table } from '../table.js';
 import { traffic } from './overview.js';
@@ -88,9 +88,11 @@ function stateCell(peer) {
   return [peerBadge(peer), h('span.sub', {}, 'for ', when(peer.since, (at) => span(Date.now() - at)), peer.claimed_domains && ' · claims to approve')];
 }
 
-function errorText({ last_error: text, next_dial: next, state, link }) {
+function errorText(peer) {
+  const { next_dial: next, state, link } = peer;
+  const text = errorWords(peer);
   if (!text) return null;
   const isDialled = state === 'active' && link !== 'up' && next;
-  const dials = isDialled && (next > Date.now() ? ` · dialled again in ${Math.ceil((next - Date.now()) / 1000)} s` : ' · is being dialled');
-  return h('span.sub.error-text', { title: text }, text, dials);
+  const dials = isDialled && ` · dialled again ${soon(next)}`;
+  return h('span.sub.error-text', { title: text }, h('bdi', {}, text), dials);
 }

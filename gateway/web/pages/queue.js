@@ -2,7 +2,7 @@
 import { api } from '../api.js';
 import { confirm } from '../dialog.js';
 import { h } from '../dom.js';
-import { bytes, count, counted, span } from '../format.js';
+import { bytes, count, counted, lookup, span } from '../format.js';
 import { badge, when } from '../parts.js';
 import { table } from '../table.js';
 import { toast } from '../toast.js';
@@ -32,7 +32,7 @@ const REASONS = {
 const LANES = 16;
 
 /**
- * Lanes as a strip: the darker, the fuller. Each cell says its figures, and leads to purging where that is allowed.
+ * Lanes as a strip: the fuller the colour, the more waits. Each cell says its figures, and leads to purging where that is allowed.
  *
  * @param {Object[]} lanes
  * @param {string} domain
@@ -61,9 +61,9 @@ export function departuresTable(departures, id, withPeer = false) {
     id, caption: 'Refused, expired and purged envelopes', items: departures, key: ({ domain, outcome, reason }) => `${domain ?? ''}/${outcome}/${reason}`,
     row: ({ outcome, reason, domain }) => ({ 'data-outcome': outcome, 'data-reason': reason, 'data-domain': domain }),
     columns: [
-      { label: 'Outcome', cell: ({ outcome }) => [badge(...(OUTCOMES[outcome] ?? ['', outcome]).slice(0, 2)), h('span.sub', {}, OUTCOMES[outcome]?.[2])] },
+      { label: 'Outcome', cell: ({ outcome }) => [badge(...(lookup(OUTCOMES, outcome) ?? ['', outcome]).slice(0, 2)), h('span.sub', {}, lookup(OUTCOMES, outcome)?.[2])] },
       withPeer && { label: 'Peer', cell: ({ domain }) => h('a', { href: `#/peers/${domain}` }, domain) },
-      { label: 'Reason', cell: ({ reason }) => [REASONS[reason] ?? reason, REASONS[reason] && h('span.sub', {}, h('code', {}, reason))] },
+      { label: 'Reason', cell: ({ reason }) => [lookup(REASONS, reason) ?? reason, lookup(REASONS, reason) && h('span.sub', {}, h('code', {}, reason))] },
       { label: 'Envelopes', kind: 'number', cell: (departure) => count(departure.count) },
       { label: 'Last', kind: 'number', cell: ({ last }) => when(last) },
     ],

@@ -1,7 +1,7 @@
 /** Settings: how the gateway behaves, who may use it, and whether it is well. */
 import { api } from '../api.js';
 import { h } from '../dom.js';
-import { head } from '../parts.js';
+import { empty, head } from '../parts.js';
 import { accountTab } from './account.js';
 import { administratorsTab, loadAdministrators, loadTokens, tokensTab } from './access.js';
 import { doctorTab } from './doctor.js';
@@ -19,20 +19,32 @@ const TABS = [
 export const settings = {
   title: 'Settings',
 
-  load: (context) => tabOf(context)[3](context).then((content) => ({ content })),
+  unsaved: ({ state }) => Object.keys(state.draft ?? {}).length > 0,
+
+  load: async (context) => ({ content: refused(context) ? null : await tabOf(context)[3](context) }),
 
   view({ content }, context) {
-    const shown = tabOf(context);
+    const beyond = refused(context);
+    const shown = beyond ?? tabOf(context);
     return [
       head({ title: 'Settings' }),
       h('nav.tabs', { key: 'tabs', 'aria-label': 'Settings' }, h('ul', {}, tabsFor(context).map(([name, label]) => h('li', {},
         h('a', { href: `#/settings/${name}`, 'data-tab': name, 'aria-current': name === shown[0] ? 'page' : null }, label))))),
-      h('div.stack', { key: `tab-${shown[0]}`, id: `tab-${shown[0]}` }, shown[4](content, context)),
+      h('div.stack', { key: `tab-${shown[0]}`, id: `tab-${shown[0]}` }, beyond ? notFor(beyond, context) : shown[4](content, context)),
     ];
   },
 };
 
 const tabsFor = ({ can, session }) => TABS.filter(([name, , role]) => can(role) && (name !== 'account' || session.via !== 'token'));
+
+/** The tab that the address names, when it takes more than the session's role. */
+const refused = ({ can, parameters }) => TABS.find(([name, , role]) => name === parameters[0] && !can(role));
+
+function notFor([, label, role], { session }) {
+  return h('section.panel', { 'aria-label': label }, empty({
+    id: 'tab-refused', sign: 'lock', title: `The page “${label}” needs the role ${role}`, text: `You have the role ${session.role}. An administrator can give you another.`,
+  }));
+}
 
 function tabOf(context) {
   const tabs = tabsFor(context);

@@ -9,7 +9,7 @@ import * as format from '../format.js';
 import { sum } from '../live.js';
 import { passwordRules } from '../password.js';
 import { qrPath } from '../qr.js';
-import { area, condense, path, ticks } from '../scale.js';
+import { area, ceiling, condense, path, ticks } from '../scale.js';
 
 const claims = [];
 const test = (claim, body) => claims.push([claim, body]);
@@ -55,6 +55,33 @@ test('spans are told in one unit, or two where one is coarse', () => {
 test('a duration is split into the largest unit that divides it', () => {
   equal([86_400, 90_000, 3_600, 90, 61, 0].map(format.splitDuration), [[1, 'days'], [25, 'h'], [1, 'h'], [90, 's'], [61, 's'], [0, 's']]);
   equal([86_400, 172_800, 5_400].map(format.duration), ['1 day', '2 days', '90 min']);
+});
+
+test('what is left is told to the nearest, and what comes at once is now', () => {
+  equal([7 * DAY - 5_000, DAY - 5_000, 2 * DAY - 5_000, 90_000, 49_400].map(format.left), ['7 days', '24 h', '2 days', '2 min', '49 s']);
+  equal([NOW - 5, NOW + 400, NOW + 1_000, NOW + 8_200].map((at) => format.soon(at, NOW)), ['now', 'now', 'in 1 s', 'in 9 s']);
+});
+
+test('a moment that no date can hold is none', () => {
+  for (const at of [9e15, Number.MAX_SAFE_INTEGER * 4, -9e15, NaN, null, undefined, 0, 'soon']) equal([format.isMoment(at), format.moment(at), format.day(at)], [false, '–', '–']);
+  equal(format.isMoment(NOW), true);
+});
+
+test('names that every object knows are not in a table', () => {
+  equal(['constructor', '__proto__', 'toString', 'a', undefined].map((name) => format.lookup({ a: 1 }, name) ?? null), [null, null, null, 1, null]);
+});
+
+test('a pause says whose it is, and is no problem', () => {
+  const there = { domain: 'b.test', state: 'active', link: 'down', last_error: 'the peer closed the link (paused): this peering is paused by its operator' };
+  const here = { domain: 'b.test', state: 'paused', link: 'down', last_error: "we refused the peer's link: this peering is paused by its operator" };
+  equal([there, here, { ...here, state: 'active' }, { ...here, last_error: 'no answer' }, { last_error: null }].map(format.errorWords),
+    ['paused by b.test’s operator', 'paused here', 'was paused here when it was last tried', 'no answer', null]);
+  equal([there, here, { ...there, link: 'up' }, { ...there, last_error: 'no answer' }].map(format.isPausedThere), [true, false, false, false]);
+});
+
+test('an axis is not made for few values far above the others', () => {
+  const usual = Array.from({ length: 99 }, (_, index) => 10 + (index % 5));
+  equal([ceiling([...usual, 68_000]), ceiling([...usual, 20]), ceiling([3, 9]), ceiling([]), ceiling([...usual.map(() => 0), 5])], [14, 20, 9, 0, 5]);
 });
 
 test('names in a sentence are counted when there are many', () => {
@@ -141,7 +168,8 @@ test('what needs attention comes in order of gravity, and a healthy deployment n
     peer('c.test', { link: 'down', since: NOW - 60_000, outbox: { depth: 1, oldest: NOW - 30_000 } }),
     peer('d.test', { link: 'alarm' }),
     peer('e.test', { claimed_domains: [] }),
+    peer('f.test', { link: 'down', last_error: 'the peer closed the link (paused): this peering is paused by its operator' }),
   ], { relays: [{ name: 'r', state: 'down', error: 'gone' }] }), NOW);
-  equal(found.map(({ key }) => key), ['down:c.test', 'alarm:d.test', 'relay:r', 'paused:b.test', 'claim:e.test', 'invited:a.test']);
-  equal(found[0].text, 'c.test is not connected since 1 min. 1 envelope waits, the oldest for 30 s.');
+  equal(found.map(({ key }) => key), ['down:c.test', 'alarm:d.test', 'relay:r', 'paused:b.test', 'claim:e.test', 'invited:a.test', 'paused-there:f.test']);
+  equal(found[0].text, 'c.test is not connected for 1 min. 1 envelope waits, the oldest for 30 s.');
 });
