@@ -82,7 +82,8 @@ pub(crate) struct Common {
 
 #[derive(Debug, Subcommand)]
 enum Scenario {
-    /// Two peered gateways on loopback, from an empty directory, with envelopes both ways.
+    /// Two peered deployments on loopback from an empty directory, with consoles, messaging pages and calls; prints their
+    /// links and a tour, and stays until Ctrl-C.
     Demo(demo::DemoArgs),
     /// Throughput, CPU time, latency and memory from one deployment to another.
     Envelopes(envelopes::EnvelopesArgs),

@@ -1,6 +1,6 @@
 /** The page: contacts, one conversation at a time, calls. What it shows is in `messenger.js`. */
 import { Messenger, callLink } from './messenger.js';
-import { mark, reasonText } from './words.js';
+import { mark, reasonText, timeText } from './words.js';
 
 const STATES = {
   connecting: 'Connecting…', connected: 'Connected', reconnecting: 'Reconnecting…', replaced: 'Elsewhere', refused: 'Closed',
@@ -30,6 +30,9 @@ async function start() {
   window.trunklineMessenger = messenger;
   messenger.addEventListener('change', schedule);
   messenger.addEventListener('arrival', onArrival);
+  messenger.addEventListener('over', () => {
+    $('announcements').textContent = 'Your call is over.';
+  });
   showSelf();
   $('messenger').hidden = false;
   const last = sessionStorage.getItem('selected');
@@ -142,7 +145,9 @@ function updateContact(row, contact) {
 function lastLine(contact) {
   const last = messenger.messagesWith(contact.address).at(-1);
   if (contact.newKey) return 'Has a new key';
-  if (!last) return contact.publicKey ? 'Ready to write' : 'Waiting for the key';
+  if (!last && !contact.publicKey) return contact.problem ? 'Not reached yet' : 'Has not opened the page yet';
+  if (!last) return 'Ready to write';
+  if (last.over) return last.own ? 'Your call is over' : 'The call is over';
   if (last.kind === 'call') return last.own ? 'You invited to a call' : 'Invites you to a call';
   return `${last.own ? 'You: ' : ''}${last.text || 'cannot be read'}`;
 }
@@ -178,6 +183,7 @@ function renderConversation() {
   $('invite').disabled = !messenger.call || !contact.publicKey || Boolean(contact.newKey);
   $('invite').title = messenger.call ? `Invite ${contact.name} to your call` : 'Start a call first';
   $('start-call').disabled = Boolean(messenger.call);
+  $('start-call').title = messenger.call ? 'Your call is on: open it, or end it before you start another' : '';
   renderNotice(contact);
   renderMessages(contact);
   if (contact.unread && document.visibilityState === 'visible') messenger.markRead(selected);
@@ -196,7 +202,7 @@ function renderNotice({ name, publicKey, newKey, problem }) {
   let text = '';
   if (newKey) text = `Somebody has a new key and says to be ${name}. Nothing is sent until you compare the safety number and accept it.`;
   else if (!publicKey && problem) text = `${name}’s key cannot be asked for: ${reasonText(problem)}. It is tried again.`;
-  else if (!publicKey) text = `${name}’s key is not here yet: it comes when ${name}’s page is opened. What you write waits until then.`;
+  else if (!publicKey) text = `${name} has not opened the page yet. What you write waits here until then: it is sealed with a key that ${name}’s page makes.`;
   $('notice').hidden = text === '';
   if ($('notice').querySelector('span').textContent !== text) $('notice').querySelector('span').textContent = text;
   $('notice-action').hidden = !newKey;
@@ -233,15 +239,12 @@ function messageRow(message, contact) {
   row.querySelector('.text').hidden = kind === 'call';
   const time = row.querySelector('time');
   time.dateTime = new Date(at).toISOString();
-  time.textContent = new Date(at).toLocaleTimeString([], { hour: '2-digit', minute: '2-digit' });
+  time.textContent = timeText(message);
   row.querySelector('.retry').addEventListener('click', () => messenger.retry(id));
   if (kind === 'call' && invitation) {
     row.querySelector('.invitation').hidden = false;
     row.querySelector('.title span').textContent = own ? `You invited ${contact.name} to your call` : `${contact.name} invites you to a call`;
-    const host = own ? messenger.domain : contact.address.split('@')[1];
-    row.querySelector('.host').textContent = `Hosted by ${host}, at ${new URL(invitation.page).host}`;
     const join = row.querySelector('.join');
-    join.hidden = own;
     if (!own) {
       join.href = callLink(invitation);
       join.setAttribute('aria-label', `Join ${contact.name}’s call`);
@@ -250,8 +253,17 @@ function messageRow(message, contact) {
   return row;
 }
 
+function updateInvitation(row, { own, over, invitation }, contact) {
+  if (!invitation || row.dataset.over === String(Boolean(over))) return;
+  row.dataset.over = Boolean(over);
+  const host = own ? messenger.domain : contact.address.split('@')[1];
+  row.querySelector('.host').textContent = over ? 'This call is over.' : `Hosted by ${host}, at ${new URL(invitation.page).host}`;
+  row.querySelector('.join').hidden = own || over;
+}
+
 function updateRow(row, message, contact) {
   const { own, state, reason } = message;
+  updateInvitation(row, message, contact);
   if (row.dataset.state === `${state} ${reason}`.trim()) return;
   const { icon, text, bad } = own ? mark(message, contact) : { icon: 'warning', text: '', bad: false };
   row.dataset.state = `${state} ${reason}`.trim();
@@ -347,15 +359,17 @@ $('invite').addEventListener('click', () => {
   attempt('The invitation was not sent', () => messenger.invite(selected), $('invite'));
 });
 
-$('end-call').addEventListener('click', () => {
-  attempt('The call was not ended', () => messenger.endCall(), $('end-call'));
-});
+for (const id of ['end-call', 'bar-end']) {
+  $(id).addEventListener('click', () => {
+    attempt('The call was not ended', () => messenger.endCall(), $('end-call'), $('bar-end'));
+  });
+}
 
 function renderOwnCall() {
   const { call } = messenger;
-  $('own-call').hidden = !call;
+  for (const id of ['own-call', 'call-bar']) $(id).hidden = !call;
   if (!call) return;
-  $('open-call').href = callLink(call);
+  for (const id of ['open-call', 'bar-open']) $(id).href = callLink(call);
   $('own-call-host').textContent = new URL(call.page).host;
 }
 

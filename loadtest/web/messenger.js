@@ -43,13 +43,19 @@ const MEDIA_KEY_BYTES = 32;
  * @property {'message' | 'call'} kind
  * @property {string} text
  * @property {?object} invitation for `call`
+ * @property {boolean} [over] the call that is invited to is over
+ * @property {?string} [ends] this is no invitation but a note that the call with this id is over: it is not shown
  * @property {number} at
+ * @property {?number} [sent] others': when they say that they wrote it
  * @property {number} place order of appearance
  * @property {string} state own: waiting, sending, sent, failed, delivered, refused, expired, purged. Others': opened, unreadable
  * @property {string} reason
  */
 
-/** Events: `change` (anything; `detail.address` when it is of one conversation), `arrival` (a message came). */
+/**
+ * Events: `change` (anything; `detail.address` when it is of one conversation), `arrival` (a message came), `over` (one's
+ * own call is).
+ */
 export class Messenger extends EventTarget {
   /** @type {Map<string, Contact>} by address */
   contacts = new Map();
@@ -97,6 +103,10 @@ export class Messenger extends EventTarget {
 
   /** The messages of a conversation, oldest first. @returns {Message[]} */
   messagesWith(address) {
+    return this.#allWith(address).filter(({ ends }) => !ends);
+  }
+
+  #allWith(address) {
     const mine = [...this.#messages.values()].filter((message) => message.address === address);
     return mine.sort((first, second) => first.place - second.place);
   }
@@ -131,16 +141,23 @@ export class Messenger extends EventTarget {
       ({ token } = await this.#server.invite(callId, address));
     } catch (error) {
       // It ended by itself, or an operator ended it.
-      if (error.status === 404) await this.#forgetCall();
+      if (error.status === 404) await this.#callOver(callId);
       throw error;
     }
+    if (this.call?.callId !== callId) throw new Error('the call is over.');
     await this.#post(address, { kind: 'call', text: '', invitation: { callId, calluri, page, token, key } });
   }
 
   /** Ends one's own call for everybody. */
   async endCall() {
-    await this.#server.endCall(this.call.callId);
-    await this.#forgetCall();
+    const { callId } = this.call;
+    try {
+      await this.#server.endCall(callId);
+    } catch (error) {
+      // It is over already.
+      if (error.status !== 404) throw error;
+    }
+    await this.#callOver(callId);
   }
 
   /** Everything of a conversation was seen. */
@@ -176,10 +193,31 @@ export class Messenger extends EventTarget {
     if (message?.state === 'failed') this.#deliver(message);
   }
 
-  async #forgetCall() {
-    this.call = null;
-    await this.#vault.save({ own: { call: null } });
+  /** One's own call is over: whoever was invited is told. A second time does nothing. */
+  async #callOver(callId) {
+    const { notes, ...saved } = this.#takeCallOver({ call_id: callId });
+    await this.#vault.save(saved);
+    for (const note of notes) this.#deliver(note);
     this.#changed();
+  }
+
+  /** What is to be kept when one's own call is over, and the notes that say so to others. */
+  #takeCallOver({ call_id: callId }) {
+    const saved = { own: {}, messages: [], notes: [] };
+    if (this.call?.callId === callId) {
+      this.call = null;
+      saved.own.call = null;
+      this.dispatchEvent(new CustomEvent('over'));
+    }
+    const sent = [...this.#messages.values()].filter(({ own, over, invitation }) => own && !over && invitation?.callId === callId);
+    for (const message of sent) message.over = true;
+    for (const address of new Set(sent.map((message) => message.address))) {
+      const note = this.#newMessage(address, { id: crypto.randomUUID(), kind: 'call', own: true, at: Date.now(), ends: callId });
+      this.#messages.set(note.id, note);
+      saved.notes.push(note);
+    }
+    saved.messages = [...sent, ...saved.notes];
+    return saved;
   }
 
   async #load(token, addresses) {
@@ -225,12 +263,15 @@ export class Messenger extends EventTarget {
     let saved = {};
     if (event === 'envelope') saved = await this.#takeEnvelope(data);
     if (event === 'receipt') saved = this.#takeReceipt(data);
+    if (event === 'call-over') saved = this.#takeCallOver(data);
+    const { notes = [], own = {}, ...kept } = saved;
     // Before anybody is told: what was shown is there after a reload, and what was opened opens no second time.
-    await this.#vault.save({ ...saved, own: { cursor: this.#cursor } });
+    await this.#vault.save({ ...kept, own: { ...own, cursor: this.#cursor } });
+    for (const note of notes) this.#deliver(note);
     const address = saved.contacts?.[0]?.address ?? saved.messages?.[0]?.address;
-    if (address) this.#changed(address);
+    if (address || 'call' in own) this.#changed(address);
     for (const message of saved.messages ?? []) {
-      if (!message.own) this.dispatchEvent(new CustomEvent('arrival', { detail: { message } }));
+      if (message.id === data.id && !message.own && !message.ends) this.dispatchEvent(new CustomEvent('arrival', { detail: { message } }));
     }
   }
 
@@ -250,9 +291,11 @@ export class Messenger extends EventTarget {
       if (counter <= contact.received) throw new Error('it was sent before, and came again');
       contact.received = counter;
       const content = JSON.parse(text);
+      if (Number.isSafeInteger(content.sent_at)) message.sent = content.sent_at;
+      message.state = 'opened';
+      if (kind === 'call' && content.over === true) return this.#takeEnd(contact, message, String(content.call_id));
       if (kind === 'message') message.text = String(content.text);
       else message.invitation = readInvitation(content);
-      message.state = 'opened';
     } catch (error) {
       // What WebCrypto throws says nothing.
       message.reason = error instanceof DOMException || !error.message
@@ -262,6 +305,16 @@ export class Messenger extends EventTarget {
     contact.unread += 1;
     this.#messages.set(id, message);
     return { contacts: [contact], messages: [message] };
+  }
+
+  /** A contact's call is over: what they invited to is not offered any more. */
+  #takeEnd(contact, note, callId) {
+    note.ends = callId;
+    // Kept, so that it is known when it comes again.
+    this.#messages.set(note.id, note);
+    const theirs = this.#allWith(contact.address).filter(({ own, invitation }) => !own && invitation?.callId === callId);
+    for (const message of theirs) message.over = true;
+    return { contacts: [contact], messages: [note, ...theirs] };
   }
 
   async #takeKey(contact, payload) {
@@ -308,14 +361,14 @@ export class Messenger extends EventTarget {
     return this.#deliver(message);
   }
 
-  #newMessage(address, { id, kind, own, at, text = '', invitation = null, ttl }) {
+  #newMessage(address, { id, kind, own, at, text = '', invitation = null, ttl, ends = null }) {
     this.#place += 1;
     const state = own ? 'waiting' : 'unreadable';
-    return { id, address, own, kind, text, invitation, ttl, at, place: this.#place, state, reason: '' };
+    return { id, address, own, kind, text, invitation, over: false, ends, ttl, at, place: this.#place, state, reason: '' };
   }
 
   #deliverWaiting(address) {
-    for (const message of this.messagesWith(address)) {
+    for (const message of this.#allWith(address)) {
       if (message.own && message.state === 'waiting') this.#deliver(message);
     }
   }
@@ -329,9 +382,9 @@ export class Messenger extends EventTarget {
     const contact = this.contacts.get(message.address);
     if (!['waiting', 'sending', 'failed'].includes(message.state)) return;
     if (!contact.publicKey || contact.newKey) return;
-    const { id, kind, text, invitation, ttl } = message;
+    const { id, kind, ttl } = message;
     const bound = { kind, conversation: contact.conversation, from: this.address, to: contact.address, id };
-    const content = JSON.stringify(kind === 'call' ? writeInvitation(invitation) : { text });
+    const content = JSON.stringify(writeContent(message));
     contact.sent += 1;
     message.state = 'sending';
     // Before it leaves: a counter is never used for two different messages.
@@ -410,6 +463,12 @@ export function callLink({ page, callId, token, key }) {
 export function nameOf(address) {
   const name = address.split('@')[0];
   return name.charAt(0).toUpperCase() + name.slice(1);
+}
+
+/** What is sealed of a message. */
+function writeContent({ kind, text, invitation, ends, at }) {
+  if (ends) return { call_id: ends, over: true };
+  return { ...(kind === 'call' ? writeInvitation(invitation) : { text }), sent_at: at };
 }
 
 /** An invitation as it is sealed; the names are those of DESIGN's calls. */

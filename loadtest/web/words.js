@@ -24,6 +24,26 @@ export function reasonText(reason) {
   return REASONS[reason] ?? (reason || 'no reason was given');
 }
 
+/** Milliseconds apart from which the times of writing and of arrival are both said. */
+const LATE_MS = 60_000;
+/** From here on the day is said, too. */
+const DAY_MS = 12 * 3_600_000;
+/** As in the consoles: 24 hours, midnight is 00:00. */
+const TIME = { hour: '2-digit', minute: '2-digit', hourCycle: 'h23' };
+
+/**
+ * When a message came, and when it was written if that is another time.
+ *
+ * @param {{at: number, sent?: ?number}} message
+ */
+export function timeText({ at, sent }) {
+  const text = new Date(at).toLocaleTimeString([], TIME);
+  // What another page says need not be a time.
+  if (!Number.isFinite(sent) || Number.isNaN(new Date(sent).getTime()) || Math.abs(at - sent) <= LATE_MS) return text;
+  const day = Math.abs(at - sent) > DAY_MS ? { day: 'numeric', month: 'short' } : {};
+  return `${text}, sent ${new Date(sent).toLocaleString([], { ...TIME, ...day })}`;
+}
+
 /**
  * The mark of one's own message.
  *
@@ -32,7 +52,7 @@ export function reasonText(reason) {
 export function mark({ state, reason }, contact) {
   const domain = contact.address.split('@')[1];
   const marks = {
-    waiting: ['clock', contact.newKey ? 'Waiting until you accept the new key' : `Waiting for ${contact.name}’s key`],
+    waiting: ['clock', contact.newKey ? 'Waiting until you accept the new key' : `Waiting until ${contact.name} opens the page`],
     sending: ['clock', 'Sending'],
     sent: ['sent', `Waiting for ${domain}`],
     delivered: ['delivered', 'Delivered'],

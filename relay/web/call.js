@@ -2,7 +2,7 @@
 import { canEncrypt } from './encryption.js';
 import { decodeBase64, makeKey, readInvitation, readToken, writeInvitation } from './link.js';
 import { importBaseKey, safetyCode } from './sframe.js';
-import { Tiles, initials } from './tiles.js';
+import { Tiles, callTitle, initials } from './tiles.js';
 import { TrunklineCall } from './trunkline-client.js';
 
 const JOIN_PROBLEMS = {
@@ -20,11 +20,13 @@ const FAREWELLS = {
   replaced: ['You are in this call elsewhere', 'You joined it anew in another window or on another device.'],
   timed_out: ['The connection was lost', 'Nothing was heard from this browser any more.'],
   refused: ['The connection was refused', 'The secure connection to the relay could not be made.'],
-  call_ended: ['The call is over', ''],
+  call_ended: ['The call is over', 'It ended for everybody. You can close this page.'],
   drained: ['The call was interrupted', 'The relay is being taken down. You may be able to join again.'],
   lost: ['The connection was lost', 'All attempts to come back failed.'],
   unauthorized: ['The invitation is not valid any more', 'Ask for a new one to come back.'],
 };
+/** Reasons after which the same invitation joins nothing any more. */
+const FINAL = ['call_ended', 'unauthorized'];
 const QUALITIES = { good: 'Good connection', fair: 'Fair connection', poor: 'Poor connection' };
 const CAUSES = {
   uplink_loss: 'what you send arrives with gaps',
@@ -135,7 +137,8 @@ function show(view) {
 
 function enterRoom(callId, role) {
   show('room');
-  $('room-title').textContent = `Call ${callId}`;
+  // For those who look for it in logs and consoles.
+  $('room-title').title = `Call ${callId}`;
   for (const id of ['microphone', 'camera', 'screen']) $(id).hidden = role === 'viewer';
   $('screen').hidden ||= !navigator.mediaDevices?.getDisplayMedia;
   showEncryption();
@@ -198,6 +201,7 @@ function render() {
   if (!call) return;
   const { slots, roster, speakers } = call;
   tiles.update({ slots, roster, speakers, self, selfView });
+  $('room-title').textContent = callTitle([...roster.keys()].filter((name) => name !== self));
   $('alone').hidden = [...roster.keys()].some((name) => name !== self);
   renderPeople();
   for (const [id, icon] of [['microphone', 'mic'], ['camera', 'camera']]) {
@@ -396,6 +400,7 @@ function leaveRoom(reason) {
   $('farewell-title').textContent = title;
   $('farewell-text').textContent = text;
   $('farewell-text').hidden = text === '';
+  $('again').hidden = FINAL.includes(reason);
   show('farewell');
   $('farewell-title').focus();
 }

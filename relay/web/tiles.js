@@ -7,6 +7,8 @@
 
 /** Tiles of people without a picture. More shows more faces, or rather initials, and leaves less room for pictures. */
 const WITHOUT_PICTURE_MAX = 8;
+/** People who are named in a call's title. More says more, and is cut off in narrow windows. */
+const NAMED_MAX = 3;
 
 /**
  * @typedef {object} View what there is to show
@@ -123,6 +125,29 @@ export class Tiles {
 export function initials(name) {
   const words = name.split(/[\s._@-]+/).filter(Boolean);
   return words.slice(0, 2).map((word) => [...word][0].toUpperCase()).join('');
+}
+
+/**
+ * What a call is called by who else is on it: `Call with Ann and Ben`.
+ *
+ * @param {string[]} names of the others
+ * @returns {string}
+ */
+export function callTitle(names) {
+  if (names.length === 0) return 'Call';
+  const said = names.slice(0, NAMED_MAX).map(shortName);
+  const more = names.length - said.length;
+  if (more > 0) said.push(more === 1 ? '1 other' : `${more} others`);
+  const last = said.pop();
+  return `Call with ${said.length > 0 ? `${said.join(', ')} and ` : ''}${last}`;
+}
+
+/** `Ann` of `ann@alpha.test`; other names as they are. */
+function shortName(name) {
+  const local = /^([^@\s]+)@[^@\s]+$/.exec(name)?.[1];
+  if (local === undefined) return name;
+  const [first, ...rest] = local;
+  return first.toUpperCase() + rest.join('');
 }
 
 function choose({ slots, roster, speakers, self, selfView }) {

@@ -1,14 +1,19 @@
 //! The messaging server's way to its gateway: submits, and takes what comes. It sees addresses and sealed bytes.
 
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http::Method;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
+use trunkline_common::ids::Address;
+use trunkline_common::limits::CONVERSATION_BYTES_MAX;
 
 use super::directory::Directory;
 use crate::error::LoadError;
@@ -32,14 +37,14 @@ pub(crate) struct Draft {
     /// The envelope's id, chosen by the page: it is bound to the payload.
     pub(crate) id: uuid::Uuid,
     /// For whom.
-    pub(crate) to: String,
+    pub(crate) to: Address,
     /// What it is.
     pub(crate) kind: Kind,
     /// Which conversation it belongs to.
     pub(crate) conversation: String,
     /// How long it may be tried for.
     #[serde(default)]
-    pub(crate) ttl_s: Option<u64>,
+    pub(crate) ttl_s: Option<NonZeroU64>,
     /// Base64.
     pub(crate) payload: String,
 }
@@ -54,6 +59,22 @@ pub(crate) enum Kind {
     Call,
     /// A public key.
     Control,
+}
+
+impl Draft {
+    /// Checks what the gateway would, for what goes to a neighbour and so past it.
+    ///
+    /// # Errors
+    /// A sentence with the field and the fix.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        if self.conversation.len() > CONVERSATION_BYTES_MAX {
+            return Err(format!("conversation: expected at most {CONVERSATION_BYTES_MAX} bytes"));
+        }
+        let payload = STANDARD.decode(&self.payload);
+        payload.map(drop).map_err(|_| {
+            "payload: this is not base64: expected the standard alphabet, with padding".to_owned()
+        })
+    }
 }
 
 /// Takes and brings envelopes.
@@ -95,14 +116,19 @@ impl Courier {
             "id": id, "from": from, "to": [to], "kind": kind.name(), "conversation": conversation,
             "payload": payload,
         });
-        if to.rsplit_once('@').is_some_and(|(_, domain)| domain == self.domain) {
-            return Ok(hand_over(directory, from, to, envelope));
+        // Before it is on its way: its receipt may be back before the answer is.
+        let first = directory.sends(*id, from);
+        if to.domain() == self.domain {
+            if !first {
+                return Ok(json!({ "id": id, "accepted": [], "rejected": [], "duplicate": true }));
+            }
+            hand_over(directory, from, to.as_str(), envelope);
+            let accepted = json!([{ "domain": self.domain, "recipients": 1 }]);
+            return Ok(json!({ "id": id, "accepted": accepted, "rejected": [] }));
         }
         if let (Some(ttl_s), Some(envelope)) = (ttl_s, envelope.as_object_mut()) {
             envelope.insert("ttl_s".to_owned(), json!(ttl_s));
         }
-        // Before it is on its way: its receipt may be back before the answer is.
-        directory.sends(*id, from);
         let body = Bytes::from(envelope.to_string());
         let submitted = async {
             let mut client = self.submits.lock().await;
@@ -182,7 +208,7 @@ fn receipt(directory: &Directory, receipt: &Value) {
 }
 
 /// Delivers between two people of one deployment.
-fn hand_over(directory: &Directory, from: &str, to: &str, mut draft: Value) -> Value {
+fn hand_over(directory: &Directory, from: &str, to: &str, mut draft: Value) {
     let id = draft.get("id").cloned().unwrap_or_default();
     let known = directory.by_address(to).is_some();
     let reason = if known { Value::Null } else { json!("nobody here has this address") };
@@ -196,7 +222,6 @@ fn hand_over(directory: &Directory, from: &str, to: &str, mut draft: Value) -> V
         let names = ["id", "to", "state", "reason"].map(|name| (name, name));
         sender.mailbox.put("receipt", picked(&told, names.into_iter()));
     }
-    json!({ "id": id })
 }
 
 /// Some of a record's fields, by other names.
@@ -206,4 +231,41 @@ fn picked(record: &Value, names: impl Iterator<Item = (&'static str, &'static st
             Some((name.to_owned(), record.get(of).filter(|field| !field.is_null())?.clone()))
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn draft(to: &str, conversation: &str, payload: &str) -> Result<Draft, serde_json::Error> {
+        serde_json::from_value(json!({
+            "id": "8c0d5c3e-7d4b-4f4e-9a39-0d5d7bfb4b11", "to": to, "kind": "message",
+            "conversation": conversation, "payload": payload,
+        }))
+    }
+
+    #[test]
+    fn what_goes_past_the_gateway_is_checked_as_it_would_there() {
+        let good = draft("amir@alpha.test", "c", "aGVsbG8=").expect("it is good");
+        assert_eq!(good.check(), Ok(()));
+        assert!(draft(&format!("{}@alpha.test", "a".repeat(400)), "c", "aGVsbG8=").is_err());
+        for (conversation, payload, field) in
+            [("c".repeat(257), "", "conversation"), ("c".to_owned(), "a", "payload")]
+        {
+            let found = draft("amir@alpha.test", &conversation, payload).expect("it is read").check();
+            assert!(found.is_err_and(|why| why.starts_with(field)), "{field}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_neighbour_gets_an_envelope_once() {
+        let api = Api { address: ([127, 0, 0, 1], 9).into(), token: String::new() };
+        let courier = Courier::new("alpha.test", api);
+        let directory = Directory::of("alpha.test");
+        let draft = draft("amir@alpha.test", "c", "aGVsbG8=").expect("it is good");
+        let first = courier.submit(&directory, "ann@alpha.test", &draft).await.expect("it is taken");
+        assert!(first.get("duplicate").is_none(), "{first}");
+        let again = courier.submit(&directory, "amir@alpha.test", &draft).await.expect("it is taken");
+        assert_eq!(again["duplicate"], true, "{again}");
+    }
 }

@@ -65,17 +65,21 @@ impl Directory {
         self.people.iter().position(|person| person.hash.matches(token))
     }
 
-    /// Remembers who sends an envelope.
-    pub(crate) fn sends(&self, id: Uuid, address: &str) {
-        let Some(at) = self.people.iter().position(|person| person.address == address) else { return };
+    /// Remembers who sends an envelope. False when the id is known: it stays with who sent it first, so that nobody gets
+    /// a neighbour's receipts by sending the neighbour's id again.
+    pub(crate) fn sends(&self, id: Uuid, address: &str) -> bool {
+        let Some(at) = self.people.iter().position(|person| person.address == address) else { return false };
         let mut sent = self.sent.lock().unwrap_or_else(PoisonError::into_inner);
-        if sent.senders.insert(id, at).is_none() {
-            sent.order.push_back(id);
+        if sent.senders.contains_key(&id) {
+            return false;
         }
+        sent.senders.insert(id, at);
+        sent.order.push_back(id);
         while sent.order.len() > SENT_MAX {
             let Some(oldest) = sent.order.pop_front() else { break };
             sent.senders.remove(&oldest);
         }
+        true
     }
 
     /// Who sent an envelope.
@@ -112,5 +116,14 @@ mod tests {
             assert_eq!(directory.by_token(&person.token), Some(at));
             assert!(directory.by_token(person.name).is_none());
         }
+    }
+
+    #[test]
+    fn receipts_stay_with_who_sent_an_id_first() {
+        let directory = Directory::of("alpha.test");
+        let id = Uuid::new_v4();
+        assert!(directory.sends(id, "ann@alpha.test"));
+        assert!(!directory.sends(id, "amir@alpha.test"));
+        assert_eq!(directory.sender_of(&id).map(|person| person.name), Some("ann"));
     }
 }

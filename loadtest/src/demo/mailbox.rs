@@ -17,7 +17,7 @@ const BYTES_MAX: usize = 8 << 20;
 pub(crate) struct Item {
     /// Rises by one with each.
     pub(crate) seq: u64,
-    /// `envelope` or `receipt`.
+    /// `envelope`, `receipt` or `call-over`.
     pub(crate) event: &'static str,
     /// Its fields as JSON, `seq` among them.
     pub(crate) data: Arc<str>,

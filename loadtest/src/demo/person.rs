@@ -236,6 +236,8 @@ impl Person {
                 self.receipts.insert(text(&data, "id")?, data);
                 Ok(())
             }
+            // Of a call of one's own: whoever is on it is told by the relay.
+            "call-over" => Ok(()),
             other => Err(LoadError::Answer {
                 request: "GET /api/events".to_owned(),
                 why: format!("an event `{other}`"),

@@ -29,7 +29,8 @@ use tokio::task::{JoinHandle, JoinSet};
 use trunkline_common::token::{self, TokenHash};
 use trunkline_http::extract::{Json, Query};
 use trunkline_http::problem::{
-    FORBIDDEN, NOT_FOUND, OVERLOADED, Problem, TOO_LARGE, UNAUTHENTICATED, method_not_allowed, not_found,
+    FORBIDDEN, MALFORMED, NOT_FOUND, OVERLOADED, Problem, TOO_LARGE, UNAUTHENTICATED, method_not_allowed,
+    not_found,
 };
 use trunkline_http::serve::{self, Stopping};
 
@@ -67,7 +68,8 @@ pub(crate) struct Server {
     open_call: String,
     stop: watch::Sender<bool>,
     task: JoinHandle<()>,
-    _courier: JoinSet<()>,
+    /// They end with it.
+    _tasks: JoinSet<()>,
 }
 
 /// What the handlers share.
@@ -75,7 +77,7 @@ struct Shared {
     domain: String,
     directory: Arc<Directory>,
     courier: Courier,
-    hosting: Hosting,
+    hosting: Arc<Hosting>,
     open_call: TokenHash,
     stopping: Stopping,
 }
@@ -113,7 +115,10 @@ impl Server {
         let (stop, stopping) = watch::channel(false);
         let open_call = token::generate(OPEN_CALL_PREFIX).to_string();
         let courier = Courier::new(domain, api);
-        let taking = courier.take(&directory);
+        let mut tasks = courier.take(&directory);
+        let hosting = Arc::new(hosting);
+        let (watching, told) = (Arc::clone(&hosting), Arc::clone(&directory));
+        tasks.spawn(async move { watching.watch(&told).await });
         let shared = Shared {
             domain: domain.to_owned(),
             directory: Arc::clone(&directory),
@@ -125,7 +130,7 @@ impl Server {
         let limits =
             serve::Limits { connections_max: CONNECTIONS_MAX, drain: DRAIN, ..serve::Limits::default() };
         let task = tokio::spawn(serve::serve(listener, None, router(shared), limits, stopping));
-        Ok(Self { address, directory, open_call, stop, task, _courier: taking })
+        Ok(Self { address, directory, open_call, stop, task, _tasks: tasks })
     }
 
     /// The people here, and what opens their pages.
@@ -189,6 +194,15 @@ impl Shared {
     fn person(&self, caller: &Caller) -> Result<&Person, Problem> {
         self.directory.people.get(caller.0).ok_or_else(|| Problem::new(NOT_FOUND, "nobody is here"))
     }
+
+    /// Refuses whoever did not start a call.
+    async fn is_theirs(&self, person: &Person, call: &str) -> Result<(), Problem> {
+        match self.hosting.maker_of(call).await {
+            Some(maker) if maker == person.address => Ok(()),
+            Some(_) => Err(Problem::new(FORBIDDEN, "only who started a call invites to it and ends it")),
+            None => Err(Problem::new(NOT_FOUND, "this call is over: start another one")),
+        }
+    }
 }
 
 async fn me(State(shared): State<Arc<Shared>>, caller: Caller) -> Result<Answer<Value>, Problem> {
@@ -237,6 +251,7 @@ async fn submit(
             format!("payload: at most {PAYLOAD_CHARS_MAX} characters are taken: write less at a time");
         return Err(Problem::new(TOO_LARGE, detail));
     }
+    draft.check().map_err(|detail| Problem::new(MALFORMED, detail))?;
     match shared.courier.submit(&shared.directory, &person.address, &draft).await {
         Ok(answer) => Ok((StatusCode::ACCEPTED, Answer(answer)).into_response()),
         Err(error) => refused(error, "the gateway"),
@@ -245,7 +260,7 @@ async fn submit(
 
 async fn start_call(State(shared): State<Arc<Shared>>, caller: Caller) -> Result<Response, Problem> {
     let person = shared.person(&caller)?;
-    match shared.hosting.start(&person.address).await {
+    match shared.hosting.start(&shared.directory, &person.address).await {
         Ok(made) => Ok((StatusCode::CREATED, Answer(made)).into_response()),
         Err(error) => refused(error, "the relay"),
     }
@@ -261,9 +276,9 @@ async fn invite(
     if !shared.directory.everybody.contains(&participant) {
         return Err(Problem::new(NOT_FOUND, "participant: nobody has this address"));
     }
-    match shared.hosting.invite(&person.address, &call, &participant).await {
-        Ok(Some(token)) => Ok((StatusCode::CREATED, Answer(json!({ "token": token }))).into_response()),
-        Ok(None) => Err(not_yours()),
+    shared.is_theirs(person, &call).await?;
+    match shared.hosting.invite(&call, &participant).await {
+        Ok(token) => Ok((StatusCode::CREATED, Answer(json!({ "token": token }))).into_response()),
         Err(error) => refused(error, "the relay"),
     }
 }
@@ -274,9 +289,9 @@ async fn end_call(
     Path(call): Path<String>,
 ) -> Result<Response, Problem> {
     let person = shared.person(&caller)?;
-    match shared.hosting.end(&person.address, &call).await {
-        Ok(true) => Ok(StatusCode::NO_CONTENT.into_response()),
-        Ok(false) => Err(not_yours()),
+    shared.is_theirs(person, &call).await?;
+    match shared.hosting.end(&shared.directory, &call).await {
+        Ok(()) => Ok(StatusCode::NO_CONTENT.into_response()),
         Err(error) => refused(error, "the relay"),
     }
 }
@@ -300,10 +315,6 @@ async fn join_open_call(
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
     Ok((StatusCode::SEE_OTHER, headers).into_response())
-}
-
-fn not_yours() -> Problem {
-    Problem::new(FORBIDDEN, "only who started a call invites to it and ends it")
 }
 
 fn away(who: &str) -> Problem {

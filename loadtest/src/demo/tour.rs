@@ -43,6 +43,11 @@ pub(crate) fn text(alpha: &Deployment, beta: &Deployment, call: &str, root: &Pat
             lines.push(format!("  {:<22} {}", person.address, deployment.server.link(person)));
         }
     }
+    lines.push(
+        "  A person's key is made when the page is opened for the first time: what is written to amir or bea before \
+         waits until then."
+            .to_owned(),
+    );
     lines.push(String::new());
     lines.push("The tour:".to_owned());
     let first = if fresh {

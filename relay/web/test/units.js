@@ -4,6 +4,7 @@
  */
 import { backoffMs, parseIceServers } from '../api.js';
 import { Pulse } from '../pulse.js';
+import { callTitle } from '../tiles.js';
 
 const claims = [];
 const test = (claim, body) => claims.push([claim, body]);
@@ -68,6 +69,14 @@ test('a long hostile header takes no long time', () => {
   const began = performance.now();
   for (const part of ['<', ';', '<a>;', '<a>; b="', '<a>; b="\\', '<a> ; ']) parseIceServers(part.repeat(20_000));
   if (performance.now() - began > 2_000) throw new Error(`${performance.now() - began} ms`);
+});
+
+test('a call is called by up to three of the others', () => {
+  equal([[], ['ann@alpha.test'], ['Guest 1', 'ben@beta.test'], ['a', 'b', 'c'], ['a', 'b', 'c', 'd'], ['a', 'b', 'c', 'd', 'e']].map(callTitle), [
+    'Call', 'Call with Ann', 'Call with Guest 1 and Ben', 'Call with a, b and c', 'Call with a, b, c and 1 other',
+    'Call with a, b, c and 2 others',
+  ]);
+  equal(callTitle(['@', '@beta.test', '']), 'Call with @, @beta.test and ');
 });
 
 test('the first wait is short, each is longer than half of the one before, and none is long', () => {
