@@ -1,4 +1,4 @@
-//! Hashes.
+//! Hashes of bytes.
 
 use aws_lc_rs::digest::{SHA256, digest};
 

@@ -4,7 +4,7 @@
 //! - [`ids`]: domains, addresses, envelope ids, networks; they do not print what they identify
 //! - [`redact`]: the log detail an operator chose, and who may print what at it
 //! - [`limits`]: limits that more than one crate must agree on
-//! - [`digest`]: hashes
+//! - [`digest`]: the SHA-256 of bytes
 //! - [`token`]: random bearer tokens and the hashes they are stored as
 //! - [`units`]: durations and sizes as operators write them
 //! - `config`: loading a configuration file with errors that name file, line and field (feature `process`)
