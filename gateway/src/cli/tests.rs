@@ -333,7 +333,7 @@ fn status_says_first_what_is_wrong_and_what_to_do() {
     gateway.fake.set_peers(vec![healthy("fine.test"), paused, down]);
     let out = gateway.run(&["status"]).fine().out;
     let (first, rest) = out.split_once('\n').unwrap();
-    assert!(first.starts_with("beta.test: The link is down since") && first.contains("refused"), "{out}");
+    assert!(first.starts_with("beta.test: The link is down for") && first.contains("refused"), "{out}");
     assert!(
         rest.contains("peer resume gamma.test") && rest.contains("domain:") && !rest.contains("fine.test"),
         "{out}"

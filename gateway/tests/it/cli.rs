@@ -98,7 +98,7 @@ fn an_identity_is_not_activated_while_a_peer_does_not_know_it() {
 fn events_are_followed_as_they_happen() {
     let (mut alpha, mut beta) = (Gateway::running("alpha.test"), Gateway::running("beta.test"));
     alpha.peer(&mut beta, "alpha.test", "beta.test");
-    let mut follower = alpha.spawn(&["--json", "events", "--count", "1"]);
+    let mut follower = alpha.spawn(&["--json", "events", "--count", "4"]);
     // The follower may not be there for the first of them.
     alpha.wait("followed", |alpha| {
         alpha.ok(&["peer", "pause", "beta.test"]);
@@ -106,9 +106,14 @@ fn events_are_followed_as_they_happen() {
         follower.try_wait().unwrap().is_some()
     });
     let output = follower.wait_with_output().unwrap();
-    let event: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert!(event["kind"].as_str().unwrap().starts_with("link."), "{event}");
-    assert_eq!(event["peer"], "beta.test");
+    let text = String::from_utf8(output.stdout).unwrap();
+    let events: Vec<serde_json::Value> =
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    // What somebody did, and what came of it.
+    for kind in ["audit", "link."] {
+        let found = events.iter().find(|event| event["kind"].as_str().unwrap().starts_with(kind));
+        assert_eq!(found.unwrap_or(&serde_json::Value::Null)["peer"], "beta.test", "{text}");
+    }
 }
 
 #[test]
