@@ -11,6 +11,7 @@ mod browse;
 mod console;
 mod demo;
 mod manual;
+mod modules;
 mod pages;
 mod story;
 mod totp;
