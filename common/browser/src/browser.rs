@@ -324,7 +324,7 @@ mod tests {
     async fn a_window_that_a_page_opens_is_found() {
         let browser = Browser::start(&Options::default()).await.unwrap();
         let page = browser.first_page();
-        page.open("data:text/html,<title>one</title><button onclick=\"open('about:blank').document.title = 'two'\">x</button>")
+        page.open("data:text/html,<title>one</title><button onclick=\"window.open('about:blank').document.title = 'two'\">x</button>")
             .await
             .unwrap();
         let none = browser.opened_page(&[&page], Duration::ZERO).await.unwrap_err().to_string();
