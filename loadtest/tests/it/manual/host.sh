@@ -121,17 +121,19 @@ systemctl() {
   case $verb in
     daemon-reload) ;;
     enable | start)
-      local command
+      local command program=trunkline-relay
       command=$(grep -oP '^ExecStart=\K.*' "/etc/systemd/system/$unit.service")
       read -ra command <<< "$command"
+      # The unit that `init` writes names the very program that wrote it, which here is another.
+      [[ $unit == trunkline-gateway ]] && program=trunkline-gateway
       [[ -x ${command[0]} ]] || { echo "there is no ${command[0]}: the manual installs it" >&2; return 1; }
-      "$(basename "${command[0]}")" "${command[@]:1}" &
+      "$program" "${command[@]:1}" &
       echo $! > "$pid"
       started && ready
       ;;
     stop)
       # The service is the only child of the subshell that started it.
-      pkill -TERM -P "$(<"$pid")"
+      pkill -TERM -P "$(<"$pid")" || true
       wait "$(<"$pid")" || true
       ;;
     restart) systemctl stop "$unit" && systemctl start "$unit" ;;

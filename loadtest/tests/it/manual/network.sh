@@ -10,10 +10,13 @@ declare -A running
 
 mount --make-rprivate /
 mount -t tmpfs tmpfs /run
-printf '127.0.0.1 localhost\n11.0.0.1 gw.alpha.test\n11.0.0.2 gw.beta.test\n' > "$SCRATCH/etc-hosts"
-mount --bind "$SCRATCH/etc-hosts" /etc/hosts
+echo 'nameserver 11.0.0.53' > "$SCRATCH/resolv.conf"
+mount --bind "$SCRATCH/resolv.conf" /etc/resolv.conf
+ip link set lo up
 ip link add bridge type bridge
 ip link set bridge up
+ip address add 11.0.0.53/24 dev bridge
+python3 "$MANUAL/dns.py" 11.0.0.53 gw.alpha.test=11.0.0.1 gw.beta.test=11.0.0.2 &
 
 start() {
   local name=$1 address
