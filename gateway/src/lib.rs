@@ -13,12 +13,14 @@
 //! - [`metrics`]: what is measured
 //! - [`config`], [`init`], [`service`], [`check`], [`run`]: from a configuration file to a running gateway
 //! - [`doctor`]: what is wrong, and what to do
+//! - `clock`: the machine's clock, for all but the core
 //! - [`cli`]: the command line
 
 pub mod admin;
 pub mod api;
 pub mod check;
 pub mod cli;
+mod clock;
 pub mod config;
 pub mod console;
 pub mod doctor;

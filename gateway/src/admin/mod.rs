@@ -12,18 +12,18 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use axum::Router;
 use axum::middleware::from_fn_with_state;
 use trunkline_common::ids::Domain;
 use trunkline_gateway_proto::bundle::BUNDLE_BYTES_MAX;
 use trunkline_gateway_proto::settings::Values;
-use trunkline_gateway_proto::time::Time;
 use trunkline_http::extract::Json as JsonBody;
 use trunkline_http::lockout::Lockout;
 use trunkline_http::problem::{self, Problem};
 
+use crate::clock::now;
 use crate::config::{Config, IdentityMode};
 use crate::doctor::Patient;
 use crate::history::History;
@@ -164,9 +164,3 @@ type BundleBody<T> = JsonBody<T, BUNDLE_BODY_BYTES_MAX>;
 
 /// What handlers answer.
 type Answer<T> = Result<T, Problem>;
-
-/// The machine's clock.
-fn now() -> Time {
-    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Time::from_unix_ms(u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX))
-}

@@ -1,12 +1,12 @@
 //! What the command line shows of times, beside what every command line of ours shows.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use trunkline_gateway_proto::time::Time;
 pub(super) use trunkline_http::cli::console::{
     bytes, deliver_secret, fields, or_dash, span, table, vacant, write_secret,
 };
 use trunkline_http::rfc3339::Utc;
+
+pub(crate) use crate::clock::now;
 
 /// A moment in UTC, as RFC 3339 writes it, to the second.
 pub(super) fn moment(time: Time) -> String {
@@ -16,10 +16,4 @@ pub(super) fn moment(time: Time) -> String {
 /// How long ago, in the largest unit that fits.
 pub(super) fn age(time: Time) -> String {
     span(now().since(time))
-}
-
-/// The machine's clock.
-pub(crate) fn now() -> Time {
-    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Time::from_unix_ms(u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX))
 }

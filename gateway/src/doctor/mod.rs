@@ -15,12 +15,12 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, timeout};
-use trunkline_gateway_proto::time::Time;
 
+use crate::clock::now;
 use crate::config::Config;
 use crate::hub::Hub;
 use crate::identity::Identity;
@@ -148,10 +148,4 @@ async fn overview(hub: &Hub) -> Vec<Check> {
         Ok(Err(error)) => failed(format!("The gateway cannot do its work: {error}.")),
         Err(_) => failed(format!("The core has not answered for {} s.", HUB_WITHIN.as_secs())),
     }
-}
-
-/// The machine's clock.
-fn now() -> Time {
-    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Time::from_unix_ms(u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX))
 }

@@ -1,13 +1,15 @@
 //! The tasks that look: one for each relay, so that none waits for another, and one that remembers.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout_at};
 use tracing::{info, warn};
 use trunkline_http::serve::{Stopping, stopped};
+
+use crate::clock::now;
 
 use super::answers::{Detail, Facts};
 use super::client::{CallError, Session};
@@ -55,7 +57,7 @@ async fn remember(relays: Arc<Relays>) {
             () = sleep(relays.pause()) => {}
             () = relays.woken.notified() => continue,
         }
-        relays.sample(unix_ms());
+        relays.sample(now().unix_ms());
     }
 }
 
@@ -63,7 +65,7 @@ impl Relay {
     /// Looks once; at up to so many calls in detail.
     pub(super) async fn round(&self, detailed: usize) {
         let looked = self.look(detailed).await;
-        self.record(unix_ms(), looked);
+        self.record(now().unix_ms(), looked);
     }
 
     async fn look(&self, detailed: usize) -> Result<(Facts, Vec<CallView>), CallError> {
@@ -164,9 +166,4 @@ impl Mean {
     fn get(&self) -> Option<f64> {
         (self.weight > 0.0).then(|| self.sum / self.weight)
     }
-}
-
-fn unix_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

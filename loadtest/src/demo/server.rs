@@ -18,7 +18,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
 use axum::{Json as Answer, Router};
 use futures_util::{Stream, StreamExt, stream};
-use http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, LOCATION, REFERRER_POLICY};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, LOCATION, REFERRER_POLICY};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, StatusCode};
 use serde::Deserialize;
@@ -27,6 +27,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 use trunkline_common::token::{self, TokenHash};
+use trunkline_http::auth::bearer;
 use trunkline_http::extract::{Json, Query};
 use trunkline_http::problem::{
     FORBIDDEN, MALFORMED, NOT_FOUND, OVERLOADED, Problem, TOO_LARGE, UNAUTHENTICATED, method_not_allowed,
@@ -181,9 +182,7 @@ impl FromRequestParts<Arc<Shared>> for Caller {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, shared: &Arc<Shared>) -> Result<Self, Problem> {
-        let header = parts.headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
-        let token = header.and_then(|value| value.strip_prefix("Bearer "));
-        let at = token.and_then(|token| shared.directory.by_token(token));
+        let at = bearer(&parts.headers).and_then(|token| shared.directory.by_token(token));
         at.map(Self).ok_or_else(|| {
             Problem::new(UNAUTHENTICATED, "this link opens nobody's page: open one that the demo printed")
         })
