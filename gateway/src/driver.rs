@@ -324,6 +324,10 @@ impl Driver {
                 reply.send(Ok(core.overview(now))).ok();
                 return;
             }
+            Command::Pulse { reply } => {
+                reply.send(Ok(core.pulse(now))).ok();
+                return;
+            }
         };
         self.waiters.insert(ticket, waiter);
     }
@@ -544,7 +548,7 @@ fn refuse(command: Command, error: &HubError) {
         Command::Ack { reply, .. } => Waiter::Ack(reply).fail(error),
         Command::Admin { reply, .. } => Waiter::Admin(reply).fail(error),
         Command::AuditRange { reply } => drop(reply.send(Err(error))),
-        Command::Overview { reply } => drop(reply.send(Err(error))),
+        Command::Overview { reply } | Command::Pulse { reply } => drop(reply.send(Err(error))),
     }
 }
 

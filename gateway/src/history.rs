@@ -316,7 +316,7 @@ pub async fn run(hub: Hub, history: Arc<History>, mut stopping: Stopping) {
             () = stopped(&mut stopping) => return,
             _ = ticks.tick() => {}
         }
-        if let Ok(overview) = hub.overview().await {
+        if let Ok(overview) = hub.pulse().await {
             history.record(&overview);
         }
     }

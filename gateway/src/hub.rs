@@ -101,6 +101,9 @@ pub(crate) enum Command {
     Overview {
         reply: oneshot::Sender<Result<Overview, HubError>>,
     },
+    Pulse {
+        reply: oneshot::Sender<Result<Overview, HubError>>,
+    },
 }
 
 /// A handle on the hub. Cheap to clone.
@@ -221,6 +224,14 @@ impl Hub {
     /// When the hub is gone.
     pub async fn overview(&self) -> Result<Overview, HubError> {
         self.ask(|reply| Command::Overview { reply }).await
+    }
+
+    /// Peers and totals: an overview without networks, whose policies may be long. For who looks every few seconds.
+    ///
+    /// # Errors
+    /// When the hub is gone.
+    pub async fn pulse(&self) -> Result<Overview, HubError> {
+        self.ask(|reply| Command::Pulse { reply }).await
     }
 
     /// Events from now on.

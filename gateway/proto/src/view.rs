@@ -15,6 +15,13 @@ impl Core {
     /// Everything there is to see at this moment.
     #[must_use]
     pub fn overview(&self, now: Time) -> Overview {
+        let networks = self.directory.networks().map(|record| self.network_view(record)).collect();
+        Overview { networks, ..self.pulse(now) }
+    }
+
+    /// The same without networks, whose policies may be long: for who looks every few seconds.
+    #[must_use]
+    pub fn pulse(&self, now: Time) -> Overview {
         let peers = self
             .directory
             .peers()
@@ -23,7 +30,7 @@ impl Core {
             domain: self.config.domain.clone(),
             at: now,
             peers: peers.collect(),
-            networks: self.directory.networks().map(|record| self.network_view(record)).collect(),
+            networks: Vec::new(),
             totals: self.totals,
         }
     }

@@ -90,7 +90,7 @@ impl FakeHub {
                     let outcome = state.carry_out(&hub, &actor, op);
                     let _ = reply.send(outcome);
                 }
-                Command::Overview { reply } => {
+                Command::Overview { reply } | Command::Pulse { reply } => {
                     let _ = reply.send(Ok(state.overview(&hub)));
                 }
                 Command::Ack { reply, .. } => {

@@ -288,7 +288,9 @@ mod tests {
                 passwords.run(|| Ok(()), work).await.is_ok()
             }));
         }
-        while passwords.waiting.available_permits() > 0 {
+        // Until all wait, and the first are at work.
+        let at_work = || running.load(std::sync::atomic::Ordering::SeqCst) == AT_ONCE;
+        while passwords.waiting.available_permits() > 0 || !at_work() {
             tokio::task::yield_now().await;
         }
         let refused = passwords.run(|| Ok(()), |_| ()).await.unwrap_err();
