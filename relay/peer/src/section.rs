@@ -65,6 +65,7 @@ impl PeerSection {
             Upstream {
                 content: content(outgoing.source()),
                 ssrcs: if names_ssrcs { ssrcs.collect() } else { Vec::new() },
+                rids: Vec::new(),
             }
         });
         Section {
@@ -104,6 +105,8 @@ pub(crate) fn payload_type(kind: Kind) -> PayloadType {
             nack: false,
             pli: false,
             fir: false,
+            transport_cc: false,
+            remb: false,
             raw: false,
         },
         Kind::Video => PayloadType {
@@ -113,6 +116,8 @@ pub(crate) fn payload_type(kind: Kind) -> PayloadType {
             nack: true,
             pli: true,
             fir: true,
+            transport_cc: false,
+            remb: false,
             raw: false,
         },
     }

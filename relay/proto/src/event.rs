@@ -55,8 +55,16 @@ pub enum Notice {
         /// Names of participants.
         speakers: Vec<Arc<str>>,
     },
-    /// How good this client's connection is.
+    /// Which layers of what this client sends anybody wants to see. Those not wanted need not be sent. Sources not
+    /// named stay as they are.
+    Layers {
+        /// Changed sources.
+        sources: Vec<WantedLayers>,
+    },
+    /// How good somebody's connection is: everybody is told of those who send, and each of its own.
     Quality {
+        /// Whose.
+        participant: Arc<str>,
         /// `good`, `fair` or `poor`.
         quality: Quality,
         /// What is wrong, unless it is good.
@@ -107,6 +115,28 @@ pub struct SlotEntry {
     pub csrc: Option<u32>,
     /// Whether the client pinned it.
     pub pinned: bool,
+    /// Nothing is sent for it: the client's line does not carry it now.
+    pub paused: bool,
+}
+
+/// What is wanted of one source.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct WantedLayers {
+    /// Which of the client's sources.
+    pub source: SourceName,
+    /// The largest picture height that anybody has room and bandwidth for, in pixels. None: as large as it can be.
+    pub height: Option<u32>,
+    /// Its encodings, the smallest first. Empty when it has one without a name.
+    pub encodings: Vec<WantedEncoding>,
+}
+
+/// Whether one encoding is wanted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct WantedEncoding {
+    /// Its name in the offer (`a=rid`).
+    pub rid: String,
+    /// Whether anybody wants it.
+    pub wanted: bool,
 }
 
 /// Names of sources, by kind and content.
@@ -178,6 +208,8 @@ pub enum QualityCause {
     DownlinkLoss,
     /// The round trip takes long.
     RoundTripTime,
+    /// The line to the client carries less than its slots would show.
+    Bandwidth,
 }
 
 /// Why it is over for a participant.

@@ -11,6 +11,9 @@ pub const PAYLOAD_TYPES_MAX: usize = 48;
 /// Characters of a `mid`. RFC 8843 asks for at most three; 16 is what a one-byte header extension holds.
 pub const MID_LEN_MAX: usize = 16;
 
+/// Encodings of one section: what simulcast of browsers ends at. More cost memory for every camera.
+pub const ENCODINGS_MAX: usize = 3;
+
 /// What a media section carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
@@ -56,6 +59,39 @@ impl Mid {
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
         self.bytes.get(..usize::from(self.len)).unwrap_or_default()
+    }
+}
+
+/// The name of one encoding of a section (RFC 8852), 1 to 16 letters and digits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Rid(Mid);
+
+impl Rid {
+    /// A RID of 1 to 16 letters and digits (RFC 8851, section 10, and as much as a one-byte header extension holds).
+    #[must_use]
+    pub fn new(text: &str) -> Option<Self> {
+        Self::from_bytes(text.as_bytes())
+    }
+
+    /// The same, from a header extension's value.
+    #[must_use]
+    pub fn from_bytes(value: &[u8]) -> Option<Self> {
+        if !value.iter().all(u8::is_ascii_alphanumeric) {
+            return None;
+        }
+        Mid::from_bytes(value).map(Self)
+    }
+
+    /// Its characters.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        self.0.as_str()
+    }
+
+    /// Its characters as bytes.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        self.0.as_bytes()
     }
 }
 
@@ -129,6 +165,10 @@ pub struct PayloadType {
     pub pli: bool,
     /// `a=rtcp-fb … ccm fir`: and with FIR.
     pub fir: bool,
+    /// `a=rtcp-fb … transport-cc`: arrivals are told by transport-wide sequence number.
+    pub transport_cc: bool,
+    /// `a=rtcp-fb … goog-remb`: an estimate of the whole is told.
+    pub remb: bool,
     /// `a=packetization:… raw`: frames are opaque to packetizer and depacketizer. Codecs with and without do not mix.
     pub raw: bool,
 }
@@ -165,11 +205,17 @@ pub enum Extension {
     ColorSpace,
     /// `…/rtp-hdrext/abs-capture-time`: passed on.
     AbsoluteCaptureTime,
+    /// `…/draft-holmer-rmcat-transport-wide-cc-extensions-01`: read here, written anew.
+    TransportSequence,
+    /// `…/rtp-hdrext/abs-send-time`: read here, written anew.
+    AbsoluteSendTime,
+    /// `…/rtp-hdrext/video-layers-allocation00`: read here, never passed on.
+    LayersAllocation,
 }
 
 impl Extension {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 13] = [
         Self::AudioLevel,
         Self::Mid,
         Self::Rid,
@@ -180,6 +226,9 @@ impl Extension {
         Self::VideoContentType,
         Self::ColorSpace,
         Self::AbsoluteCaptureTime,
+        Self::TransportSequence,
+        Self::AbsoluteSendTime,
+        Self::LayersAllocation,
     ];
 
     /// The URI in `a=extmap`.
@@ -198,13 +247,28 @@ impl Extension {
             Self::VideoContentType => "http://www.webrtc.org/experiments/rtp-hdrext/video-content-type",
             Self::ColorSpace => "http://www.webrtc.org/experiments/rtp-hdrext/color-space",
             Self::AbsoluteCaptureTime => "http://www.webrtc.org/experiments/rtp-hdrext/abs-capture-time",
+            Self::TransportSequence => {
+                "http://www.ietf.org/id/draft-holmer-rmcat-transport-wide-cc-extensions-01"
+            }
+            Self::AbsoluteSendTime => "http://www.webrtc.org/experiments/rtp-hdrext/abs-send-time",
+            Self::LayersAllocation => {
+                "http://www.webrtc.org/experiments/rtp-hdrext/video-layers-allocation00"
+            }
         }
     }
 
     /// Whether a value a sender wrote goes on to receivers as it is, under the receiver's own identifier.
     #[must_use]
     pub const fn is_passed_on(self) -> bool {
-        !matches!(self, Self::Mid | Self::Rid | Self::RepairedRid)
+        !matches!(
+            self,
+            Self::Mid
+                | Self::Rid
+                | Self::RepairedRid
+                | Self::TransportSequence
+                | Self::AbsoluteSendTime
+                | Self::LayersAllocation
+        )
     }
 }
 
@@ -250,6 +314,9 @@ pub struct Upstream {
     pub content: Content,
     /// SSRCs the offer names, the media's first, then its retransmissions'. Empty when only `mid` will tell.
     pub ssrcs: Vec<u32>,
+    /// The encodings of simulcast (RFC 8853) that were agreed on, the smallest picture first; at most
+    /// [`ENCODINGS_MAX`]. Empty when there is one encoding without a name.
+    pub rids: Vec<Rid>,
 }
 
 /// A section a client receives in: a slot.

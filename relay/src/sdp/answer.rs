@@ -117,7 +117,7 @@ fn upstream(offered: &section::Section<'_>, codecs: &[Agreed<'_>]) -> Upstream {
     let has_rtx = codecs.iter().any(|agreed| agreed.rtx.is_some());
     let retransmissions = offered.ssrcs.retransmissions().filter(|_| has_rtx);
     let ssrcs = offered.ssrcs.media().chain(retransmissions).map(|(ssrc, _)| ssrc).collect();
-    Upstream { content: offered.content, ssrcs }
+    Upstream { content: offered.content, ssrcs, rids: Vec::new() }
 }
 
 /// For each section of the offer the slot that it was before. Sections stay what and where they were (RFC 3264,

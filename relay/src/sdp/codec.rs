@@ -83,6 +83,8 @@ pub(super) fn agree<'a>(section: &Section<'a>, preference: &[CodecName], sends: 
                 nack: format.feedback.nack,
                 pli: format.feedback.pli,
                 fir: format.feedback.fir,
+                transport_cc: format.feedback.transport_cc,
+                remb: format.feedback.remb,
                 raw: format.raw,
             };
             Some(Agreed { payload_type, format: *format, rtx })

@@ -113,6 +113,8 @@ pub(super) struct Feedback {
     pub(super) nack: bool,
     pub(super) pli: bool,
     pub(super) fir: bool,
+    pub(super) transport_cc: bool,
+    pub(super) remb: bool,
 }
 
 impl Feedback {
@@ -121,12 +123,20 @@ impl Feedback {
             "nack" => self.nack = true,
             "nack pli" => self.pli = true,
             "ccm fir" => self.fir = true,
+            "transport-cc" => self.transport_cc = true,
+            "goog-remb" => self.remb = true,
             _ => {}
         }
     }
 
     const fn or(self, other: Self) -> Self {
-        Self { nack: self.nack || other.nack, pli: self.pli || other.pli, fir: self.fir || other.fir }
+        Self {
+            nack: self.nack || other.nack,
+            pli: self.pli || other.pli,
+            fir: self.fir || other.fir,
+            transport_cc: self.transport_cc || other.transport_cc,
+            remb: self.remb || other.remb,
+        }
     }
 }
 

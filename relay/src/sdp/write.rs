@@ -222,8 +222,15 @@ fn write_format(out: &mut String, format: &Format<'_>) {
     if let Some(fmtp) = format.fmtp {
         line!(out, "a=fmtp:{number} {fmtp}");
     }
-    let Feedback { nack, pli, fir } = format.feedback;
-    for (agreed, name) in [(nack, "nack"), (pli, "nack pli"), (fir, "ccm fir")] {
+    let Feedback { nack, pli, fir, transport_cc, remb } = format.feedback;
+    let names = [
+        (nack, "nack"),
+        (pli, "nack pli"),
+        (fir, "ccm fir"),
+        (transport_cc, "transport-cc"),
+        (remb, "goog-remb"),
+    ];
+    for (agreed, name) in names {
         if agreed {
             line!(out, "a=rtcp-fb:{number} {name}");
         }

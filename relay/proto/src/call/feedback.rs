@@ -248,10 +248,10 @@ impl Call {
             for slot in &mut participant.slots {
                 slot.reported_packets = slot.packets;
             }
-            let id = participant.id;
+            let (id, name) = (participant.id, participant.name.clone());
             if participant.judge(uplink_loss) {
                 let (quality, cause) = participant.quality;
-                self.tell(Audience::One(id), Notice::Quality { quality, cause });
+                self.tell(Audience::One(id), Notice::Quality { participant: name, quality, cause });
             }
         }
     }

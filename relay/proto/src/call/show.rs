@@ -209,11 +209,12 @@ impl Call {
         let roster = self.everybody().map(|(at, _)| at).filter_map(|at| self.roster_entry(at)).collect();
         let slots = participant.slots.iter().map(|slot| self.slot_entry(slot)).collect();
         let (quality, cause) = participant.quality;
+        let name = participant.name.clone();
         let speakers = self.speakers.clone();
         let to = Audience::One(id);
         self.tell(to, Notice::Roster { complete: true, participants: roster, left: Vec::new() });
         self.tell(to, Notice::Slots { slots });
         self.tell(to, Notice::Speakers { speakers });
-        self.tell(to, Notice::Quality { quality, cause });
+        self.tell(to, Notice::Quality { participant: name, quality, cause });
     }
 }

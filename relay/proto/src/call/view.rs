@@ -47,6 +47,7 @@ impl Call {
             source: source.map(|source| source.name),
             csrc: source.map(|source| source.csrc),
             pinned: slot.pin.is_some(),
+            paused: false,
         }
     }
 

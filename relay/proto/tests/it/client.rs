@@ -75,7 +75,17 @@ pub(crate) struct World {
 }
 
 fn vp8() -> PayloadType {
-    PayloadType { number: 96, codec: Codec::Vp8, rtx: Some(97), nack: true, pli: true, fir: true, raw: false }
+    PayloadType {
+        number: 96,
+        codec: Codec::Vp8,
+        rtx: Some(97),
+        nack: true,
+        pli: true,
+        fir: true,
+        transport_cc: false,
+        remb: false,
+        raw: false,
+    }
 }
 
 fn opus() -> PayloadType {
@@ -86,6 +96,8 @@ fn opus() -> PayloadType {
         nack: false,
         pli: false,
         fir: false,
+        transport_cc: false,
+        remb: false,
         raw: false,
     }
 }
@@ -102,7 +114,7 @@ pub(crate) fn section(mid: &str, kind: Kind, send: Option<Content>, ssrc: u32) -
         kind,
         payload_types: vec![if kind == Kind::Video { vp8() } else { opus() }],
         extensions,
-        send: send.map(|content| Upstream { content, ssrcs: vec![ssrc, ssrc + 1] }),
+        send: send.map(|content| Upstream { content, ssrcs: vec![ssrc, ssrc + 1], rids: Vec::new() }),
         receive,
     }
 }

@@ -97,6 +97,8 @@ impl Dialect {
                 nack,
                 pli,
                 fir,
+                transport_cc: false,
+                remb: false,
                 raw,
             }];
         }
@@ -105,7 +107,17 @@ impl Dialect {
             .iter()
             .map(|codec| {
                 let number = self.video + if *codec == VP9 { 2 } else { 0 };
-                PayloadType { number, codec: *codec, rtx: Some(number + 1), nack, pli, fir, raw }
+                PayloadType {
+                    number,
+                    codec: *codec,
+                    rtx: Some(number + 1),
+                    nack,
+                    pli,
+                    fir,
+                    transport_cc: false,
+                    remb: false,
+                    raw,
+                }
             })
             .collect()
     }
@@ -119,7 +131,7 @@ impl Dialect {
             kind,
             payload_types: self.payload_types(kind),
             extensions: self.ids,
-            send: send.map(|content| Upstream { content, ssrcs: vec![ssrc, ssrc + 1] }),
+            send: send.map(|content| Upstream { content, ssrcs: vec![ssrc, ssrc + 1], rids: Vec::new() }),
             receive,
         }
     }
