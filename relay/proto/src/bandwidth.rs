@@ -41,9 +41,10 @@ const STEADY_STEPS_MAX: usize = 2;
 /// See [`STEADY_STEPS_MAX`].
 const STEADY_WINDOW: Duration = Duration::from_secs(60);
 
-/// A budget larger by so many percent than it was at a slot's last step up is no longer a steady one: the line got
-/// better, and the slot may follow without being counted. Less counts noise as change.
-const GROWTH_PERCENT: u64 = 125;
+/// A budget so many percent of what it was at a slot's last step is no longer a steady one: the line got better, and
+/// the slot may follow without being counted. Less takes the tremble of an estimate for change: after congestion one
+/// falls to 85 % and comes back.
+const GROWTH_PERCENT: u64 = 130;
 
 /// Which slots come first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -114,7 +115,9 @@ struct Slot {
     fresh: bool,
     /// Steps up while the budget was steady.
     steps: [Option<Instant>; STEADY_STEPS_MAX],
-    /// The budget at the last step up, or at a step down after it.
+    /// How many layers its source had at most.
+    layers: usize,
+    /// The budget at the last step up or first picture, or at a step down after it.
     stepped_at_bps: Option<u64>,
 }
 
@@ -126,15 +129,17 @@ impl Slot {
             height_max: wish.height_max,
             fresh: true,
             steps: [None; STEADY_STEPS_MAX],
+            layers: wish.layers.len(),
             stepped_at_bps: None,
         }
     }
 
-    /// What somebody else is shown in begins anew; what somebody asks for is not counted as unsteady.
+    /// What somebody else is shown in begins anew. What somebody asks for is not counted, nor are layers that are new.
     fn notice(&mut self, wish: &Wish<'_>) {
+        let asked = (self.priority, self.height_max) != (wish.priority, wish.height_max);
         if self.source != wish.source {
             *self = Self::new(wish);
-        } else if (self.priority, self.height_max) != (wish.priority, wish.height_max) {
+        } else if asked || self.layers < wish.layers.len() {
             *self = Self { fresh: self.fresh, ..Self::new(wish) };
         }
     }
@@ -366,8 +371,10 @@ impl Allocator {
         for (slot, place) in self.slots.iter_mut().zip(&self.places) {
             if is_short && place.level < place.kept {
                 down = true;
-                slot.stepped_at_bps = slot.stepped_at_bps.map(|before| before.min(budget));
-            } else if place.level > place.kept && !slot.fresh {
+                slot.stepped_at_bps = Some(slot.stepped_at_bps.map_or(budget, |before| before.min(budget)));
+            } else if place.level > place.kept && slot.fresh {
+                slot.stepped_at_bps = Some(budget);
+            } else if place.level > place.kept {
                 up = true;
                 slot.step_up(now, budget);
             }
