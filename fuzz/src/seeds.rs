@@ -31,6 +31,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         ("envelope", envelopes()),
         ("relay/stun", relay_seeds::stun()),
         ("relay/rtcp", relay_seeds::rtcp()),
+        ("relay/transport_feedback", relay_seeds::transport_feedback()),
         ("relay/ufrag", relay_seeds::ufrag()),
         ("relay/rtp", relay_seeds::rtp()),
         ("relay/descriptor", relay_seeds::descriptor()),
