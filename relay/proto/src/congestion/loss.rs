@@ -28,6 +28,9 @@ const WATCH_US: i64 = 800_000;
 const WATCH_PACKETS: u32 = 60;
 const WATCH_US_MAX: i64 = 3_000_000;
 
+/// Only who sends less than this share of before can see what that does.
+const LESS: f64 = 0.95;
+
 /// Loss that remains of what there was is inherent above this share.
 const REMAINS_MIN: f64 = 0.6;
 
@@ -50,6 +53,7 @@ const REST_US: i64 = 2_000_000;
 #[derive(Clone, Copy, Debug)]
 struct Watch {
     since_us: i64,
+    bps_before: f64,
     loss_before: f64,
     limit_before: Option<f64>,
     packets: u32,
@@ -63,6 +67,8 @@ pub(super) struct LossLimit {
     missing: u32,
     since_us: Option<i64>,
     loss: f64,
+    /// Of the last observation alone.
+    last: f64,
     inherent: f64,
     limit: Option<f64>,
     held_us: Option<i64>,
@@ -75,10 +81,14 @@ pub(super) struct LossLimit {
 pub(super) struct Sending {
     /// What is sent.
     pub(super) bps: f64,
+    /// What arrives.
+    pub(super) arriving_bps: f64,
     /// What may be sent.
     pub(super) estimate_bps: f64,
     /// How long the queue is.
     pub(super) queue_us: i64,
+    /// Whether others may fill it.
+    pub(super) crowded: bool,
 }
 
 impl LossLimit {
@@ -92,14 +102,27 @@ impl LossLimit {
         self.limit
     }
 
-    /// Whether more loss than inherent keeps the rate from growing.
+    /// The share of packets the line loses whatever is sent.
+    pub(super) fn inherent(&self) -> f64 {
+        self.inherent
+    }
+
+    /// Whether more loss than inherent keeps the rate from growing. An observation without it is enough to ask again.
     pub(super) fn holds(&self) -> bool {
-        self.watch.is_some() || self.loss - self.inherent > GROW_MAX + self.chance()
+        let most = self.inherent + GROW_MAX + self.chance();
+        self.loss > most && self.last > most
+    }
+
+    /// Whether packets are lost that much whatever is sent that a loss says nothing.
+    pub(super) fn is_inherent(&self) -> bool {
+        self.inherent > GROW_MAX / 2.0
     }
 
     /// A probe showed that more arrives.
     pub(super) fn raise(&mut self, bps: f64) {
-        self.limit = self.limit.map(|limit| limit.max(bps));
+        if self.limit.is_some_and(|limit| limit < bps) {
+            (self.limit, self.watch) = (Some(bps), None);
+        }
     }
 
     /// Packets arrived and did not arrive. Some that did had been counted as missing.
@@ -131,6 +154,7 @@ impl LossLimit {
         sending: &Sending,
     ) -> bool {
         self.loss += GAIN * (loss - self.loss);
+        self.last = loss;
         if self.loss < self.inherent {
             self.inherent += INHERENT_GAIN * (self.loss - self.inherent);
         }
@@ -160,13 +184,15 @@ impl LossLimit {
         let from = sending.estimate_bps.min(sending.bps.max(RATE_MIN));
         self.watch = Some(Watch {
             since_us: now_us,
+            bps_before: sending.bps,
             loss_before: self.loss,
             limit_before: self.limit,
             packets: 0,
             lost: 0.0,
         });
         self.held_us = None;
-        self.limit = Some((from * factor).max(RATE_MIN));
+        // What arrives is what the line carries, losses and all.
+        self.limit = Some((from * factor).max(DIP * sending.arriving_bps.min(from)).max(RATE_MIN));
         true
     }
 
@@ -175,14 +201,16 @@ impl LossLimit {
         watch.packets = watch.packets.saturating_add(packets);
         watch.lost += loss * f64::from(packets);
         let elapsed_us = now_us - watch.since_us;
-        if elapsed_us < WATCH_US || (watch.packets < WATCH_PACKETS && elapsed_us < WATCH_US_MAX) {
+        let less = sending.bps <= LESS * watch.bps_before;
+        let enough = watch.packets >= WATCH_PACKETS && less;
+        if elapsed_us < WATCH_US || (!enough && elapsed_us < WATCH_US_MAX) {
             return false;
         }
         let watch = *watch;
         self.watch = None;
         let remains = watch.lost / f64::from(watch.packets.max(1));
         self.loss = remains;
-        if remains >= REMAINS_MIN * watch.loss_before && sending.queue_us < QUEUE_US_MAX {
+        if remains >= REMAINS_MIN * watch.loss_before && sending.queue_us < QUEUE_US_MAX && !sending.crowded {
             self.inherent = remains.min(INHERENT_MAX);
             self.limit = watch.limit_before;
             return false;
@@ -200,5 +228,57 @@ impl LossLimit {
         let grown = limit * (1.0 + GROWTH_PER_S * (elapsed_us.clamp(0, OBSERVE_US_MAX) as f64 / 1e6));
         // Far above what is sent it says nothing.
         self.limit = (grown < 3.0 * sending.bps.max(sending.estimate_bps)).then_some(grown);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Half a minute of a sender that follows the limit from 2 Mbit/s down, over a line that loses so much at a rate. The
+    /// last rate, and the inherent loss.
+    fn half_a_minute(loss: fn(f64) -> f64) -> (f64, f64) {
+        let mut limit = LossLimit::default();
+        let mut bps = 2e6;
+        for n in 1..=150 {
+            bps = limit.bps().map_or(2e6, |most| most.min(2e6));
+            let lost = loss(bps);
+            let sending = Sending {
+                bps,
+                arriving_bps: bps * (1.0 - lost),
+                estimate_bps: bps,
+                queue_us: 0,
+                crowded: false,
+            };
+            limit.observe(n * OBSERVE_US, lost, 40, OBSERVE_US, &sending);
+        }
+        (bps, limit.inherent())
+    }
+
+    #[test]
+    fn loss_that_stays_whatever_is_sent_is_the_lines_own_and_costs_nothing() {
+        for loss in [(|_| 0.05) as fn(f64) -> f64, |_| 0.12, |_| 0.25] {
+            let (bps, inherent) = half_a_minute(loss);
+            assert_eq!(bps, 2e6);
+            assert!((inherent - loss(0.0)).abs() < 0.02, "{inherent}");
+        }
+    }
+
+    #[test]
+    fn loss_by_sending_too_much_limits() {
+        let (bps, inherent) = half_a_minute(|bps| (1.0 - 1e6 / bps).max(0.0));
+        assert!((0.7e6..1.25e6).contains(&bps), "{bps}");
+        assert!(inherent < 0.05, "{inherent}");
+    }
+
+    #[test]
+    fn packets_that_came_late_are_not_lost() {
+        let mut limit = LossLimit::default();
+        let sending = Sending { bps: 1e6, arriving_bps: 1e6, estimate_bps: 1e6, queue_us: 0, crowded: false };
+        limit.update(0, &sending);
+        limit.count(10, 10, 0);
+        limit.count(40, 0, 10);
+        limit.update(OBSERVE_US, &sending);
+        assert_eq!(limit.loss(), 0.0);
     }
 }
