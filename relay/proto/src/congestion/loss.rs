@@ -19,20 +19,27 @@ const OBSERVE_US_MAX: i64 = 1_000_000;
 /// How much a new observation counts. Higher reacts sooner, to chance too.
 const GAIN: f64 = 0.3;
 
-/// How far the rate falls to see whether losing less is possible, and the most it falls at once.
-const DIP: f64 = 0.85;
-const FALL_MOST: f64 = 0.6;
+/// How far the rate falls to see whether losing less is possible: to this share of what is not lost beyond the inherent
+/// loss, and within these shares of what it was.
+const DIP: f64 = 0.95;
+const DIP_MOST: f64 = 0.5;
+const DIP_LEAST: f64 = 0.85;
 
-/// How long, and for how many packets, that is watched. Longer takes chance out of it.
-const WATCH_US: i64 = 800_000;
+/// What arrives is what the line carries: this share of it is safe.
+const CARRIED: f64 = 0.85;
+
+/// A loss that is so much more than the smoothed one is no chance.
+const JUMP: f64 = 0.15;
+
+/// How long, and for how many packets, that is watched, once what was sent before is reported. Longer takes chance out of
+/// it.
+const SETTLE_US: i64 = 300_000;
+const WATCH_US: i64 = 1_000_000;
 const WATCH_PACKETS: u32 = 60;
 const WATCH_US_MAX: i64 = 3_000_000;
 
 /// Only who sends less than this share of before can see what that does.
 const LESS: f64 = 0.95;
-
-/// Loss that remains of what there was is inherent above this share.
-const REMAINS_MIN: f64 = 0.6;
 
 /// No line loses more than this by itself and still carries a call.
 const INHERENT_MAX: f64 = 0.4;
@@ -163,11 +170,11 @@ impl LossLimit {
         }
         let excess = self.loss - self.inherent;
         if excess > FALL_MIN + self.chance() {
-            return self.fall(now_us, (1.0 - excess / 2.0).clamp(FALL_MOST, DIP + 0.1), sending);
+            return self.fall(now_us, sending);
         }
         if excess > GROW_MAX + self.chance() {
             let held_us = *self.held_us.get_or_insert(now_us);
-            return now_us - held_us > HOLD_US && self.fall(now_us, DIP, sending);
+            return now_us - held_us > HOLD_US && self.fall(now_us, sending);
         }
         self.held_us = None;
         self.grow(now_us, elapsed_us, sending);
@@ -180,7 +187,11 @@ impl LossLimit {
         2.0 * (self.inherent * (1.0 - self.inherent) / 100.0).max(0.0).sqrt()
     }
 
-    fn fall(&mut self, now_us: i64, factor: f64, sending: &Sending) -> bool {
+    fn fall(&mut self, now_us: i64, sending: &Sending) -> bool {
+        if self.last > self.loss + JUMP {
+            self.loss = self.last;
+        }
+        let factor = (DIP * (1.0 - (self.loss - self.inherent))).clamp(DIP_MOST, DIP_LEAST);
         let from = sending.estimate_bps.min(sending.bps.max(RATE_MIN));
         self.watch = Some(Watch {
             since_us: now_us,
@@ -191,16 +202,18 @@ impl LossLimit {
             lost: 0.0,
         });
         self.held_us = None;
-        // What arrives is what the line carries, losses and all.
-        self.limit = Some((from * factor).max(DIP * sending.arriving_bps.min(from)).max(RATE_MIN));
+        self.limit = Some((from * factor).max(CARRIED * sending.arriving_bps.min(from)).max(RATE_MIN));
         true
     }
 
     fn watch(&mut self, now_us: i64, loss: f64, packets: u32, sending: &Sending) -> bool {
         let Some(watch) = &mut self.watch else { return false };
+        let elapsed_us = now_us - watch.since_us;
+        if elapsed_us < SETTLE_US {
+            return false;
+        }
         watch.packets = watch.packets.saturating_add(packets);
         watch.lost += loss * f64::from(packets);
-        let elapsed_us = now_us - watch.since_us;
         let less = sending.bps <= LESS * watch.bps_before;
         let enough = watch.packets >= WATCH_PACKETS && less;
         if elapsed_us < WATCH_US || (!enough && elapsed_us < WATCH_US_MAX) {
@@ -210,7 +223,11 @@ impl LossLimit {
         self.watch = None;
         let remains = watch.lost / f64::from(watch.packets.max(1));
         self.loss = remains;
-        if remains >= REMAINS_MIN * watch.loss_before && sending.queue_us < QUEUE_US_MAX && !sending.crowded {
+        // If the line carried all it can, it carries the same now, which is a larger share of what is sent.
+        let carried = (1.0 - watch.loss_before) * watch.bps_before.max(1.0) / sending.bps.max(1.0);
+        let by_sending = (1.0 - carried).clamp(0.0, watch.loss_before);
+        let own = remains > (by_sending + watch.loss_before) / 2.0;
+        if own && sending.queue_us < QUEUE_US_MAX && !sending.crowded {
             self.inherent = remains.min(INHERENT_MAX);
             self.limit = watch.limit_before;
             return false;
