@@ -44,6 +44,11 @@ const COUNTS: [(&str, &str, &str); 14] = [
         "trunkline_relay_retransmitted_packets_total",
         "Retransmissions sent to receivers",
     ),
+    (
+        "probe_bytes_out",
+        "trunkline_relay_sent_probe_bytes_total",
+        "Bytes sent only to find out what lines carry",
+    ),
     ("nacks_out", "trunkline_relay_nacks_sent_total", "Packets asked for again from senders"),
     ("nacks_in", "trunkline_relay_nacks_received_total", "Packets that receivers asked for again"),
     (
