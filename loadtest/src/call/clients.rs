@@ -356,7 +356,7 @@ impl Crowd {
                 PeerEvent::Connected => {
                     self.joins.extend(client.started.take().map(|started| started.elapsed()));
                 }
-                PeerEvent::KeyFrameWanted(_) => {
+                PeerEvent::KeyFrameWanted(..) => {
                     client.publisher.iter_mut().for_each(Publisher::want_key_frame);
                 }
                 PeerEvent::Closed | PeerEvent::Failed(_) | PeerEvent::Lost => self.failed += 1,

@@ -68,9 +68,9 @@ impl Peer {
     fn want_key_frame(&mut self, media: u32) {
         self.counters.key_frame_requests += 1;
         let mut all = self.sections.iter().filter_map(|section| section.outgoing());
-        if let Some(source) = all.find(|outgoing| outgoing.ssrc() == media).map(|outgoing| outgoing.source())
-        {
-            self.tell(PeerEvent::KeyFrameWanted(source));
+        let found = all.find_map(|outgoing| Some((outgoing.source(), outgoing.position(media)?)));
+        if let Some((source, encoding)) = found {
+            self.tell(PeerEvent::KeyFrameWanted(source, encoding));
         }
     }
 
@@ -78,10 +78,13 @@ impl Peer {
         let mut out = [0; DATAGRAM_BYTES_MAX];
         for sequence in lost {
             self.counters.nacks += 1;
+            let wire = self.wire();
             let Some(secure) = &self.secure else { return };
             let mut all = self.sections.iter_mut().filter_map(|section| section.outgoing_mut());
-            let Some(outgoing) = all.find(|outgoing| outgoing.ssrc() == media) else { return };
-            let len = outgoing.send_again(sequence, &secure.sealer, &mut out);
+            let found = all.find_map(|outgoing| Some((outgoing.position(media)?, outgoing)));
+            let Some((encoding, outgoing)) = found else { return };
+            let len = outgoing.send_again(encoding, sequence, wire, &secure.sealer, &mut out);
+            self.sent(len);
             self.enqueue(out.get(..len).unwrap_or_default());
         }
     }
@@ -111,10 +114,11 @@ impl Peer {
         let mut blocks: Vec<Block> = Vec::new();
         let mut senders = Vec::new();
         for section in &mut self.sections {
-            if let Some(outgoing) = section.outgoing()
-                && let Some(timestamp) = outgoing.timestamp_at(now)
-            {
-                senders.push((outgoing.ssrc(), timestamp, outgoing.packets(), outgoing.octets()));
+            if let Some(outgoing) = section.outgoing() {
+                senders.extend(outgoing.encodings().iter().filter_map(|encoding| {
+                    let timestamp = encoding.timestamp_at(now, outgoing.source())?;
+                    Some((encoding.ssrc(), timestamp, encoding.packets(), encoding.octets()))
+                }));
             }
             if blocks.len() < rtcp::COUNT_MAX {
                 blocks.extend(section.incoming_mut().and_then(|incoming| incoming.report(now)));

@@ -17,7 +17,7 @@ use trunkline_testkit::rng::Rng;
 
 use crate::check::Checks;
 use crate::incoming::{Incoming, SlotStatistics};
-use crate::outgoing::{self, Frame, Outgoing};
+use crate::outgoing::{self, Frame, Outgoing, Wire};
 use crate::receive::csrc;
 use crate::section::{PeerSection, Use, mid_of, payload_type};
 use crate::settings::{Plan, Settings};
@@ -47,8 +47,8 @@ pub struct Remote {
 pub enum PeerEvent {
     /// Media flows from now on.
     Connected,
-    /// A key frame of a source is wanted, by PLI or FIR.
-    KeyFrameWanted(SourceName),
+    /// A key frame of a source is wanted, by PLI or FIR: of which of its encodings.
+    KeyFrameWanted(SourceName, usize),
     /// The relay ended the session.
     Closed,
     /// The handshake failed.
@@ -136,6 +136,8 @@ pub struct Peer {
     pub(crate) dtls: Option<Handshake>,
     pub(crate) secure: Option<Secure>,
     pub(crate) names_ssrcs: bool,
+    pub(crate) adaptive: bool,
+    pub(crate) transport_sequence: u16,
     pub(crate) sections: Vec<PeerSection>,
     streams: Vec<Stream>,
     queue: VecDeque<Box<[u8]>>,
@@ -166,6 +168,8 @@ impl Peer {
             dtls: None,
             secure: None,
             names_ssrcs: true,
+            adaptive: false,
+            transport_sequence: 0,
             sections: Vec::new(),
             streams: Vec::new(),
             queue: VecDeque::new(),
@@ -190,7 +194,11 @@ impl Peer {
             fingerprint: self.settings.dtls.fingerprint(),
             extmap_allow_mixed: true,
             reduced_size_rtcp: true,
-            sections: self.sections.iter().map(|section| section.agreed(plan.names_ssrcs)).collect(),
+            sections: self
+                .sections
+                .iter()
+                .map(|section| section.agreed(plan.names_ssrcs, plan.adaptive))
+                .collect(),
         }
     }
 
@@ -336,13 +344,28 @@ impl Peer {
         source: SourceName,
         frame: &Frame<'_>,
     ) -> usize {
-        let history_packets = self.settings.history_packets;
+        let (history_packets, wire) = (self.settings.history_packets, self.wire());
         let Some(secure) = &self.secure else { return 0 };
         let outgoing = self
             .sections
             .iter_mut()
             .find_map(|section| section.outgoing_mut().filter(|outgoing| outgoing.source() == source));
-        outgoing.map_or(0, |outgoing| outgoing.send(now, frame, history_packets, &secure.sealer, out))
+        let len = outgoing
+            .map_or(0, |outgoing| outgoing.send(now, frame, (wire, history_packets), &secure.sealer, out));
+        self.sent(len);
+        len
+    }
+
+    /// What the next packet has in common with the others.
+    pub(crate) fn wire(&self) -> Wire {
+        Wire { adaptive: self.adaptive, transport_sequence: self.transport_sequence }
+    }
+
+    /// A packet of so many bytes goes out, under the next transport-wide sequence number.
+    pub(crate) fn sent(&mut self, len: usize) {
+        if len > 0 {
+            self.transport_sequence = self.transport_sequence.wrapping_add(1);
+        }
     }
 
     /// A stream it sends.
@@ -372,11 +395,14 @@ impl Peer {
     /// Makes sections of a plan; those that are there keep their place and streams.
     pub(crate) fn plan(&mut self, plan: &Plan) {
         self.names_ssrcs = plan.names_ssrcs;
+        self.adaptive = plan.adaptive;
         self.sections.iter_mut().for_each(|section| section.active = false);
         for source in plan.sources.iter().copied() {
             let mid = Mid::new(mid_of(source)).expect("a valid mid");
             if !self.activate(mid) {
-                let usage = Use::Send(Outgoing::new(source, mid, &mut self.rng));
+                let encodings =
+                    if source == SourceName::Camera && plan.adaptive { plan.encodings } else { 1 };
+                let usage = Use::Send(Outgoing::new(source, mid, encodings, &mut self.rng));
                 self.sections.push(PeerSection { mid, kind: source.kind(), usage, active: true });
             }
         }
@@ -390,7 +416,7 @@ impl Peer {
                 }
                 // The relay's, unless an answer says other ones.
                 let ssrc = outgoing::ssrc(&mut self.rng);
-                let rtx_ssrc = payload_type(kind).rtx.map(|_| outgoing::ssrc(&mut self.rng));
+                let rtx_ssrc = payload_type(kind, plan.adaptive).rtx.map(|_| outgoing::ssrc(&mut self.rng));
                 let usage = Use::Receive(Box::new(Incoming::new(Downstream { ssrc, rtx_ssrc }, kind)));
                 self.sections.push(PeerSection { mid, kind, usage, active: true });
             }

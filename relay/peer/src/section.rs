@@ -2,7 +2,7 @@
 
 use trunkline_relay_proto::event::SourceName;
 use trunkline_relay_proto::media::{
-    Codec, Content, Extension, ExtensionIds, Kind, Mid, PayloadType, Section, Upstream,
+    Codec, Content, Extension, ExtensionIds, Kind, Mid, PayloadType, Rid, Section, Upstream,
 };
 
 use crate::incoming::Incoming;
@@ -59,20 +59,22 @@ impl PeerSection {
     }
 
     /// The section as both sides agree on it when the relay takes all that is offered.
-    pub(crate) fn agreed(&self, names_ssrcs: bool) -> Section {
+    pub(crate) fn agreed(&self, names_ssrcs: bool, adaptive: bool) -> Section {
         let send = self.outgoing().map(|outgoing| {
             let ssrcs = [Some(outgoing.ssrc()), outgoing.rtx_ssrc()].into_iter().flatten();
+            let rids: Vec<Rid> = outgoing.rids().collect();
             Upstream {
                 content: content(outgoing.source()),
-                ssrcs: if names_ssrcs { ssrcs.collect() } else { Vec::new() },
-                rids: Vec::new(),
+                // Of simulcast, RIDs alone tell: browsers name no SSRCs then.
+                ssrcs: if names_ssrcs && rids.is_empty() { ssrcs.collect() } else { Vec::new() },
+                rids,
             }
         });
         Section {
             mid: self.mid,
             kind: self.kind,
-            payload_types: vec![payload_type(self.kind)],
-            extensions: extension_ids(self.kind),
+            payload_types: vec![payload_type(self.kind, adaptive)],
+            extensions: extension_ids(self.kind, adaptive),
             send,
             receive: self.incoming().map(Incoming::stream),
         }
@@ -96,7 +98,8 @@ pub(crate) const fn mid_of(source: SourceName) -> &'static str {
     }
 }
 
-pub(crate) fn payload_type(kind: Kind) -> PayloadType {
+/// The payload type of a kind; `adaptive` says whether arrivals are told by transport-wide sequence number.
+pub(crate) fn payload_type(kind: Kind, adaptive: bool) -> PayloadType {
     match kind {
         Kind::Audio => PayloadType {
             number: OPUS,
@@ -105,7 +108,7 @@ pub(crate) fn payload_type(kind: Kind) -> PayloadType {
             nack: false,
             pli: false,
             fir: false,
-            transport_cc: false,
+            transport_cc: adaptive,
             remb: false,
             raw: false,
         },
@@ -116,7 +119,7 @@ pub(crate) fn payload_type(kind: Kind) -> PayloadType {
             nack: true,
             pli: true,
             fir: true,
-            transport_cc: false,
+            transport_cc: adaptive,
             remb: false,
             raw: false,
         },
@@ -124,15 +127,27 @@ pub(crate) fn payload_type(kind: Kind) -> PayloadType {
 }
 
 /// The extensions of a section with their identifiers.
-pub(crate) const fn extensions(kind: Kind) -> &'static [(u8, Extension)] {
-    match kind {
-        Kind::Audio => &[(1, Extension::AudioLevel), (2, Extension::Mid)],
-        Kind::Video => &[(2, Extension::Mid), (3, Extension::DependencyDescriptor)],
+pub(crate) const fn extensions(kind: Kind, adaptive: bool) -> &'static [(u8, Extension)] {
+    match (kind, adaptive) {
+        (Kind::Audio, false) => &[(1, Extension::AudioLevel), (2, Extension::Mid)],
+        (Kind::Video, false) => &[(2, Extension::Mid), (3, Extension::DependencyDescriptor)],
+        (Kind::Audio, true) => {
+            &[(1, Extension::AudioLevel), (2, Extension::Mid), (4, Extension::TransportSequence)]
+        }
+        (Kind::Video, true) => &[
+            (2, Extension::Mid),
+            (3, Extension::DependencyDescriptor),
+            (4, Extension::TransportSequence),
+            (5, Extension::Rid),
+            (6, Extension::RepairedRid),
+            (7, Extension::LayersAllocation),
+        ],
     }
 }
 
-pub(crate) fn extension_ids(kind: Kind) -> ExtensionIds {
+/// The same, to be looked up.
+pub(crate) fn extension_ids(kind: Kind, adaptive: bool) -> ExtensionIds {
     let mut ids = ExtensionIds::default();
-    extensions(kind).iter().for_each(|(id, extension)| ids.set(*extension, *id));
+    extensions(kind, adaptive).iter().for_each(|(id, extension)| ids.set(*extension, *id));
     ids
 }

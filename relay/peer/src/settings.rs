@@ -8,6 +8,7 @@ use rcgen::{CertificateParams, KeyPair};
 use thiserror::Error;
 use trunkline_relay_proto::dtls;
 use trunkline_relay_proto::event::SourceName;
+use trunkline_relay_proto::media::ENCODINGS_MAX;
 
 /// Why there are no settings.
 #[derive(Debug, Error)]
@@ -74,15 +75,27 @@ pub struct Plan {
     pub audio_slots: usize,
     /// Video sections it receives in.
     pub video_slots: usize,
-    /// Whether the offer names the SSRCs it sends with. Otherwise `mid` alone tells.
+    /// Whether the offer names the SSRCs it sends with. Otherwise `mid` alone tells. Of simulcast, none are named.
     pub names_ssrcs: bool,
+    /// Transport-wide sequence numbers and feedback in both directions, and encodings with names. Costs an extension of
+    /// every packet, and a datagram of feedback every 50 to 100 ms.
+    pub adaptive: bool,
+    /// Encodings of a camera, at most three. More than one takes a plan that adapts.
+    pub encodings: usize,
 }
 
 impl Plan {
     /// One that only receives.
     #[must_use]
     pub fn receiver(audio_slots: usize, video_slots: usize) -> Self {
-        Self { sources: Vec::new(), audio_slots, video_slots, names_ssrcs: true }
+        Self {
+            sources: Vec::new(),
+            audio_slots,
+            video_slots,
+            names_ssrcs: true,
+            adaptive: false,
+            encodings: 1,
+        }
     }
 
     /// The same that sends these, too.
@@ -90,5 +103,19 @@ impl Plan {
     pub fn sending(mut self, sources: &[SourceName]) -> Self {
         self.sources = sources.to_vec();
         self
+    }
+
+    /// The same that adapts to the line, as browsers do.
+    #[must_use]
+    pub fn adaptive(mut self) -> Self {
+        self.adaptive = true;
+        self
+    }
+
+    /// The same that sends its camera in three encodings at a time, and adapts.
+    #[must_use]
+    pub fn simulcast(mut self) -> Self {
+        self.encodings = ENCODINGS_MAX;
+        self.adaptive()
     }
 }

@@ -1,0 +1,3 @@
+//! Peers on real calls, in memory and in virtual time.
+
+mod call;
