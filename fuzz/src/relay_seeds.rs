@@ -80,6 +80,17 @@ pub fn rtcp() -> Seeds {
             && writer.fir(1, &[(2, 3), (4, 5)])
             && writer.bye(1)
     });
+    let estimates = written(&|writer| {
+        writer.remb(1, 1_500_000, &[7, 8])
+            && writer.transport_feedback(
+                1,
+                7,
+                65_534,
+                -5,
+                3,
+                [Some(300), None, Some(290), Some(9)].into_iter(),
+            )
+    });
     let cut = feedback[..feedback.len() - 5].to_vec();
     let mut padded = feedback.clone();
     padded.extend_from_slice(&[0xa0, 201, 0, 2, 0, 0, 0, 9, 0, 0, 0, 4]);
@@ -87,9 +98,48 @@ pub fn rtcp() -> Seeds {
     vec![
         ("report", report),
         ("feedback", feedback),
+        ("estimates", estimates),
         ("cut", cut),
         ("padded", padded),
         ("miscounted", miscounted),
+    ]
+}
+
+pub fn transport_feedback() -> Seeds {
+    // A byte for the pace, one for the length, then the message.
+    let message = |pace: u8, base: u16, reference: i32, arrivals: &[Option<i32>]| {
+        let mut out = [0; 255];
+        let mut writer = Writer::new(&mut out);
+        let arrivals = arrivals.iter().copied();
+        assert!(writer.transport_feedback(1, 2, base, reference, 0, arrivals), "a seed fits");
+        let len = writer.len();
+        [&[pace, u8::try_from(len).expect("short")][..], &out[..len]].concat()
+    };
+    // Twenty packets, 3 ms apart, that arrive `step` ticks apart.
+    let twenty = |step: i32| (0..20).map(|n| Some(n * step)).collect::<Vec<_>>();
+    let steady: Vec<u8> = (0..12).flat_map(|n| message(0x74, n * 20, i32::from(n), &twenty(12))).collect();
+    let queue: Vec<u8> = (0..12).flat_map(|n| message(0x74, n * 20, i32::from(n) * 2, &twenty(24))).collect();
+    let lossy: Vec<Option<i32>> = (0..20).map(|n| (n % 3 != 0).then_some(n * 12)).collect();
+    let lossy: Vec<u8> = (0..12).flat_map(|n| message(0x74, n * 20, i32::from(n), &lossy)).collect();
+    let never_sent = message(0x74, 5_000, 0, &twenty(12));
+    let jumps = [-0x80_0000, 0x7f_ffff, 0, 0x40_0000]
+        .map(|reference| message(0x74, 0, reference, &[Some(-0x4000), Some(0), Some(0x7fff)]))
+        .concat();
+    // A message of runs that claims everything was lost.
+    let claims = [
+        &[0xff, 36, 0x8f, 205, 0, 8, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0xff, 0xff, 0, 0, 0, 0][..],
+        &[0x1f, 0xff].repeat(8),
+    ]
+    .concat();
+    let cut = steady[..steady.len() - 7].to_vec();
+    vec![
+        ("steady", steady),
+        ("queue", queue),
+        ("lossy", lossy),
+        ("never_sent", never_sent),
+        ("jumps", jumps),
+        ("claims", claims),
+        ("cut", cut),
     ]
 }
 
