@@ -36,6 +36,16 @@ pub(crate) struct Place {
     pub(crate) wire: Wire,
 }
 
+/// What a packet is.
+#[derive(Clone, Copy)]
+enum What {
+    Media,
+    /// What had this sequence number.
+    Again(u16),
+    /// Its payload is nothing but padding.
+    Padding,
+}
+
 /// One encoding.
 pub struct Encoding {
     rid: Option<Rid>,
@@ -126,7 +136,7 @@ impl Encoding {
         out: &mut [u8],
     ) -> usize {
         let index = self.index + 1;
-        let written = self.write(out, self.ssrc, index, None, (place, frame));
+        let written = self.write(out, self.ssrc, index, What::Media, (place, frame));
         let sealed = written.map_or(0, |(header_len, len)| sealer.seal_rtp(out, header_len, len, index));
         if sealed == 0 {
             return 0;
@@ -173,7 +183,7 @@ impl Encoding {
             descriptor: kept.descriptor.as_deref(),
             ..Frame::new(kept.timestamp, kept.marker, &kept.payload)
         };
-        let written = self.write(out, ssrc, index, Some(sequence), (place, &frame));
+        let written = self.write(out, ssrc, index, What::Again(sequence), (place, &frame));
         let sealed = written.map_or(0, |(header_len, len)| sealer.seal_rtp(out, header_len, len, index));
         if sealed > 0 {
             self.rtx_index = index;
@@ -183,18 +193,45 @@ impl Encoding {
         sealed
     }
 
+    /// Seals a packet of 1 to 255 bytes of padding on the stream of retransmissions. `None` without such a stream, or
+    /// without room.
+    pub(crate) fn send_padding(
+        &mut self,
+        padding: usize,
+        place: Place,
+        sealer: &Sealer,
+        out: &mut [u8],
+    ) -> Option<usize> {
+        let ssrc = self.rtx_ssrc.filter(|_| self.packets > 0)?;
+        let (_, timestamp) = self.last?;
+        let index = self.rtx_index + 1;
+        let mut bytes = [0; 255];
+        let bytes = bytes.get_mut(..padding)?;
+        *bytes.last_mut()? = u8::try_from(padding).ok()?;
+        let what = What::Padding;
+        let written = self.write(out, ssrc, index, what, (place, &Frame::new(timestamp, false, bytes)));
+        let sealed = written.map_or(0, |(header_len, len)| sealer.seal_rtp(out, header_len, len, index));
+        if sealed == 0 {
+            return None;
+        }
+        self.rtx_index = index;
+        self.rtx_names_left = self.rtx_names_left.saturating_sub(1);
+        Some(sealed)
+    }
+
     /// Writes header and payload: the lengths of the header and of both.
     fn write(
         &self,
         out: &mut [u8],
         ssrc: u32,
         index: u64,
-        original: Option<u16>,
+        what: What,
         (place, frame): (Place, &Frame<'_>),
     ) -> Option<(usize, usize)> {
         let kind = place.source.kind();
         let known = payload_type(kind, place.wire.adaptive);
-        let number = if original.is_some() { known.rtx? } else { known.number };
+        let again = !matches!(what, What::Media);
+        let number = if again { known.rtx? } else { known.number };
         let fixed = out.first_chunk_mut::<{ header::FIXED_LEN }>()?;
         let [s0, s1] = low(index).to_be_bytes();
         let [t0, t1, t2, t3] = frame.timestamp.to_be_bytes();
@@ -205,7 +242,6 @@ impl Encoding {
         let level = frame.audio_level.map(|(voice, level)| [u8::from(voice) << 7 | level & 0x7f]);
         let transport = place.wire.transport_sequence.to_be_bytes();
         // Retransmissions of what has but one encoding go by the media's names, as they always did.
-        let again = original.is_some();
         let named = match self.rid {
             Some(_) if again => self.rtx_names_left > 0,
             _ => self.names_left > 0,
@@ -233,7 +269,10 @@ impl Encoding {
         }
         let header_len = header::FIXED_LEN + extension_len;
         let mut at = header_len;
-        if let Some(sequence) = original {
+        if matches!(what, What::Padding) {
+            *out.first_mut()? |= 0x20;
+        }
+        if let What::Again(sequence) = what {
             out.get_mut(at..at + 2)?.copy_from_slice(&sequence.to_be_bytes());
             at += 2;
         }

@@ -57,10 +57,11 @@ impl Peer {
                     }
                 }
                 Packet::ReceiverReport { .. } => self.counters.reports += 1,
-                Packet::Nack { media, lost, .. } => self.send_again(media, lost),
+                Packet::Nack { media, lost, .. } => self.send_again(now, media, lost),
                 Packet::Pli { media, .. } => self.want_key_frame(media),
+                Packet::TransportFeedback(feedback) => self.handle_transport_feedback(now, &feedback),
                 Packet::Fir { entries, .. } => entries.for_each(|(ssrc, _)| self.want_key_frame(ssrc)),
-                Packet::TransportFeedback(_) | Packet::Remb { .. } | Packet::Bye { .. } | Packet::Other => {}
+                Packet::Remb { .. } | Packet::Bye { .. } | Packet::Other => {}
             }
         }
     }
@@ -74,7 +75,7 @@ impl Peer {
         }
     }
 
-    fn send_again(&mut self, media: u32, lost: rtcp::Lost<'_>) {
+    fn send_again(&mut self, now: Instant, media: u32, lost: rtcp::Lost<'_>) {
         let mut out = [0; DATAGRAM_BYTES_MAX];
         for sequence in lost {
             self.counters.nacks += 1;
@@ -84,19 +85,19 @@ impl Peer {
             let found = all.find_map(|outgoing| Some((outgoing.position(media)?, outgoing)));
             let Some((encoding, outgoing)) = found else { return };
             let len = outgoing.send_again(encoding, sequence, wire, &secure.sealer, &mut out);
-            self.sent(len);
+            self.sent(now, len, false);
             self.enqueue(out.get(..len).unwrap_or_default());
         }
     }
 
     /// Asks for what is missing and was not asked for lately.
     pub(crate) fn ask_again(&mut self, now: Instant) {
-        let mut sequences = Vec::new();
+        let (mut sequences, retry) = (Vec::new(), self.settings.repair_retry);
         for at in 0..self.sections.len() {
             let Some(section) = self.sections.get_mut(at) else { continue };
             let mid = section.mid;
             let Some(incoming) = section.incoming_mut() else { continue };
-            incoming.poll_wanted(now, &mut sequences);
+            incoming.poll_wanted(now, retry, &mut sequences);
             if !sequences.is_empty() {
                 self.nack(mid, &sequences);
                 sequences.clear();
@@ -145,7 +146,7 @@ impl Peer {
     }
 
     /// Writes, seals and queues one datagram. False when there are no keys, or not all of it fitted.
-    fn send_rtcp(&mut self, write: impl FnOnce(&mut Writer<'_>, u32) -> bool) -> bool {
+    pub(crate) fn send_rtcp(&mut self, write: impl FnOnce(&mut Writer<'_>, u32) -> bool) -> bool {
         let mut out = [0; DATAGRAM_BYTES_MAX];
         let Some(secure) = &mut self.secure else { return false };
         let mut writer = Writer::new(out.get_mut(..PLAIN_BYTES_MAX).unwrap_or_default());

@@ -151,6 +151,18 @@ impl Outgoing {
         encoding.map_or(0, |encoding| encoding.send(now, frame, (place, history_packets), sealer, out))
     }
 
+    /// Seals a packet of so many bytes of padding, on the first stream of retransmissions. `None` without any.
+    pub(crate) fn send_padding(
+        &mut self,
+        padding: usize,
+        wire: Wire,
+        sealer: &Sealer,
+        out: &mut [u8],
+    ) -> Option<usize> {
+        let place = Place { source: self.source, mid: self.mid, wire };
+        self.encodings.first_mut()?.send_padding(padding, place, sealer, out)
+    }
+
     /// Seals again what an encoding sent under a sequence number. 0 when it is not there any more.
     pub(crate) fn send_again(
         &mut self,

@@ -15,9 +15,10 @@ use trunkline_relay_proto::rtp::Header;
 use trunkline_relay_proto::srtp::{Opener, Profile, Sealer};
 use trunkline_testkit::rng::Rng;
 
+use crate::adapt::Adaptation;
 use crate::check::Checks;
 use crate::incoming::{Incoming, SlotStatistics};
-use crate::outgoing::{self, Frame, Outgoing, Wire};
+use crate::outgoing::{self, Frame, Outgoing};
 use crate::receive::csrc;
 use crate::section::{PeerSection, Use, mid_of, payload_type};
 use crate::settings::{Plan, Settings};
@@ -110,6 +111,10 @@ pub struct PeerCounters {
     pub nacks_sent: u64,
     /// Sender and receiver reports that came.
     pub reports: u64,
+    /// Messages that came on when packets arrived at the other side.
+    pub transport_feedback: u64,
+    /// Messages sent on when packets arrived here.
+    pub transport_feedback_sent: u64,
 }
 
 /// What an SSRC of the other side is.
@@ -136,8 +141,7 @@ pub struct Peer {
     pub(crate) dtls: Option<Handshake>,
     pub(crate) secure: Option<Secure>,
     pub(crate) names_ssrcs: bool,
-    pub(crate) adaptive: bool,
-    pub(crate) transport_sequence: u16,
+    pub(crate) adaptation: Option<Box<Adaptation>>,
     pub(crate) sections: Vec<PeerSection>,
     streams: Vec<Stream>,
     queue: VecDeque<Box<[u8]>>,
@@ -168,8 +172,7 @@ impl Peer {
             dtls: None,
             secure: None,
             names_ssrcs: true,
-            adaptive: false,
-            transport_sequence: 0,
+            adaptation: None,
             sections: Vec::new(),
             streams: Vec::new(),
             queue: VecDeque::new(),
@@ -261,9 +264,11 @@ impl Peer {
         let Some(profile) = self.profile() else { return false };
         let repair = self.settings.repair;
         let Some(incoming) = self.incoming_at(stream.section) else { return false };
+        let kind = incoming.kind();
         let len = datagram.len().saturating_sub(header.len + profile.tag_len());
         incoming.media(now, header.sequence, len, repair);
         incoming.note(csrc(&header, datagram), None);
+        self.arrived(now, kind, &header, datagram);
         true
     }
 
@@ -278,7 +283,7 @@ impl Peer {
         if let Some(len) = self.dtls.as_mut().and_then(|dtls| dtls.poll_transmit(out)) {
             return Some(len);
         }
-        let datagram = self.queue.pop_front()?;
+        let Some(datagram) = self.queue.pop_front() else { return self.poll_padding(now, out) };
         out.get_mut(..datagram.len())?.copy_from_slice(&datagram);
         Some(datagram.len())
     }
@@ -294,6 +299,7 @@ impl Peer {
         }
         self.report(now);
         self.ask_again(now);
+        self.adapt(now);
     }
 
     /// When something is due next.
@@ -302,7 +308,7 @@ impl Peer {
         let checks = self.checks.as_ref().map(Checks::poll_timeout);
         let dtls = self.dtls.as_ref().and_then(Handshake::poll_timeout);
         let repair = self.sections.iter().filter_map(|section| section.incoming()?.repair_at()).min();
-        [checks, dtls, self.report_at, repair].into_iter().flatten().min()
+        [checks, dtls, self.report_at, repair, self.adapt_at()].into_iter().flatten().min()
     }
 
     /// What happened.
@@ -352,20 +358,8 @@ impl Peer {
             .find_map(|section| section.outgoing_mut().filter(|outgoing| outgoing.source() == source));
         let len = outgoing
             .map_or(0, |outgoing| outgoing.send(now, frame, (wire, history_packets), &secure.sealer, out));
-        self.sent(len);
+        self.sent(now, len, false);
         len
-    }
-
-    /// What the next packet has in common with the others.
-    pub(crate) fn wire(&self) -> Wire {
-        Wire { adaptive: self.adaptive, transport_sequence: self.transport_sequence }
-    }
-
-    /// A packet of so many bytes goes out, under the next transport-wide sequence number.
-    pub(crate) fn sent(&mut self, len: usize) {
-        if len > 0 {
-            self.transport_sequence = self.transport_sequence.wrapping_add(1);
-        }
     }
 
     /// A stream it sends.
@@ -395,7 +389,9 @@ impl Peer {
     /// Makes sections of a plan; those that are there keep their place and streams.
     pub(crate) fn plan(&mut self, plan: &Plan) {
         self.names_ssrcs = plan.names_ssrcs;
-        self.adaptive = plan.adaptive;
+        if self.adaptation.is_some() != plan.adaptive {
+            self.adaptation = plan.adaptive.then(|| Box::new(Adaptation::new(self.settings.epoch)));
+        }
         self.sections.iter_mut().for_each(|section| section.active = false);
         for source in plan.sources.iter().copied() {
             let mid = Mid::new(mid_of(source)).expect("a valid mid");

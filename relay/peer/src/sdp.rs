@@ -162,7 +162,7 @@ impl Peer {
             write!(out, "{}{byte:02X}", if index == 0 { "" } else { ":" })?;
         }
         write!(out, "\r\na=setup:actpass\r\n")?;
-        let (names_ssrcs, adaptive) = (self.names_ssrcs, self.adaptive);
+        let (names_ssrcs, adaptive) = (self.names_ssrcs, self.adaptation.is_some());
         self.sections.iter().try_for_each(|section| write_section(out, section, names_ssrcs, adaptive))
     }
 }

@@ -1,7 +1,7 @@
 //! What all peers of a run share, and what one of them sends and receives.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use dimpl::DtlsCertificate;
 use rcgen::{CertificateParams, KeyPair};
@@ -9,6 +9,9 @@ use thiserror::Error;
 use trunkline_relay_proto::dtls;
 use trunkline_relay_proto::event::SourceName;
 use trunkline_relay_proto::media::ENCODINGS_MAX;
+
+/// Between two requests for the same packet, unless set otherwise: for lines with a short round trip.
+const REPAIR_RETRY: Duration = Duration::from_millis(40);
 
 /// Why there are no settings.
 #[derive(Debug, Error)]
@@ -32,6 +35,8 @@ pub struct Settings {
     pub reports: bool,
     /// Lost packets are asked for again, where a section has retransmissions.
     pub repair: bool,
+    /// Between two requests for the same packet. Less than a round trip asks for packets that are on their way.
+    pub repair_retry: Duration,
     /// Packets kept per stream to answer such requests with. 0 answers none; each keeps a payload in memory.
     pub history_packets: usize,
 }
@@ -47,7 +52,14 @@ impl Settings {
         let certificate =
             DtlsCertificate { certificate: certificate.der().to_vec(), private_key: key.serialize_der() };
         let dtls = dtls::Settings::new(certificate, false)?;
-        Ok(Self { dtls, epoch, reports: false, repair: false, history_packets: 0 })
+        Ok(Self {
+            dtls,
+            epoch,
+            reports: false,
+            repair: false,
+            repair_retry: REPAIR_RETRY,
+            history_packets: 0,
+        })
     }
 
     /// The same with all that a browser does: reports, repair, and packets to send again.

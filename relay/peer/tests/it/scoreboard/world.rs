@@ -31,6 +31,13 @@ pub(super) const SAMPLE: Duration = Duration::from_millis(100);
 /// Packets that a client keeps to send again: a second of a camera.
 const HISTORY: usize = 512;
 
+/// Between two requests for a packet, as browsers have it that receive only and know no round-trip time.
+const REPAIR_RETRY: Duration = Duration::from_millis(100);
+
+/// What a sender takes its line for at first, and what of it goes to sound.
+const UPLINK_FIRST_BPS: u64 = 300_000;
+const SOUND_BPS: u64 = 60_000;
+
 /// The relay's certificate.
 static RELAY: LazyLock<Arc<dtls::Settings>> =
     LazyLock::new(|| Arc::new(Settings::new(Instant::now()).expect("a certificate").dtls));
@@ -151,6 +158,7 @@ impl World {
         let now = Instant::now();
         let mut settings = Settings::new(now).expect("settings").like_a_browser();
         settings.history_packets = HISTORY;
+        settings.repair_retry = REPAIR_RETRY;
         let dtls = Arc::clone(&RELAY);
         let mut rng = Rng::new(seed);
         let call = call::Settings { participants_max: 100, dtls, seed: rng.next_u64() };
@@ -291,6 +299,10 @@ impl World {
             microphone.act(now, &mut member.peer, &mut send);
         }
         if let Some(camera) = member.camera.as_mut().filter(|camera| camera.poll_timeout() <= now) {
+            // Before anything is known of its line, a browser begins small.
+            let uplink = member.peer.uplink_bps().unwrap_or(UPLINK_FIRST_BPS);
+            let next = camera.afford(uplink.saturating_sub(SOUND_BPS));
+            member.peer.want_uplink(next.map(|bps| bps + SOUND_BPS));
             camera.act(now, &mut member.peer, &mut send);
         }
         for datagram in sent {
