@@ -10,7 +10,8 @@ use trunkline_relay_proto::backlog::Backlog;
 use trunkline_relay_proto::congestion::Downlink;
 use trunkline_relay_proto::framing::{self, Deframer, FRAME_BYTES_MAX};
 use trunkline_relay_proto::rtcp::{self, Packet, TransportFeedback};
-use trunkline_relay_proto::rtp::descriptor::{self, Descriptor};
+use trunkline_relay_proto::rtp::descriptor::{self, Descriptor, Structure};
+use trunkline_relay_proto::rtp::layers_allocation::{self, LayersAllocation};
 use trunkline_relay_proto::rtp::{self, Header, extension};
 use trunkline_relay_proto::srtp::{MasterKey, OpenError, Opener, Profile};
 use trunkline_relay_proto::stun::{ANSWER_BYTES_MAX, Request, Response, local_ufrag};
@@ -29,6 +30,7 @@ pub const TARGETS: &[(&str, Parser)] = &[
     ("ufrag", ufrag),
     ("rtp", rtp),
     ("descriptor", descriptor),
+    ("layers_allocation", layers_allocation),
     ("srtp", srtp),
     ("turn", turn),
     ("tunnel", tunnel),
@@ -206,13 +208,56 @@ pub fn rtp(data: &[u8]) {
     assert!(extension::elements(profile, &out[4..len]).eq(elements), "elements survive being passed on");
 }
 
-/// A dependency descriptor. All but the frame number stays when that is rewritten.
+/// A dependency descriptor: all but the frame number stays when that is rewritten. The same bytes as a run of
+/// descriptors, each after its length, as a stream brings them: structures, and frames that follow them.
 pub fn descriptor(data: &[u8]) {
-    let Some(read) = Descriptor::parse(data) else { return };
-    let mut copy = data.to_vec();
-    descriptor::write_frame_number(&mut copy, !read.frame_number);
-    let expected = Descriptor { frame_number: !read.frame_number, ..read };
-    assert_eq!(Descriptor::parse(&copy), Some(expected), "only the number changes");
+    if let Some(read) = Descriptor::parse(data) {
+        let mut copy = data.to_vec();
+        descriptor::write_frame_number(&mut copy, !read.frame_number);
+        let expected = Descriptor { frame_number: !read.frame_number, ..read };
+        assert_eq!(Descriptor::parse(&copy), Some(expected), "only the number changes");
+    }
+    let mut structure = Structure::default();
+    let mut rest = data;
+    while let Some((len, after)) = rest.split_first() {
+        let Some((value, after)) = after.split_at_checked(usize::from(*len)) else { return };
+        rest = after;
+        let before = structure.clone();
+        let brings = Descriptor::parse(value).is_some_and(|read| read.structure);
+        if structure.update(value) {
+            assert!(structure.is_brought_by(value), "a structure is known again");
+            assert_eq!(Structure::parse(value), Some(structure.clone()), "nothing is left of the one before");
+        } else {
+            assert_eq!(
+                structure,
+                if brings { Structure::default() } else { before },
+                "half a structure is none"
+            );
+        }
+        let Some(frame) = structure.frame(value) else { continue };
+        assert_eq!(
+            frame.present | frame.switch | frame.discardable,
+            frame.present,
+            "only present frames matter"
+        );
+        assert_eq!(frame.switch & frame.discardable, 0, "a frame is one thing to a target");
+        assert!(frame.fdiffs.as_slice().iter().all(|fdiff| *fdiff > 0), "no frame needs itself");
+        let mut copy = value.to_vec();
+        descriptor::write_frame_number(&mut copy, !frame.frame_number);
+        let mut expected = frame;
+        expected.frame_number = !frame.frame_number;
+        assert_eq!(structure.frame(&copy), Some(expected), "only the number changes");
+    }
+}
+
+/// What a sender says that it sends. What is read is written and read again: both must be the same.
+pub fn layers_allocation(data: &[u8]) {
+    let Some(read) = LayersAllocation::parse(data) else { return };
+    let mut out = [0; layers_allocation::VALUE_LEN_MAX];
+    let len = read.write(&mut out).expect("what can be read can be written");
+    let again = LayersAllocation::parse(&out[..len]).expect("what is written can be read");
+    let nothing = (0..4).all(|stream| !read.is_active(stream));
+    assert_eq!(again, if nothing { LayersAllocation::default() } else { read }, "nothing is lost");
 }
 
 /// The key of one direction that seeds are sealed with.

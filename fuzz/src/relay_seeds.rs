@@ -3,7 +3,9 @@
 use trunkline_fuzz::relay::{KEY, PWD, srtp_key};
 use trunkline_relay_proto::path::Transport;
 use trunkline_relay_proto::rtcp::{Block, Writer};
+use trunkline_relay_proto::rtp::descriptor::write::{DESCRIPTOR_LEN_MAX, Pattern};
 use trunkline_relay_proto::rtp::extension;
+use trunkline_relay_proto::rtp::layers_allocation::{LayersAllocation, Size, SpatialLayer, VALUE_LEN_MAX};
 use trunkline_relay_proto::srtp::{Profile, Sealer};
 use trunkline_relay_proto::stun::{ANSWER_BYTES_MAX, Request, write_request};
 use trunkline_relay_proto::tunnel::{Header, Kind};
@@ -186,12 +188,70 @@ pub fn rtp() -> Seeds {
 }
 
 pub fn descriptor() -> Seeds {
+    // A stream's descriptors, each after its length: a key picture, and those that follow it.
+    let stream = |pattern: Pattern| {
+        let frames = (0..5).flat_map(|picture| (0..pattern.spatial_layers()).map(move |at| (picture, at)));
+        let mut stream = Vec::new();
+        for (number, (picture, spatial)) in (0..).zip(frames) {
+            let mut out = [0; DESCRIPTOR_LEN_MAX];
+            let len = pattern.write(&mut out, number, picture, spatial, (true, true));
+            stream.push(u8::try_from(len).expect("a length"));
+            stream.extend_from_slice(&out[..len]);
+        }
+        stream
+    };
+    let svc = Pattern::new(3, 3, false).with_resolution(1280, 720);
+    let key = Pattern::new(2, 3, true).with_resolution(640, 360).with_template_id_offset(60);
+    let temporal = stream(Pattern::new(1, 3, false));
+    let mut custom = temporal.clone();
+    // Active targets, indications, needed frames and chains of its own.
+    custom.extend_from_slice(&[11, 0xc1, 0, 9, 0x7a, 0xc4, 0xa7, 0xff, 0x80, 0xc8, 0, 0]);
+    let cut = temporal[..15].to_vec();
     vec![
         ("mandatory", vec![0xc5, 0x12, 0x34]),
         // A key frame of a stream with one template, and what follows it.
         ("structure", vec![0x80, 0, 1, 0x80, 0, 0x05, 0x40]),
         ("active_decode_targets", vec![0x40, 0, 2, 0x40, 0x80]),
         ("short", vec![0xc5, 0x12]),
+        ("temporal", temporal),
+        ("full_svc", stream(svc)),
+        ("key_svc", stream(key)),
+        ("another_structure", [stream(key), stream(Pattern::new(1, 1, false))].concat()),
+        ("custom", custom),
+        ("cut", cut),
+    ]
+}
+
+pub fn layers_allocation() -> Seeds {
+    let layer = |kbits_per_s: [u32; 4], height| SpatialLayer {
+        temporal_layers: 3,
+        kbits_per_s,
+        size: Some(Size { width: height * 2, height, frames_per_s: 30 }),
+    };
+    let written = |allocation: &LayersAllocation| {
+        let mut out = [0; VALUE_LEN_MAX];
+        let len = allocation.write(&mut out).expect("room");
+        out[..len].to_vec()
+    };
+    let mut simulcast = LayersAllocation::new(1, 3);
+    simulcast.set(0, 0, layer([60, 90, 150, 0], 180));
+    simulcast.set(1, 0, layer([175, 332, 500, 0], 360));
+    simulcast.set(2, 0, layer([1000, 1356, 2500, 0], 720));
+    let mut svc = LayersAllocation::new(0, 1);
+    svc.set(0, 0, SpatialLayer { size: None, ..layer([60, 90, 150, 0], 180) });
+    svc.set(0, 1, SpatialLayer { size: None, ..layer([300, 400, u32::MAX, 0], 360) });
+    let mut mixed = LayersAllocation::new(2, 4);
+    mixed.set(0, 0, layer([60, 90, 150, 0], 180));
+    mixed.set(3, 2, layer([60, 90, 150, 0], 180));
+    let simulcast = written(&simulcast);
+    let cut = simulcast[..simulcast.len() - 3].to_vec();
+    vec![
+        ("nothing", vec![0]),
+        ("svc", written(&svc)),
+        ("mixed", written(&mixed)),
+        ("too_large", vec![0x01, 0, 0xff, 0xff, 0xff, 0xff, 0x1f]),
+        ("simulcast", simulcast),
+        ("cut", cut),
     ]
 }
 

@@ -35,6 +35,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         ("relay/ufrag", relay_seeds::ufrag()),
         ("relay/rtp", relay_seeds::rtp()),
         ("relay/descriptor", relay_seeds::descriptor()),
+        ("relay/layers_allocation", relay_seeds::layers_allocation()),
         ("relay/srtp", relay_seeds::srtp()),
         ("relay/tunnel", relay_seeds::tunnel()),
         ("relay/flow", relay_seeds::flow()),

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use trunkline_relay_peer::{Frame, Peer};
 use trunkline_relay_proto::event::{SourceName, WantedLayers};
 use trunkline_relay_proto::rtp::descriptor::write::{DESCRIPTOR_LEN_MAX, Pattern};
+use trunkline_relay_proto::rtp::layers_allocation::{LayersAllocation, Size, SpatialLayer, VALUE_LEN_MAX};
 use trunkline_testkit::rng::Rng;
 
 /// Height, width and bits per second of the encodings.
@@ -91,6 +92,8 @@ struct Waiting {
     marker: bool,
     timestamp: u32,
     descriptor: ([u8; DESCRIPTOR_LEN_MAX], usize),
+    /// What is sent in all encodings, when it is time to say so.
+    allocation: Vec<u8>,
     truth: Truth,
     len: usize,
 }
@@ -124,6 +127,8 @@ pub(super) struct Camera {
     rng: Rng,
     waiting: VecDeque<Waiting>,
     goes_at: Instant,
+    /// The encodings that receivers were told of last.
+    told: [bool; ENCODINGS.len()],
     /// Key frames made.
     pub(super) key_frames: u64,
 }
@@ -150,6 +155,7 @@ impl Camera {
             tick: 0,
             waiting: VecDeque::new(),
             goes_at: now,
+            told: [false; ENCODINGS.len()],
             key_frames: 0,
             rng,
         }
@@ -221,6 +227,7 @@ impl Camera {
             let frame = Frame {
                 encoding: packet.encoding,
                 descriptor: Some(&bytes[..*len]),
+                layers_allocation: Some(packet.allocation.as_slice()).filter(|value| !value.is_empty()),
                 ..Frame::new(packet.timestamp, packet.marker, &payload[..packet.len])
             };
             let len = peer.send_media(now, &mut out, SourceName::Camera, &frame);
@@ -231,6 +238,27 @@ impl Camera {
         }
     }
 
+    /// What is sent now, for the first packet of a picture that is a key frame, or the first since that changed.
+    fn allocation(&mut self, at: Instant, encoding: usize, key_frame: bool) -> Vec<u8> {
+        let sends: [bool; ENCODINGS.len()] = std::array::from_fn(|n| self.encoders[n].sends(at));
+        if !key_frame && self.told == sends {
+            return Vec::new();
+        }
+        self.told = sends;
+        let number = |n: usize| u8::try_from(n).unwrap_or(0);
+        let mut allocation = LayersAllocation::new(number(encoding), number(ENCODINGS.len()));
+        for (n, (height, width, bps)) in ENCODINGS.iter().enumerate().filter(|(n, _)| sends[*n]) {
+            let kbits = |share: u64| u32::try_from(bps * share / 100_000).unwrap_or(u32::MAX);
+            let size = Size { width: *width, height: *height, frames_per_s: number(FPS as usize) };
+            let kbits_per_s = [kbits(40), kbits(60), kbits(100), 0];
+            allocation.set(number(n), 0, SpatialLayer { temporal_layers: 3, kbits_per_s, size: Some(size) });
+        }
+        let mut value = vec![0; VALUE_LEN_MAX];
+        let len = allocation.write(&mut value).unwrap_or(0);
+        value.truncate(len);
+        value
+    }
+
     fn encode(&mut self, at: Instant, encoding: usize) {
         let Some(encoder) = self.encoders.get_mut(encoding) else { return };
         if !encoder.sends(at) {
@@ -238,6 +266,8 @@ impl Camera {
             return;
         }
         let key_frame = std::mem::take(&mut encoder.key_frame);
+        let mut allocation = self.allocation(at, encoding, key_frame);
+        let Some(encoder) = self.encoders.get_mut(encoding) else { return };
         if key_frame {
             encoder.run += 1;
             encoder.picture = 0;
@@ -270,6 +300,7 @@ impl Camera {
                 marker: ends.1,
                 timestamp: self.tick.wrapping_mul(90_000 / FPS),
                 descriptor: (bytes, len),
+                allocation: std::mem::take(&mut allocation),
                 truth,
                 len: (size / packets).max(Truth::LEN),
             });

@@ -1,5 +1,7 @@
 //! The template structure: which layers and decode targets a stream has, and what kinds of frames.
 
+use std::mem;
+
 use super::bits::Bits;
 use super::frame::{Fdiffs, Frame, Indications};
 use super::{Descriptor, SPATIAL_MAX, TARGETS_MAX, TEMPLATES_MAX, TEMPORAL_MAX};
@@ -61,14 +63,20 @@ impl Structure {
         if self.is_brought_by(value) {
             return true;
         }
+        self.clear();
         let understood = self.read(value).is_some();
         if !understood {
-            self.templates.clear();
-            self.written.clear();
-            (self.targets, self.chains, self.spatial_layers, self.end) = (0, 0, 0, 0);
-            self.has_resolutions = false;
+            self.clear();
         }
         understood
+    }
+
+    /// Forgets all but the memory.
+    fn clear(&mut self) {
+        let (mut templates, mut written) = (mem::take(&mut self.templates), mem::take(&mut self.written));
+        templates.clear();
+        written.clear();
+        *self = Self { templates, written, ..Self::default() };
     }
 
     /// Whether the structure that a value brings is this one.
@@ -179,7 +187,7 @@ impl Structure {
         resolution.filter(|_| self.has_resolutions && spatial < self.spatial_layers)
     }
 
-    /// Reads the structure of a value that brings one. When that fails, what it holds is undefined.
+    /// Reads the structure of a value that brings one into an empty one. When that fails, what it holds is undefined.
     fn read(&mut self, value: &[u8]) -> Option<()> {
         let mut bits = Bits::new(value, BITS_BEFORE);
         self.template_id_offset = bits.byte(6)?;
@@ -203,14 +211,12 @@ impl Structure {
             }
         }
         self.end = bits.position();
-        self.written.clear();
         self.written.extend(structure_bytes(value, self.end));
         Some(())
     }
 
     /// Reads which layers the templates are of: all of one layer stand together, the lowest layer first.
     fn read_layers(&mut self, bits: &mut Bits<'_>) -> Option<()> {
-        self.templates.clear();
         let (mut spatial, mut temporal) = (0_u8, 0_u8);
         loop {
             if self.templates.len() >= TEMPLATES_MAX {
