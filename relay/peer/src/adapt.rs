@@ -4,13 +4,12 @@
 use std::time::Instant;
 
 use trunkline_relay_proto::congestion::{Arrivals, Downlink};
-use trunkline_relay_proto::media::{Extension, Kind};
 use trunkline_relay_proto::rtcp::TransportFeedback;
 use trunkline_relay_proto::rtp::Header;
 
 use crate::outgoing::Wire;
 use crate::peer::Peer;
-use crate::section::extensions;
+use crate::section::TRANSPORT_SEQUENCE;
 
 /// Padding of one packet: more has no room in RTP's count of it.
 const PADDING_MAX: usize = 255;
@@ -63,12 +62,9 @@ impl Peer {
     }
 
     /// A media packet arrived.
-    pub(crate) fn arrived(&mut self, now: Instant, kind: Kind, header: &Header, packet: &[u8]) {
+    pub(crate) fn arrived(&mut self, now: Instant, header: &Header, packet: &[u8]) {
         let Some(adaptation) = &mut self.adaptation else { return };
-        let known = extensions(kind, true);
-        let id = known.iter().find(|(_, extension)| *extension == Extension::TransportSequence);
-        let Some((id, _)) = id else { return };
-        let value = header.elements(packet).find(|(found, _)| found == id);
+        let value = header.elements(packet).find(|(found, _)| *found == TRANSPORT_SEQUENCE);
         if let Some(bytes) = value.and_then(|(_, value)| value.first_chunk()) {
             adaptation.arrivals.record(now, u16::from_be_bytes(*bytes));
         }

@@ -248,7 +248,8 @@ impl Encoding {
         };
         let rid = self.rid.as_ref().filter(|_| named).map(Rid::as_bytes);
         let mut elements: [Option<(u8, &[u8])>; ELEMENTS_MAX] = [None; ELEMENTS_MAX];
-        for (room, (id, extension)) in elements.iter_mut().zip(section::extensions(kind, place.wire.adaptive))
+        for (room, (id, extension)) in
+            elements.iter_mut().zip(section::extensions(kind, place.wire.adaptive, self.rid.is_some()))
         {
             let value = match extension {
                 Extension::AudioLevel => level.as_ref().map(<[u8; 1]>::as_slice),
@@ -260,7 +261,7 @@ impl Encoding {
                 Extension::RepairedRid if again => rid,
                 _ => None,
             };
-            *room = value.map(|value| (*id, value));
+            *room = value.map(|value| (id, value));
         }
         let extension_len =
             extension::write(out.get_mut(header::FIXED_LEN..)?, elements.iter().flatten().copied())?;

@@ -116,10 +116,6 @@ impl Incoming {
         self.stream
     }
 
-    pub(crate) fn kind(&self) -> Kind {
-        self.kind
-    }
-
     pub(crate) fn set_stream(&mut self, stream: Downstream) {
         if self.stream != stream {
             *self = Self::new(stream, self.kind);

@@ -25,7 +25,7 @@ pub struct Frame<'a> {
     pub audio_level: Option<(bool, u8)>,
     /// A dependency descriptor: see [`descriptor`].
     pub descriptor: Option<&'a [u8]>,
-    /// A video layers allocation. It is sent by peers whose plan adapts.
+    /// A video layers allocation, of a camera in several encodings.
     pub layers_allocation: Option<&'a [u8]>,
     /// What is sent. To the relay it is opaque.
     pub payload: &'a [u8],
@@ -181,7 +181,7 @@ impl Outgoing {
 /// What every packet of a peer has in common.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Wire {
-    /// Extensions of calls that adapt were agreed on.
+    /// Arrivals are told by transport-wide sequence number.
     pub(crate) adaptive: bool,
     /// The next transport-wide sequence number.
     pub(crate) transport_sequence: u16,

@@ -264,11 +264,10 @@ impl Peer {
         let Some(profile) = self.profile() else { return false };
         let repair = self.settings.repair;
         let Some(incoming) = self.incoming_at(stream.section) else { return false };
-        let kind = incoming.kind();
         let len = datagram.len().saturating_sub(header.len + profile.tag_len());
         incoming.media(now, header.sequence, len, repair);
         incoming.note(csrc(&header, datagram), None);
-        self.arrived(now, kind, &header, datagram);
+        self.arrived(now, &header, datagram);
         true
     }
 
@@ -396,8 +395,7 @@ impl Peer {
         for source in plan.sources.iter().copied() {
             let mid = Mid::new(mid_of(source)).expect("a valid mid");
             if !self.activate(mid) {
-                let encodings =
-                    if source == SourceName::Camera && plan.adaptive { plan.encodings } else { 1 };
+                let encodings = if source == SourceName::Camera { plan.encodings } else { 1 };
                 let usage = Use::Send(Outgoing::new(source, mid, encodings, &mut self.rng));
                 self.sections.push(PeerSection { mid, kind: source.kind(), usage, active: true });
             }

@@ -72,8 +72,7 @@ impl Peer {
             return None;
         };
         let packet = datagram.get(..len)?;
-        let kind = self.sections.get(stream.section)?.kind;
-        self.arrived(now, kind, &header, packet);
+        self.arrived(now, &header, packet);
         let Ok(payload) = rtp::payload(packet, &header) else {
             self.counters.malformed += 1;
             return None;

@@ -184,7 +184,7 @@ fn write_section(
     };
     write!(out, "c=IN IP4 0.0.0.0\r\na=mid:{}\r\na={direction}\r\n", section.mid.as_str())?;
     write!(out, "a=rtcp-mux\r\na=rtcp-rsize\r\n")?;
-    for (id, extension) in section::extensions(section.kind, adaptive) {
+    for (id, extension) in section.extensions(adaptive) {
         write!(out, "a=extmap:{id} {}\r\n", extension.uri())?;
     }
     match section.kind {

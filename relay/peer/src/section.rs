@@ -58,6 +58,12 @@ impl PeerSection {
         }
     }
 
+    /// The extensions it offers.
+    pub(crate) fn extensions(&self, adaptive: bool) -> impl Iterator<Item = (u8, Extension)> {
+        let simulcast = self.outgoing().is_some_and(|outgoing| outgoing.rids().next().is_some());
+        extensions(self.kind, adaptive, simulcast)
+    }
+
     /// The section as both sides agree on it when the relay takes all that is offered.
     pub(crate) fn agreed(&self, names_ssrcs: bool, adaptive: bool) -> Section {
         let send = self.outgoing().map(|outgoing| {
@@ -70,11 +76,13 @@ impl PeerSection {
                 rids,
             }
         });
+        let mut extensions = ExtensionIds::default();
+        self.extensions(adaptive).for_each(|(id, extension)| extensions.set(extension, id));
         Section {
             mid: self.mid,
             kind: self.kind,
             payload_types: vec![payload_type(self.kind, adaptive)],
-            extensions: extension_ids(self.kind, adaptive),
+            extensions,
             send,
             receive: self.incoming().map(Incoming::stream),
         }
@@ -126,28 +134,31 @@ pub(crate) fn payload_type(kind: Kind, adaptive: bool) -> PayloadType {
     }
 }
 
-/// The extensions of a section with their identifiers.
-pub(crate) const fn extensions(kind: Kind, adaptive: bool) -> &'static [(u8, Extension)] {
-    match (kind, adaptive) {
-        (Kind::Audio, false) => &[(1, Extension::AudioLevel), (2, Extension::Mid)],
-        (Kind::Video, false) => &[(2, Extension::Mid), (3, Extension::DependencyDescriptor)],
-        (Kind::Audio, true) => {
-            &[(1, Extension::AudioLevel), (2, Extension::Mid), (4, Extension::TransportSequence)]
-        }
-        (Kind::Video, true) => &[
-            (2, Extension::Mid),
-            (3, Extension::DependencyDescriptor),
-            (4, Extension::TransportSequence),
-            (5, Extension::Rid),
-            (6, Extension::RepairedRid),
-            (7, Extension::LayersAllocation),
-        ],
-    }
-}
+/// The identifier of transport-wide sequence numbers.
+pub(crate) const TRANSPORT_SEQUENCE: u8 = 4;
 
-/// The same, to be looked up.
-pub(crate) fn extension_ids(kind: Kind, adaptive: bool) -> ExtensionIds {
-    let mut ids = ExtensionIds::default();
-    extensions(kind, adaptive).iter().for_each(|(id, extension)| ids.set(*extension, *id));
-    ids
+/// The extensions of a section with their identifiers, in the order they are written.
+const EXTENSIONS: [(u8, Extension); 7] = [
+    (1, Extension::AudioLevel),
+    (2, Extension::Mid),
+    (3, Extension::DependencyDescriptor),
+    (TRANSPORT_SEQUENCE, Extension::TransportSequence),
+    (5, Extension::Rid),
+    (6, Extension::RepairedRid),
+    (7, Extension::LayersAllocation),
+];
+
+/// Those that a section offers; `adaptive` as above, `simulcast` where it sends encodings with names.
+pub(crate) fn extensions(
+    kind: Kind,
+    adaptive: bool,
+    simulcast: bool,
+) -> impl Iterator<Item = (u8, Extension)> {
+    EXTENSIONS.into_iter().filter(move |(_, extension)| match extension {
+        Extension::AudioLevel => kind == Kind::Audio,
+        Extension::DependencyDescriptor => kind == Kind::Video,
+        Extension::TransportSequence => adaptive,
+        Extension::Rid | Extension::RepairedRid | Extension::LayersAllocation => simulcast,
+        _ => true,
+    })
 }

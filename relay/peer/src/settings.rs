@@ -89,10 +89,10 @@ pub struct Plan {
     pub video_slots: usize,
     /// Whether the offer names the SSRCs it sends with. Otherwise `mid` alone tells. Of simulcast, none are named.
     pub names_ssrcs: bool,
-    /// Transport-wide sequence numbers and feedback in both directions, and encodings with names. Costs an extension of
-    /// every packet, and a datagram of feedback every 50 to 100 ms.
+    /// Transport-wide sequence numbers and feedback in both directions. Costs an extension of every packet, and a
+    /// datagram of feedback every 50 to 100 ms.
     pub adaptive: bool,
-    /// Encodings of a camera, at most three. More than one takes a plan that adapts.
+    /// Encodings of a camera, at most three. Several have names.
     pub encodings: usize,
 }
 
@@ -124,10 +124,10 @@ impl Plan {
         self
     }
 
-    /// The same that sends its camera in three encodings at a time, and adapts.
+    /// The same that sends its camera in three encodings at a time.
     #[must_use]
     pub fn simulcast(mut self) -> Self {
         self.encodings = ENCODINGS_MAX;
-        self.adaptive()
+        self
     }
 }

@@ -5,7 +5,7 @@ use trunkline_relay_proto::media::Extension;
 use super::*;
 
 fn adapting() -> Plan {
-    Plan::receiver(1, 1).sending(&[SourceName::Microphone, SourceName::Camera]).simulcast()
+    Plan::receiver(1, 1).sending(&[SourceName::Microphone, SourceName::Camera]).simulcast().adaptive()
 }
 
 /// What an extension says in each packet the other side got.
@@ -37,7 +37,7 @@ fn an_offer_names_encodings_and_no_ssrcs() {
 #[test]
 fn a_plan_that_does_not_ask_for_it_offers_nothing_of_it() {
     let settings = settings().shared();
-    let offer = Peer::new(&settings, 1).offer(&Plan { encodings: 3, ..everything() });
+    let offer = Peer::new(&settings, 1).offer(&everything());
     for word in ["rid", "simulcast", "transport"] {
         assert!(!offer.contains(word), "{word}");
     }

@@ -189,7 +189,7 @@ impl World {
         .into_iter()
         .flatten()
         .collect();
-        let plan = Plan::receiver(person.audio_slots, person.slots).sending(&sources).simulcast();
+        let plan = Plan::receiver(person.audio_slots, person.slots).sending(&sources).simulcast().adaptive();
         let ice = IceCredentials { ufrag: format!("relay{number:03}"), pwd: "p".repeat(24) };
         let join = Join {
             id: ParticipantId(number),
