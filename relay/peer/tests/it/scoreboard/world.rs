@@ -25,6 +25,9 @@ use super::player::{Ear, Player};
 /// signatures differ in length, and a seed has to replay exactly.
 const HANDSHAKE: usize = 600;
 
+/// Turns without time going by, after which something is wrong.
+const AT_ONCE_MAX: u32 = 10_000;
+
 /// How often samples are taken.
 pub(super) const SAMPLE: Duration = Duration::from_millis(100);
 
@@ -231,7 +234,10 @@ impl World {
     pub(super) fn run(&mut self, time: Duration) {
         let end = self.now + time;
         self.exchange();
+        let mut at_once = 0;
         while let Some(next) = self.next().filter(|next| *next <= end) {
+            at_once = if next > self.now { 0 } else { at_once + 1 };
+            assert!(at_once < AT_ONCE_MAX, "something is due again and again: {}", self.due());
             self.now = self.now.max(next);
             self.act();
             self.exchange();
@@ -253,6 +259,18 @@ impl World {
             member.watcher.players.iter().for_each(|(_, player)| sooner(player.poll_timeout()));
         }
         next
+    }
+
+    /// Who has something to do at this moment.
+    fn due(&self) -> String {
+        let due = |at: Option<Instant>| at.is_some_and(|at| at <= self.now);
+        let members = self.members.iter().map(|member| {
+            let cameras = member.camera.as_ref().map(Camera::poll_timeout);
+            let players = member.watcher.players.iter().filter_map(|(_, player)| player.poll_timeout()).min();
+            (due(member.peer.poll_timeout()), due(cameras), due(players))
+        });
+        let members: Vec<_> = members.collect();
+        format!("call {}, peers, cameras, players {members:?}", due(self.call.poll_timeout()))
     }
 
     /// Does everything that is due.
@@ -468,7 +486,10 @@ impl World {
 
     fn sample(&mut self) {
         let now = self.now;
-        for member in &mut self.members {
+        let snapshot = self.call.snapshot(now);
+        for (number, member) in self.members.iter_mut().enumerate() {
+            let name = format!("p{number}");
+            let described = snapshot.participants.iter().find(|person| *person.participant == *name);
             let watcher = &mut member.watcher;
             let at = now.saturating_duration_since(watcher.joined);
             let heights =
@@ -476,7 +497,7 @@ impl World {
             let sample = Sample {
                 at,
                 rate: member.line.rate_at(at),
-                estimate: None,
+                estimate: described.and_then(|person| person.estimate_bps),
                 heights: heights.collect(),
                 ..std::mem::take(&mut watcher.now)
             };
