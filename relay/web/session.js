@@ -6,7 +6,9 @@
  */
 import { TrunklineError, backoffMs, endSession, pause, sendOffer } from './api.js';
 import { Layers } from './layers.js';
-import { SOURCES, encodings, markSlides, offerRawPacketization, offerSilence, prepare } from './media.js';
+import {
+  SOURCES, encodings, markSlides, midOf, offerRawPacketization, offerSilence, prepare, sections,
+} from './media.js';
 
 /** How often something that is waited for is looked at. */
 const LOOK_MS = 50;
@@ -120,6 +122,7 @@ export class Session {
       return;
     }
     await this.#pc.setRemoteDescription({ type: 'answer', sdp: answer });
+    await this.#useOneEncoding(sdp, answer);
     this.#openEvents();
   }
 
@@ -253,6 +256,21 @@ export class Session {
     return markSlides(offerSilence(raw(this.#pc.localDescription.sdp)), slides);
   }
 
+  /** Where simulcast was not agreed on only the first encoding is left, and that should be a whole picture. */
+  async #useOneEncoding(offer, answer) {
+    const hasSimulcast = (sdp, mid) => sections(sdp).find((each) => midOf(each) === mid)?.includes('a=simulcast:');
+    for (const [source, { mid, sender }] of this.senders) {
+      if (!hasSimulcast(offer, mid) || hasSimulcast(answer, mid)) continue;
+      const { scaleResolutionDownBy, maxBitrate } = encodings(source, this.#options.codecs, this.#options.layers).at(-1);
+      const parameters = sender.getParameters();
+      const [first] = parameters.encodings ?? [];
+      if (!first) continue;
+      Object.assign(first, { scaleResolutionDownBy, maxBitrate });
+      delete first.maxFramerate;
+      await sender.setParameters(parameters).catch(() => {});
+    }
+  }
+
   async #negotiateNow(options) {
     if (this.#closed || !this.#location) throw new TrunklineError(0, 'not in a call');
     const offer = await this.#describe(await this.#pc.createOffer(options));
@@ -260,6 +278,7 @@ export class Session {
       const { response, answer } = await sendOffer('PATCH', this.#location, { offer, etag: this.#etag });
       this.#etag = response.headers.get('etag') ?? this.#etag;
       await this.#pc.setRemoteDescription({ type: 'answer', sdp: answer });
+      await this.#useOneEncoding(offer, answer);
     } catch (error) {
       if (this.#pc.signalingState === 'have-local-offer') await this.#pc.setLocalDescription({ type: 'rollback' });
       throw error;

@@ -121,7 +121,7 @@ export class Tiles {
     // What was there before a pause began is better than nothing; what somebody else showed is not.
     tile.dataset.picture = stream !== null && !each.dark && (tile.seen || !each.paused);
     tile.dataset.paused = each.paused;
-    tile.slot = each.slot;
+    tile.mid = each.slot;
     tile.classList.toggle('speaking', each.speaking);
     tile.classList.toggle('featured', each.featured);
     tile.querySelector('.name span').textContent = title;
@@ -166,7 +166,7 @@ export class Tiles {
       this.#settling = null;
       for (const tile of this.#tiles.values()) {
         // What has no room now, as in a page that is not shown, says nothing.
-        if (tile.slot !== undefined && tile.clientHeight > 0) this.#onHeight(tile.slot, shownHeight(tile));
+        if (tile.mid !== undefined && tile.clientHeight > 0) this.#onHeight(tile.mid, shownHeight(tile));
       }
     }, SETTLE_MS);
   }
