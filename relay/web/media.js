@@ -101,13 +101,22 @@ export function prepare(transceiver, kind, direction, videoCodecs) {
     codecs.filter(({ mimeType }) => mimeType.toLowerCase() === `${kind}/${name}`.toLowerCase());
   const wanted = (kind === 'audio' ? AUDIO_CODECS : videoCodecs).flatMap(named);
   if (wanted.length > 0) transceiver.setCodecPreferences?.([...wanted, ...named('rtx')]);
-  if (kind === 'video' && transceiver.setHeaderExtensionsToNegotiate) {
-    const extensions = transceiver.getHeaderExtensionsToNegotiate();
-    for (const extension of extensions) {
-      if (VIDEO_EXTENSIONS.includes(extension.uri)) extension.direction = 'sendrecv';
-    }
-    transceiver.setHeaderExtensionsToNegotiate(extensions);
+  if (kind === 'video') askForExtensions(transceiver);
+}
+
+/**
+ * Asks for the header extensions of video. Before every offer: browsers forget those that the last answer left out, and
+ * a section that did not send before needs more.
+ *
+ * @param {RTCRtpTransceiver} transceiver
+ */
+export function askForExtensions(transceiver) {
+  if (!transceiver.setHeaderExtensionsToNegotiate) return;
+  const extensions = transceiver.getHeaderExtensionsToNegotiate();
+  for (const extension of extensions) {
+    if (VIDEO_EXTENSIONS.includes(extension.uri)) extension.direction = 'sendrecv';
   }
+  transceiver.setHeaderExtensionsToNegotiate(extensions);
 }
 
 /**

@@ -7,7 +7,7 @@
 import { TrunklineError, backoffMs, endSession, pause, sendOffer } from './api.js';
 import { Layers } from './layers.js';
 import {
-  SOURCES, encodings, markSlides, midOf, offerRawPacketization, offerSilence, prepare, sections,
+  SOURCES, askForExtensions, encodings, markSlides, midOf, offerRawPacketization, offerSilence, prepare, sections,
 } from './media.js';
 
 /** How often something that is waited for is looked at. */
@@ -273,6 +273,9 @@ export class Session {
 
   async #negotiateNow(options) {
     if (this.#closed || !this.#location) throw new TrunklineError(0, 'not in a call');
+    for (const [source, transceiver] of this.senders) {
+      if (SOURCES[source].kind === 'video') askForExtensions(transceiver);
+    }
     const offer = await this.#describe(await this.#pc.createOffer(options));
     try {
       const { response, answer } = await sendOffer('PATCH', this.#location, { offer, etag: this.#etag });

@@ -8,6 +8,7 @@ import { TrunklineError, askIceServers, backoffMs, pause } from './api.js';
 import { FrameEncryption } from './encryption.js';
 import { Pulse } from './pulse.js';
 import { SOURCES } from './media.js';
+import { Pins } from './pins.js';
 import { Session } from './session.js';
 import { summarise } from './stats.js';
 
@@ -101,10 +102,7 @@ export class TrunklineCall extends EventTarget {
   #tracks = new Map();
   /** Muted by their owner. What has no track counts as muted whatever is said here. */
   #muted = new Set();
-  /** @type {Map<string, {participant: string, source?: string}>} by slot; told again to a new events connection */
-  #pins = new Map();
-  /** @type {Map<string, number>} how high pictures are shown, by slot; told again, too */
-  #heights = new Map();
+  #pins = new Pins();
   #recovering = false;
   /** Ends an ICE restart that is under way: only a new join will do. */
   #hurry = () => {};
@@ -203,11 +201,9 @@ export class TrunklineCall extends EventTarget {
    * @param {{slot: string, participant?: string, source?: string, height?: number}} pin `slot` is a `mid`; `height`
    *   as in {@link TrunklineCall#setHeight}
    */
-  pin({ slot, participant, source, height }) {
-    if (participant) this.#pins.set(slot, { participant, source });
-    else this.#pins.delete(slot);
-    if (height) this.#heights.set(slot, height);
-    for (const session of this.#sessions()) this.#tellPin(session, slot);
+  pin(pin) {
+    this.#pins.set(pin);
+    this.#tell(this.#pins.request(pin.slot));
   }
 
   /**
@@ -217,9 +213,7 @@ export class TrunklineCall extends EventTarget {
    * @param {number} height of the picture as it is shown, in pixels of the screen
    */
   setHeight(slot, height) {
-    if (this.#heights.get(slot) === height) return;
-    this.#heights.set(slot, height);
-    for (const session of this.#sessions()) this.#tellPin(session, slot);
+    if (this.#pins.setHeight(slot, height)) this.#tell(this.#pins.request(slot));
   }
 
   /**
@@ -259,7 +253,7 @@ export class TrunklineCall extends EventTarget {
       onNotice: (session, notice) => session === this.#session && this.#onNotice(notice),
       onEventsOpen: (session) => {
         for (const source of session.senders.keys()) this.#tellMute(session, source);
-        for (const slot of new Set([...this.#pins.keys(), ...this.#heights.keys()])) this.#tellPin(session, slot);
+        for (const request of this.#pins.requests()) session.send(request);
       },
       onEventsLost: (session) => {
         this.#later(EVENTS_LOST_MS, () => {
@@ -446,18 +440,14 @@ export class TrunklineCall extends EventTarget {
     if (complete) this.roster.clear();
     for (const name of left) this.roster.delete(name);
     for (const entry of participants) this.roster.set(entry.participant, entry);
-    for (const [slot, { participant }] of this.#pins) {
-      if (!this.roster.has(participant)) this.#pins.delete(slot);
-    }
+    this.#pins.retain((name) => this.roster.has(name));
     for (const name of this.qualities.keys()) {
       if (!this.roster.has(name)) this.qualities.delete(name);
     }
   }
 
-  /** With nobody pinned, the height alone. */
-  #tellPin(session, slot) {
-    const { participant = null, source = null } = this.#pins.get(slot) ?? {};
-    session.send({ pin: { slot, participant, source, height: this.#heights.get(slot) } });
+  #tell(request) {
+    for (const session of this.#sessions()) session.send(request);
   }
 
   #tellMute(session, source) {
