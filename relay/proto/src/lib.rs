@@ -17,13 +17,16 @@
 //! - [`rtp`]: headers and extensions
 //! - `participant`: who sends it, and under which SSRC
 //! - `source`, `history`, `reception`, `loss`: what is kept of it, and what is missing
-//! - `speaker`, `allocate`: who is to hear and see it
+//! - `speaker`, `allocate`: who is to hear and see it; [`bandwidth`]: in which layer
 //! - `slot`: the stream it goes out in
+//! - [`congestion`]: how much a receiver's line carries, and when it goes there; what senders are told of theirs
 //! - [`rtcp`], `key_frame`: what both sides report and ask for
 
 mod allocate;
 pub mod backlog;
+pub mod bandwidth;
 pub mod call;
+pub mod congestion;
 pub mod counters;
 pub mod demux;
 pub mod dtls;

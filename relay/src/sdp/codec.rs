@@ -51,6 +51,14 @@ pub(super) struct Agreed<'a> {
     pub(super) rtx: Option<Format<'a>>,
 }
 
+impl Agreed<'_> {
+    /// Arrivals are not told by transport-wide sequence number.
+    pub(super) const fn refuse_transport_cc(&mut self) {
+        self.payload_type.transport_cc = false;
+        self.format.feedback.transport_cc = false;
+    }
+}
+
 /// What is agreed on in a section. Codecs that are not in `preference` are left out. Where the client sends, those it
 /// should send come first: by `preference`, then the profile that everybody has.
 pub(super) fn agree<'a>(section: &Section<'a>, preference: &[CodecName], sends: bool) -> Vec<Agreed<'a>> {

@@ -60,7 +60,7 @@ impl Call {
                 Packet::Fir { entries, .. } => {
                     entries.for_each(|(ssrc, _)| self.want_key_frame(now, index, ssrc))
                 }
-                Packet::Bye { .. } | Packet::Other => {}
+                Packet::TransportFeedback(_) | Packet::Remb { .. } | Packet::Bye { .. } | Packet::Other => {}
             }
         }
         self.send_key_frame_requests(now, egress);
