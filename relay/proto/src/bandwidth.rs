@@ -58,7 +58,8 @@ pub enum Priority {
 }
 
 impl Priority {
-    const ALL: [Self; 3] = [Self::First, Self::Speaker, Self::Rest];
+    /// All of them, the best first.
+    pub const ALL: [Self; 3] = [Self::First, Self::Speaker, Self::Rest];
 }
 
 /// A layer that a source offers.

@@ -16,10 +16,11 @@
 //! - [`dtls`], [`srtp`]: keys, and what they open and seal
 //! - [`rtp`]: headers and extensions
 //! - `participant`: who sends it, and under which SSRC
-//! - `source`, `history`, `reception`, `loss`: what is kept of it, and what is missing
-//! - `speaker`, `allocate`: who is to hear and see it; [`bandwidth`]: in which layer
-//! - `slot`: the stream it goes out in
-//! - [`congestion`]: how much a receiver's line carries, and when it goes there; what senders are told of theirs
+//! - `source`, `encoding`, `layers`: what it belongs to
+//! - `history`, `reception`, `loss`: what is kept of it, and what is missing
+//! - `speaker`, `allocate`: who is to hear and see it
+//! - [`congestion`], [`bandwidth`]: how much each receiver's line carries, and which layers go into that
+//! - `slot`, `line`: the stream it goes out in, and when
 //! - [`rtcp`], `key_frame`: what both sides report and ask for
 
 mod allocate;
@@ -31,12 +32,15 @@ pub mod counters;
 pub mod demux;
 pub mod dtls;
 pub mod egress;
+mod encoding;
 pub mod event;
 pub mod flow;
 pub mod framing;
 mod history;
 pub mod ice;
 mod key_frame;
+mod layers;
+mod line;
 mod loss;
 pub mod media;
 mod participant;

@@ -102,10 +102,8 @@ fn answer_section<'a>(
         return (section, Verdict::Rejected);
     }
     let (ids, extensions) = extension::agree(offered, direction);
-    if ids.id(Extension::TransportSequence).is_none() {
-        // Without numbers there is nothing to tell.
-        codecs.iter_mut().for_each(Agreed::refuse_transport_cc);
-    }
+    let has_numbers = ids.id(Extension::TransportSequence).is_some();
+    codecs.iter_mut().for_each(|agreed| agreed.choose_estimate(has_numbers));
     // Without names in packets nobody can tell encodings apart: the client then sends one.
     let is_named = direction.send && kind == Kind::Video && ids.id(Extension::Rid).is_some();
     let rids = if is_named { offered.simulcast.encodings() } else { Vec::new() };

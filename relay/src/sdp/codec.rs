@@ -52,10 +52,13 @@ pub(super) struct Agreed<'a> {
 }
 
 impl Agreed<'_> {
-    /// Arrivals are not told by transport-wide sequence number.
-    pub(super) const fn refuse_transport_cc(&mut self) {
-        self.payload_type.transport_cc = false;
-        self.format.feedback.transport_cc = false;
+    /// Of the ways to tell how much a line carries at most one is agreed on: arrivals by transport-wide sequence
+    /// number where packets have one, else an estimate of the whole. A second would only make answers longer.
+    pub(super) const fn choose_estimate(&mut self, has_numbers: bool) {
+        let transport_cc = self.payload_type.transport_cc && has_numbers;
+        let remb = self.payload_type.remb && !transport_cc;
+        (self.payload_type.transport_cc, self.payload_type.remb) = (transport_cc, remb);
+        (self.format.feedback.transport_cc, self.format.feedback.remb) = (transport_cc, remb);
     }
 }
 

@@ -80,7 +80,7 @@ impl Arrivals {
         } else if number + PACKETS < self.end {
             self.stale += 1;
             if self.stale > STALE_MAX {
-                self.begin_at(sequence);
+                self.begin_at(sequence.wrapping_add(1));
             }
             return;
         } else if self.at(number) != NEVER {

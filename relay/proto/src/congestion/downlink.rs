@@ -8,8 +8,9 @@ use super::history::History;
 use super::loss::{LossLimit, Sending};
 use super::pacing::Pacer;
 use super::probe::Probes;
-use super::queue::Queue;
+use super::queue::{Queue, Standing, Verdict};
 use super::rate::{Rate, Seen};
+use super::rivals::Rivals;
 use super::throughput::Throughput;
 use super::trend::{Signal, Trend};
 use super::{
@@ -43,6 +44,12 @@ const PROBE_QUEUE_US: i64 = 40_000;
 /// A queue longer than this is drained even while a probe may have made it.
 const PROBE_DISTURBS_US: i64 = 120_000;
 
+/// A queue longer than this is drained by sending less than the line carries: none of it where the queue is this much
+/// longer, but no less than this share. Steeper drains sooner, and takes more layers away for it.
+const DRAIN_QUEUE_US: i64 = 100_000;
+const DRAIN_SPAN_US: f64 = 600_000.0;
+const DRAIN_MIN: f64 = 0.6;
+
 /// An estimate that falls below this share of what it was within the window is a drop, which is expected to end.
 const DROP: f64 = 0.65;
 const DROP_WINDOW_US: i64 = 3_000_000;
@@ -71,7 +78,11 @@ pub struct Downlink {
     groups: Groups,
     trend: Trend,
     queue: Queue,
+    standing: Standing,
     rate: Rate,
+    rivals: Rivals,
+    /// The share of the rate that leaves room for the queue to drain.
+    drain: f64,
     losses: LossLimit,
     probes: Probes,
     pacer: Pacer,
@@ -103,7 +114,10 @@ impl Downlink {
             groups: Groups::default(),
             trend: Trend::default(),
             queue: Queue::default(),
+            standing: Standing::default(),
             rate: Rate::new(INITIAL),
+            rivals: Rivals::default(),
+            drain: 1.0,
             losses: LossLimit::default(),
             probes: Probes::default(),
             pacer: Pacer::default(),
@@ -187,7 +201,7 @@ impl Downlink {
         }
         self.losses.count(arrived, missing, late);
         self.feedback_us = Some(now_us);
-        self.update(now_us, signal.unwrap_or(self.trend.signal()));
+        self.update(now_us, signal.unwrap_or(self.trend.signal()), missing > late);
         let estimate = self.estimate();
         if let Some(found) = self.probes.concluded(now_us, newest, estimate)
             && found.bps > estimate
@@ -213,8 +227,13 @@ impl Downlink {
         let elapsed_us = self.reported_us.map_or(0, |before| now_us - before);
         let fraction = if fraction.is_finite() { fraction.clamp(0.0, 1.0) } else { 0.0 };
         let leaving = self.leaving.bps(ARRIVING_US).unwrap_or(0.0);
-        let sending =
-            Sending { bps: leaving, estimate_bps: self.limit().unwrap_or(leaving.max(INITIAL)), queue_us: 0 };
+        let sending = Sending {
+            bps: leaving,
+            arriving_bps: leaving * (1.0 - fraction),
+            estimate_bps: self.limit().unwrap_or(leaving.max(INITIAL)),
+            queue_us: 0,
+            crowded: false,
+        };
         self.reported_us = Some(now_us);
         // A report is of a second or so, and of how many packets is not said.
         self.losses.observe(now_us, fraction, 50, elapsed_us, &sending);
@@ -315,7 +334,7 @@ impl Downlink {
 
     /// What delay and loss allow.
     fn estimate(&self) -> f64 {
-        let rate = self.rate.bps();
+        let rate = self.rate.bps() * self.drain;
         self.losses.bps().map_or(rate, |loss| loss.min(rate)).clamp(RATE_MIN, RATE_MAX)
     }
 
@@ -333,22 +352,43 @@ impl Downlink {
         self.rtt_us = Some(self.rtt_us.map_or(us, |before| before + RTT_GAIN * (us - before)));
     }
 
-    fn update(&mut self, now_us: i64, signal: Signal) {
+    fn update(&mut self, now_us: i64, signal: Signal, lost: bool) {
         let queue_us = self.queue.us();
         let excused = self.probes.disturbs(now_us) && queue_us < PROBE_DISTURBS_US;
         let signal = if excused && signal == Signal::Over { Signal::Under } else { signal };
+        let signal = match self.standing.update(now_us, queue_us) {
+            Verdict::Fine => signal,
+            Verdict::Long => Signal::Over,
+            Verdict::Path => {
+                self.queue = Queue::default();
+                signal
+            }
+        };
+        // What the line loses by itself was carried all the same.
+        let carried = 1.0 / (1.0 - self.losses.inherent());
         let seen = Seen {
             signal,
-            arriving_bps: self.arriving.bps(ARRIVING_US),
-            arriving_lately_bps: self.arriving.bps(ARRIVING_LATELY_US),
+            arriving_bps: self.arriving.bps(ARRIVING_US).map(|bps| bps * carried),
+            arriving_lately_bps: self.arriving.bps(ARRIVING_LATELY_US).map(|bps| bps * carried),
             queue_us,
             rtt_us: self.round_trip_us(),
         };
-        self.rate.update(now_us, &seen);
+        if self.rivals.update(now_us, seen.arriving_bps, queue_us) {
+            self.drain = 1.0;
+            self.rate.compete(now_us, &seen, lost && !self.losses.is_inherent());
+        } else {
+            let over_us = (queue_us - DRAIN_QUEUE_US).max(0);
+            self.drain = (1.0 - over_us as f64 / DRAIN_SPAN_US).max(DRAIN_MIN);
+            if self.rate.update(now_us, &seen) {
+                self.rivals.fell();
+            }
+        }
         let sending = Sending {
             bps: self.leaving.bps(ARRIVING_US).unwrap_or(0.0),
+            arriving_bps: seen.arriving_lately_bps.unwrap_or(0.0),
             estimate_bps: self.estimate(),
             queue_us,
+            crowded: self.rivals.suspected(now_us),
         };
         self.losses.update(now_us, &sending);
     }

@@ -5,6 +5,7 @@
 //! - [`Downlink`]: one receiver, from what is sent and what it reports
 //!   - `history`: what was sent; `clock`: when the receiver says it arrived; `throughput`: how much arrives
 //!   - `groups`, `trend`: whether the queue grows; `queue`: how long it is; `rate`: what follows from it
+//!   - `rivals`: whether others fill the queue
 //!   - `loss`: the rate that losses allow, and which losses are the line's own
 //!   - `probe`: whether there is more; `pacing`: when packets leave
 //! - [`Arrivals`]: one sender, what arrived of it and how that is reported
@@ -20,6 +21,7 @@ mod pacing;
 mod probe;
 mod queue;
 mod rate;
+mod rivals;
 #[cfg(test)]
 mod simulation;
 #[cfg(test)]

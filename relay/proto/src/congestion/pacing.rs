@@ -9,8 +9,8 @@ const FACTOR: f64 = 1.35;
 /// What the bucket holds: this much time. Longer makes longer trains, and longer queues.
 const BURST_US: i64 = 40_000;
 
-/// And at least this, some packets, for lines so slow that a train would be one packet.
-const BURST_BYTES_MIN: f64 = 5_000.0;
+/// And at least this, two packets, for lines so slow that a train would be one.
+const BURST_BYTES_MIN: f64 = 2_700.0;
 
 /// What is sent beyond the bucket (audio, which nothing holds) is owed for this long at most.
 const OWED_US: i64 = 500_000;

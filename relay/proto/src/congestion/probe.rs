@@ -6,8 +6,8 @@ use super::{INITIAL, whole};
 /// How long a cluster takes. Longer measures better, and leaves a longer queue where there is less.
 const CLUSTER_US: i64 = 40_000;
 
-/// Bytes of a cluster at least and at most.
-const CLUSTER_BYTES_MIN: f64 = 2_500.0;
+/// Bytes of a cluster at least and at most: some packets of padding, which are short.
+const CLUSTER_BYTES_MIN: f64 = 1_500.0;
 const CLUSTER_BYTES_MAX: f64 = 65_536.0;
 
 /// Packets of a cluster that have to arrive.
@@ -16,6 +16,9 @@ const ARRIVED_MIN: u32 = 4;
 /// The first probe, and those that follow, go this far beyond the estimate at most.
 const FIRST: f64 = 3.0;
 const NEXT: f64 = 2.0;
+
+/// A probe is at least this fast: slower ones take long, and say little.
+const BPS_MIN: f64 = 120_000.0;
 
 /// And this far beyond what is wanted: what is wanted has to fit besides what a probe does not see.
 const WANT_MARGIN: f64 = 1.1;
@@ -36,8 +39,8 @@ const APART_US_MAX: i64 = 24_000_000;
 const DROP_US: i64 = 60_000_000;
 const DROP_APART_US: i64 = 4_000_000;
 
-/// How long a cluster may take in all, and how long its feedback.
-const SENDING_US_MAX: i64 = 200_000;
+/// How much longer than planned a cluster may take, and how long its feedback.
+const SENDING_US_MAX: i64 = 150_000;
 const FEEDBACK_US_MAX: i64 = 1_500_000;
 
 /// How often padding is asked for while a cluster goes on, and less than this is not worth a packet.
@@ -167,7 +170,8 @@ impl Probes {
             self.begin(now_us, estimate, may_begin);
         }
         let Some(cluster) = &mut self.cluster else { return 0 };
-        if now_us - cluster.since_us > SENDING_US_MAX {
+        let planned_s = cluster.bytes * 8.0 / cluster.bps;
+        if (now_us - cluster.since_us - SENDING_US_MAX) as f64 / 1e6 > planned_s {
             // Nobody sends what is due.
             self.cluster = None;
             self.end(now_us, false);
@@ -192,7 +196,7 @@ impl Probes {
             return;
         }
         let bps = if self.first { (FIRST * INITIAL).max(NEXT * estimate) } else { NEXT * estimate };
-        let bps = bps.min(want * WANT_MARGIN);
+        let bps = bps.max(BPS_MIN).min(want * WANT_MARGIN);
         self.first = false;
         self.id = self.id.checked_add(1).unwrap_or(1);
         let bytes = (bps / 8.0 * (CLUSTER_US as f64 / 1e6)).clamp(CLUSTER_BYTES_MIN, CLUSTER_BYTES_MAX);
@@ -247,7 +251,8 @@ impl Probes {
         if newest < last {
             return None;
         }
-        let found = measure.result();
+        // Few packets of a cluster can seem faster than the cluster was.
+        let found = measure.result().map(|bps| bps.min(target));
         let success = found.is_some_and(|bps| bps >= SUCCESS * target && bps > estimate);
         self.end(now_us, success);
         found.map(|bps| Found { bps })
@@ -286,5 +291,81 @@ impl Measure {
             return None;
         }
         Some(if arrived < SATURATED * sent { SATURATED_KEEPS * arrived } else { arrived.min(sent) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Sends a whole cluster in packets of 250 bytes, a millisecond at a time: how many bytes, and when it ended.
+    fn cluster(probes: &mut Probes, from_us: i64, estimate: f64) -> (Vec<(i64, u8)>, i64) {
+        let (mut sent, mut now_us) = (Vec::new(), from_us);
+        loop {
+            let mut due = probes.poll(now_us, estimate, true);
+            if due == 0 && probes.id() == 0 {
+                return (sent, now_us);
+            }
+            while due > 0 && probes.id() > 0 {
+                sent.push((now_us, probes.id()));
+                probes.sent(now_us, sent.len() as u64, 250, 50_000);
+                due = due.saturating_sub(250);
+            }
+            now_us += 1_000;
+        }
+    }
+
+    fn report(probes: &mut Probes, sent: &[(i64, u8)], arrived: impl Fn(usize, i64) -> i64) {
+        for (n, (sent_us, id)) in sent.iter().enumerate() {
+            probes.arrived(*id, *sent_us, arrived(n, *sent_us), 250);
+        }
+    }
+
+    #[test]
+    fn probes_go_on_until_the_limit_is_found_and_then_come_less_and_less_often() {
+        let mut probes = Probes::default();
+        probes.want(Some(5e6));
+        let (sent, ended_us) = cluster(&mut probes, 0, 3e5);
+        assert!((15..=25).contains(&sent.len()), "40 ms of 900 kbit/s: {}", sent.len());
+        report(&mut probes, &sent, |_, sent_us| sent_us + 20_000);
+        let found = probes.concluded(ended_us, sent.len() as u64, 3e5).expect("all of it is reported");
+        assert!((7e5..=9e5).contains(&found.bps), "{found:?}");
+        assert_eq!(probes.timeout_us(found.bps), Some(ended_us), "at once");
+        let mut from_us = ended_us;
+        let mut apart = Vec::new();
+        for _ in 0..5 {
+            let (sent, ended_us) = cluster(&mut probes, from_us, 1e6);
+            report(&mut probes, &sent, |n, _| from_us + i64::try_from(n).unwrap() * 2_000);
+            let found = probes.concluded(ended_us, sent.len() as u64, 1e6).expect("it is reported");
+            assert!((9e5..1.05e6).contains(&found.bps), "{found:?}");
+            let next_us = probes.timeout_us(1e6).expect("more is wanted");
+            apart.push((next_us - ended_us) / 1_000_000);
+            from_us = next_us;
+        }
+        assert_eq!(apart, [3, 6, 12, 24, 24]);
+        assert_eq!(probes.timeout_us(5e6), None, "nothing more is wanted");
+    }
+
+    #[test]
+    fn a_cluster_that_nobody_sends_or_reports_is_given_up() {
+        let mut probes = Probes::default();
+        probes.want(Some(5e6));
+        assert!(probes.poll(0, 3e5, true) > 0);
+        assert_eq!(probes.poll(300_000, 3e5, true), 0);
+        assert!(probes.timeout_us(3e5).is_some_and(|next| next >= APART_US), "and not asked for at once");
+        let (sent, ended_us) = cluster(&mut probes, 10_000_000, 3e5);
+        assert!(!sent.is_empty() && probes.disturbs(ended_us));
+        let until_us = probes.timeout_us(3e5).expect("feedback is waited for");
+        assert_eq!(probes.poll(until_us, 3e5, true), 0);
+        assert!(!probes.disturbs(until_us + AFTERMATH_US));
+    }
+
+    #[test]
+    fn what_seems_faster_than_it_was_sent_is_not_believed() {
+        let mut probes = Probes::default();
+        probes.want(Some(5e6));
+        let (sent, ended_us) = cluster(&mut probes, 0, 3e5);
+        report(&mut probes, &sent, |n, _| 100_000 + i64::try_from(n).unwrap() * 300);
+        assert_eq!(probes.concluded(ended_us, sent.len() as u64, 3e5), None);
     }
 }

@@ -26,6 +26,9 @@ const INCREASE_MIN: f64 = 4_000.0;
 /// The packet that is added per response time near the limit.
 const PACKET_BITS: f64 = 9_600.0;
 
+/// Or this share of the rate per second, where that is more: a fast line is not climbed packet by packet.
+const INCREASE_NEAR_PER_S: f64 = 0.025;
+
 /// What a response time is besides the round trip: how long it takes to see that a queue grows.
 const RESPONSE_S: f64 = 0.1;
 
@@ -39,6 +42,10 @@ const CAPACITY_GAIN: f64 = 0.05;
 /// A decrease has to have had its effect before the next: a round trip, within these bounds.
 const DECREASE_APART_US_MIN: i64 = 50_000;
 const DECREASE_APART_US_MAX: i64 = 300_000;
+
+/// What remains at a loss while others fill the queue, and how long a queue may be before we stop to grow with them.
+const COMPETE_DECREASE: f64 = 0.75;
+const COMPETE_QUEUE_US: i64 = 250_000;
 
 /// What throughput was at the last decreases, with its variance relative to the mean.
 #[derive(Clone, Copy, Debug)]
@@ -101,11 +108,30 @@ impl Rate {
         self.bps = (self.bps * factor).max(least.min(self.bps)).clamp(RATE_MIN, RATE_MAX);
     }
 
+    /// Feedback came while others fill the queue: as they do, a packet more per round trip, and less at a loss.
+    pub(super) fn compete(&mut self, now_us: i64, seen: &Seen, lost: bool) {
+        let elapsed_s = self.elapsed_s(now_us);
+        let rtt_us = seen.rtt_us.clamp(DECREASE_APART_US_MIN, 1_000_000);
+        if lost {
+            if self.decreased_us.is_none_or(|before| now_us - before >= rtt_us) {
+                self.decreased_us = Some(now_us);
+                self.bps = (self.bps * COMPETE_DECREASE).max(RATE_MIN);
+            }
+        } else if seen.queue_us < COMPETE_QUEUE_US {
+            let rtt_s = rtt_us as f64 / 1e6;
+            let most = (UNPROVED * seen.arriving_bps.unwrap_or(0.0) + UNPROVED_BPS).max(self.bps);
+            self.bps = (self.bps + PACKET_BITS / rtt_s / rtt_s * elapsed_s).min(most).min(RATE_MAX);
+        }
+    }
+
+    fn elapsed_s(&mut self, now_us: i64) -> f64 {
+        let before_us = self.changed_us.replace(now_us);
+        before_us.map_or(0.0, |before| (now_us - before).clamp(0, 1_000_000) as f64 / 1e6)
+    }
+
     /// Feedback came. Whether the rate fell.
     pub(super) fn update(&mut self, now_us: i64, seen: &Seen) -> bool {
-        let elapsed_s =
-            self.changed_us.map_or(0.0, |before| (now_us - before).clamp(0, 1_000_000) as f64 / 1e6);
-        self.changed_us = Some(now_us);
+        let elapsed_s = self.elapsed_s(now_us);
         match seen.signal {
             Signal::Over => return self.decrease(now_us, seen),
             Signal::Under => {}
@@ -122,7 +148,7 @@ impl Rate {
         let fast = self.bps * INCREASE_PER_S;
         let grown = if self.capacity.is_some() {
             let response_s = seen.rtt_us.clamp(0, 1_000_000) as f64 / 1e6 + RESPONSE_S;
-            fast.min(PACKET_BITS / response_s)
+            fast.min((PACKET_BITS / response_s).max(self.bps * INCREASE_NEAR_PER_S))
         } else {
             fast
         };

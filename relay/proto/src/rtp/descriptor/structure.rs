@@ -34,8 +34,8 @@ pub struct Structure {
     spatial_layers: u8,
     has_resolutions: bool,
     templates: Vec<Template>,
-    /// The largest spatial and temporal layer of each target.
-    layers: [(u8, u8); TARGETS_MAX],
+    /// The largest spatial and temporal layer of each target that has frames.
+    layers: [Option<(u8, u8)>; TARGETS_MAX],
     protected_by: [u8; TARGETS_MAX],
     resolutions: [(u16, u16); SPATIAL_MAX],
     /// The bits it was read from, those of others in the first and last byte zero: to know it again.
@@ -152,10 +152,11 @@ impl Structure {
         self.spatial_layers
     }
 
-    /// The largest spatial and temporal layer that a decode target has frames of.
+    /// The largest spatial and temporal layer that a decode target has frames of. `None` for one without frames, or
+    /// that is not there.
     #[must_use]
     pub fn layers(&self, target: u8) -> Option<(u8, u8)> {
-        self.layers.get(usize::from(target)).copied().filter(|_| target < self.targets)
+        self.layers.get(usize::from(target)).copied().flatten()
     }
 
     /// The best decode target whose layers are at most these: the one of the largest spatial layer, then of the largest
@@ -263,9 +264,10 @@ impl Structure {
         for (layers, target) in self.layers.iter_mut().zip(0..self.targets) {
             let of_target =
                 self.templates.iter().filter(|template| template.indications.present >> target & 1 == 1);
-            *layers = of_target.fold((0, 0), |(spatial, temporal), template| {
-                (spatial.max(template.spatial), temporal.max(template.temporal))
-            });
+            for template in of_target {
+                let (spatial, temporal) = layers.unwrap_or_default();
+                *layers = Some((spatial.max(template.spatial), temporal.max(template.temporal)));
+            }
         }
     }
 }

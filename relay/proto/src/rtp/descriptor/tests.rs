@@ -183,6 +183,29 @@ fn the_largest_structure_fits_and_frames_that_follow_take_three_bytes() {
 }
 
 #[test]
+fn the_smallest_structure_is_written_bit_by_bit() {
+    // Offset 0 and one target; two templates of one layer, both to switch at; the second needs the frame before; one
+    // chain, which is the stream; no sizes.
+    let written = written(&Pattern::new(1, 1, false), 0x0102, 0, 0);
+    assert_eq!(written, [0xc0, 1, 2, 0b1000_0000, 0, 0b0011_1010, 0b0100_0001, 0b0000_0001, 0]);
+}
+
+#[test]
+fn a_decode_target_without_frames_has_no_layers_and_is_never_the_best() {
+    let mut out = [0; 16];
+    let mut bits = bits::BitsWriter::new(&mut out);
+    bits.write(0xc0_0000, 24);
+    bits.write(0x10, 5);
+    bits.write(1, 11); // offset 0, two targets
+    bits.write(3, 2); // one template
+    bits.write(0b00_10, 4); // of the second target
+    bits.write(0, 1 + 2 + 1); // it needs nothing; no chains, no sizes
+    let structure = Structure::parse(&out).unwrap();
+    assert_eq!((structure.layers(0), structure.layers(1)), (None, Some((0, 0))));
+    assert_eq!((structure.target(3, 7), structure.protected_by(1)), (Some(1), None));
+}
+
+#[test]
 fn a_structure_is_known_again_and_another_is_not_read_as_it() {
     let (one, other) = (Pattern::new(1, 3, false), Pattern::new(2, 3, true).with_template_id_offset(60));
     let (one_value, other_value) = (written(&one, 1, 0, 0), written(&other, 2, 0, 0));
