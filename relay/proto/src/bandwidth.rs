@@ -1,8 +1,9 @@
 //! Who gets how much of one receiver's bandwidth: a layer for each of its video slots. Pure: rates, sizes and the time
 //! go in, layers come out.
 //!
-//! What the layers chosen take together is never more than the budget. Within it, classes come strictly one after the
-//! other: a better one has all that it wants, or nothing more that fits, before a worse one gets anything. Within a
+//! What the layers chosen take together is never more than the budget. Within it, what people chose to look at (a shared
+//! screen, a pin) has all that it wants, or nothing more that fits, before others get anything; then the speaker and
+//! everybody else get the smallest picture, then the speaker and at last everybody else what they want. Within a
 //! class everybody gets the lowest layer first, then everybody the next: the largest slot first, and of equal ones
 //! the first. Nobody gets a layer above the lowest that not all of the class have, or have enough of; but what is shown
 //! already stays, as long as nobody else's turn takes the bandwidth. Whoever's lowest layer does not fit is paused, and
@@ -62,6 +63,25 @@ impl Priority {
     pub const ALL: [Self; 3] = [Self::First, Self::Speaker, Self::Rest];
 }
 
+/// Up to which layers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum HowFar {
+    /// The smallest pictures.
+    Smallest,
+    /// All that is wanted.
+    All,
+}
+
+/// Who is given layers, one after the other. What people chose to look at comes before everything; then nobody is left
+/// out so that the speaker may be larger.
+const ROUNDS: [(Priority, HowFar); 5] = [
+    (Priority::First, HowFar::All),
+    (Priority::Speaker, HowFar::Smallest),
+    (Priority::Rest, HowFar::Smallest),
+    (Priority::Speaker, HowFar::All),
+    (Priority::Rest, HowFar::All),
+];
+
 /// A layer that a source offers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Layer {
@@ -89,6 +109,12 @@ pub struct Wish<'a> {
 }
 
 impl Wish<'_> {
+    /// Whether a layer's pictures are as small as there are.
+    fn is_smallest(&self, layer: usize) -> bool {
+        let height = |layer: usize| self.layers.get(layer).and_then(|layer| layer.height);
+        layer == 0 || (height(layer).is_some() && height(layer) == height(0))
+    }
+
     fn cost(&self, level: Option<usize>) -> u64 {
         level.and_then(|level| self.layers.get(level)).map_or(0, |layer| layer.bits_per_s)
     }
@@ -286,11 +312,11 @@ impl Allocator {
         let (mut next_bps, mut again_at) = (None, None);
         if let Some(budget) = budget_bps {
             let mut used = 0;
-            for priority in Priority::ALL {
+            for (priority, how_far) in ROUNDS {
                 self.order.clear();
                 let of_class = wishes.iter().enumerate().filter(|(_, wish)| wish.priority == priority);
                 self.order.extend(of_class.map(|(at, _)| at));
-                let waits = self.give_class(now, budget, wishes, &mut used);
+                let waits = self.give_class(now, budget, wishes, how_far, &mut used);
                 again_at = earlier(again_at, waits);
             }
             next_bps = self.next_bps(wishes, used);
@@ -310,13 +336,14 @@ impl Allocator {
         Allocation { layers: &self.chosen, next_bps, again_at }
     }
 
-    /// Gives the slots in `order` their layers, round by round, and adds what they take to `used`. Says when the first
+    /// Gives the slots in `order` their layers, one after the other, and adds what they take to `used`. Says when the first
     /// that waits may ask again.
     fn give_class(
         &mut self,
         now: Instant,
         budget: u64,
         wishes: &[Wish<'_>],
+        how_far: HowFar,
         used: &mut u64,
     ) -> Option<Instant> {
         let mut again_at = None;
@@ -333,6 +360,9 @@ impl Allocator {
                 let (Some(wish), Some(slot)) = (wishes.get(*at), self.slots.get(*at)) else { continue };
                 let Some(place) = self.places.get_mut(*at) else { continue };
                 let Some(next) = place.next.filter(|_| may_rise || !place.is_next_up()) else { continue };
+                if how_far == HowFar::Smallest && !wish.is_smallest(next) {
+                    continue;
+                }
                 let total = used.saturating_sub(wish.cost(place.level)).saturating_add(wish.cost(Some(next)));
                 let waits = Waits { hold: self.hold, stepped_down: self.stepped_down };
                 match waits.judge(now, budget, slot, place, total) {

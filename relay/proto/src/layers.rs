@@ -28,6 +28,10 @@ pub(crate) struct Layer {
 }
 
 impl Layer {
+    /// All of the smallest encoding.
+    pub(crate) const ALL: Self =
+        Self { encoding: 0, spatial: SPATIAL_MAX as u8 - 1, temporal: TEMPORAL_MAX as u8 - 1 };
+
     /// All there is of a source of sound.
     pub(crate) const SOUND: Self = Self { encoding: 0, spatial: 0, temporal: 0 };
 }
@@ -126,6 +130,12 @@ impl Layers {
     pub(crate) fn highest(&self) -> (u8, u8) {
         let (spatial, temporal) = self.highest;
         (spatial.min(SPATIAL_MAX as u8 - 1), temporal.min(TEMPORAL_MAX as u8 - 1))
+    }
+
+    /// Whether its structure is known.
+    #[must_use]
+    pub(crate) fn are_known(&self) -> bool {
+        self.structure.is_some()
     }
 
     /// The height of the picture up to a spatial layer, where descriptors tell.

@@ -228,8 +228,7 @@ impl Source {
     /// The best of them that shows no more than these layers of the same encoding.
     #[must_use]
     pub(crate) fn offer_of(&self, shown: Layer) -> Option<usize> {
-        let shows = |layer: &Layer| layer.encoding == shown.encoding && *layer <= shown;
-        self.layers.iter().rposition(shows)
+        self.layers.iter().rposition(|layer| *layer <= shown)
     }
 
     /// Its sender says what it sends (the video layers allocation extension).
@@ -256,6 +255,15 @@ impl Source {
                 continue;
             }
             let (spatial_max, temporal_max) = encoding.layers.highest();
+            if !encoding.layers.are_known() {
+                // All of it, whatever that will turn out to be.
+                let layer = Layer { encoding: at, ..Layer::ALL };
+                let before = offers.last().map_or(0, |offer: &Offer| offer.bits_per_s);
+                let bits_per_s = self.bits_per_s(now, layer).max(before + 1);
+                layers.push(layer);
+                offers.push(Offer { bits_per_s, height: self.height(layer) });
+                continue;
+            }
             for spatial in 0..=spatial_max {
                 // Fewer pictures are better than none, but not better than more pixels.
                 let temporal_min = if at == 0 && spatial == 0 { 0 } else { temporal_max.saturating_sub(1) };

@@ -86,13 +86,14 @@ fn the_first_allocation_is_made_at_once() {
 }
 
 #[test]
-fn classes_come_strictly_one_after_the_other() {
+fn what_people_chose_comes_first_then_a_small_picture_of_everybody_then_the_speaker() {
     let all = [Priority::Rest, Priority::Speaker, Priority::First];
     let allocated = |budget| Receiver::new(&all.map(|class| wish(class, None))).at(0.0, kbits(budget));
     assert_eq!(allocated(160), [None, None, Some(0)]);
     assert_eq!(allocated(700), [None, Some(0), Some(1)]);
     assert_eq!(allocated(1660), [None, Some(0), Some(2)]);
-    assert_eq!(allocated(2300), [Some(0), Some(1), Some(2)]);
+    assert_eq!(allocated(2300), [Some(0), Some(0), Some(2)]);
+    assert_eq!(allocated(2600), [Some(0), Some(1), Some(2)]);
     assert_eq!(allocated(4000), [Some(1), Some(2), Some(2)]);
 }
 

@@ -14,6 +14,14 @@ use crate::source::Source;
 /// How often layers are chosen anew while nothing happens. Shorter follows sooner and costs more with many receivers.
 const ALLOCATE_INTERVAL: Duration = Duration::from_millis(200);
 
+/// While packets wait for no longer than this, what is shown may take so much of the estimate, in percent: a picture larger than
+/// others makes an estimate smaller for a moment, and is no reason to show less.
+const CALM_QUEUE: Duration = Duration::from_millis(40);
+const CALM_PERCENT: u64 = 125;
+
+/// A line that is known to carry so much of what is shown, in percent, is not asked for more.
+const SPARE_PERCENT: u64 = 130;
+
 /// Bits per second that a packet of sound takes beyond its payload: 50 a second with header and tag.
 const AUDIO_OVERHEAD: u64 = 20_000;
 
@@ -75,7 +83,10 @@ impl Call {
         }
         let estimate = participant.downlink.as_deref().and_then(Downlink::estimate_bps);
         let budget = participant.downlink.as_deref().and_then(|downlink| {
-            let estimate = downlink.estimate_bps()?;
+            let mut estimate = downlink.estimate_bps()?;
+            if downlink.queue_delay() < CALM_QUEUE {
+                estimate = estimate.max(participant.allocated.min(estimate * CALM_PERCENT / 100));
+            }
             Some(estimate.saturating_sub(reserved(downlink, estimate, &participant.slots, sources)))
         });
         let mut wishes = Vec::new();
@@ -101,11 +112,12 @@ impl Call {
             participant.allocate_at = participant.allocate_at.min(at);
         }
         if let Some(downlink) = participant.downlink.as_deref_mut() {
-            let reserve = downlink
-                .estimate_bps()
-                .map_or(0, |estimate| reserved(downlink, estimate, &participant.slots, sources));
+            let reserve =
+                estimate.map_or(0, |estimate| reserved(downlink, estimate, &participant.slots, sources));
             participant.allocated += reserve;
-            downlink.want(next_bps.map(|next| next + reserve));
+            // Also for what is shown already it is good to know that there is more.
+            let wanted = next_bps.unwrap_or(participant.allocated * SPARE_PERCENT / 100);
+            downlink.want(Some(wanted + reserve));
         }
         for (place, chosen) in wishing.into_iter().zip(chosen) {
             let Some(slot) = participant.slots.get_mut(place) else { continue };

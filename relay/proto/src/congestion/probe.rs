@@ -20,8 +20,8 @@ const NEXT: f64 = 2.0;
 /// A probe is at least this fast: slower ones take long, and say little.
 const BPS_MIN: f64 = 120_000.0;
 
-/// And this far beyond what is wanted: what is wanted has to fit besides what a probe does not see.
-const WANT_MARGIN: f64 = 1.1;
+/// And this far beyond what is wanted at most: an estimate that is just enough is too little with every larger picture.
+const WANT_MARGIN: f64 = 1.5;
 
 /// A probe whose result is at least this share of its target did not find the limit.
 const SUCCESS: f64 = 0.75;
