@@ -109,10 +109,8 @@ pub struct Wish<'a> {
 }
 
 impl Wish<'_> {
-    /// Whether a layer's pictures are as small as there are.
-    fn is_smallest(&self, layer: usize) -> bool {
-        let height = |layer: usize| self.layers.get(layer).and_then(|layer| layer.height);
-        layer == 0 || (height(layer).is_some() && height(layer) == height(0))
+    fn height(&self, layer: usize) -> Option<u32> {
+        self.layers.get(layer).and_then(|layer| layer.height)
     }
 
     fn cost(&self, level: Option<usize>) -> u64 {
@@ -251,7 +249,7 @@ impl Place {
 
     /// Whether a layer's pictures are not larger than needed.
     fn fits(&self, wish: &Wish<'_>, layer: usize) -> bool {
-        match (wish.layers.get(layer).and_then(|layer| layer.height), self.height_cap) {
+        match (wish.height(layer), self.height_cap) {
             (Some(height), Some(cap)) => height <= cap,
             _ => true,
         }
@@ -265,6 +263,14 @@ impl Place {
     fn give(&mut self, wish: &Wish<'_>, layer: usize) {
         self.level = Some(layer);
         self.next = self.after(wish);
+    }
+
+    /// Whether a layer's pictures are as small as there are for it.
+    fn is_smallest(&self, wish: &Wish<'_>, layer: usize) -> bool {
+        let first = (0..wish.layers.len()).find(|layer| self.fits(wish, *layer));
+        first == Some(layer)
+            || first
+                .is_some_and(|first| wish.height(first).is_some() && wish.height(first) == wish.height(layer))
     }
 
     /// Whether the next layer is none that it has already.
@@ -360,7 +366,7 @@ impl Allocator {
                 let (Some(wish), Some(slot)) = (wishes.get(*at), self.slots.get(*at)) else { continue };
                 let Some(place) = self.places.get_mut(*at) else { continue };
                 let Some(next) = place.next.filter(|_| may_rise || !place.is_next_up()) else { continue };
-                if how_far == HowFar::Smallest && !wish.is_smallest(next) {
+                if how_far == HowFar::Smallest && !place.is_smallest(wish, next) {
                     continue;
                 }
                 let total = used.saturating_sub(wish.cost(place.level)).saturating_add(wish.cost(Some(next)));
