@@ -192,6 +192,12 @@ fn observe(view: &View) {
     metrics::describe_gauge!("trunkline_relay_calls", "Calls now");
     let calls: usize = view.load.iter().map(|worker| worker.calls).sum();
     gauge!("trunkline_relay_calls").set(calls as f64);
+    metrics::describe_gauge!(
+        "trunkline_relay_call_branches",
+        "Further workers that calls larger than one worker are on now"
+    );
+    let branches: usize = view.load.iter().map(|worker| worker.branches).sum();
+    gauge!("trunkline_relay_call_branches").set(branches as f64);
     metrics::describe_gauge!("trunkline_relay_participants", "Participants of all calls now");
     let participants: usize = view.load.iter().map(|worker| worker.participants).sum();
     gauge!("trunkline_relay_participants").set(participants as f64);
@@ -311,7 +317,7 @@ mod tests {
     fn view() -> View {
         let counters = Counters { media_out: 42, dropped_replay: 3, ..Counters::default() };
         let sockets = SocketCounters { dropped_full: 7, ..SocketCounters::default() };
-        let load = |busy| WorkerLoad { busy, calls: 1, participants: 3 };
+        let load = |busy| WorkerLoad { busy, calls: 1, branches: 2, participants: 3 };
         let connections =
             ConnectionCounters { open_tls: 4, dropped: 9, refused: 2, ..ConnectionCounters::default() };
         let load = vec![load(0.25), load(0.5)];

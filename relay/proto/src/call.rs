@@ -27,6 +27,7 @@ use crate::slot::{self, Slot};
 use crate::source::{Source, Subscriber};
 use crate::speaker::Loudest;
 
+mod branches;
 mod feedback;
 mod receive;
 mod send;

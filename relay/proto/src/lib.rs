@@ -29,6 +29,7 @@ pub mod demux;
 pub mod dtls;
 pub mod egress;
 pub mod event;
+pub mod exchange;
 pub mod flow;
 pub mod framing;
 mod history;

@@ -56,6 +56,7 @@ impl Call {
         let uplink_loss =
             sources.iter().filter(|s| s.is_live(now)).map(|s| s.reception.fraction_lost).fold(0.0, f64::max);
         ParticipantSnapshot {
+            order: participant.order,
             participant: participant.name.clone(),
             role: participant.role,
             state: if participant.secure.is_some() { "connected" } else { "joining" },
