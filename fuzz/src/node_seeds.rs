@@ -22,6 +22,7 @@ pub fn sdp() -> Seeds {
     vec![
         ("chromium_datachannel", browser.to_vec()),
         ("cut", browser[..browser.len() / 3].to_vec()),
+        ("chromium_simulcast", offer!("chromium_simulcast").to_vec()),
         ("aiortc", offer!("aiortc").to_vec()),
         ("firefox", offer!("firefox").to_vec()),
         ("gstreamer_whip", offer!("gstreamer_whip").to_vec()),

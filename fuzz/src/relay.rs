@@ -4,12 +4,14 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use trunkline_relay_proto::backlog::Backlog;
+use trunkline_relay_proto::congestion::Downlink;
 use trunkline_relay_proto::framing::{self, Deframer, FRAME_BYTES_MAX};
-use trunkline_relay_proto::rtcp::{self, Packet};
-use trunkline_relay_proto::rtp::descriptor::{self, Descriptor};
+use trunkline_relay_proto::rtcp::{self, Packet, TransportFeedback};
+use trunkline_relay_proto::rtp::descriptor::{self, Descriptor, Structure};
+use trunkline_relay_proto::rtp::layers_allocation::{self, LayersAllocation};
 use trunkline_relay_proto::rtp::{self, Header, extension};
 use trunkline_relay_proto::srtp::{MasterKey, OpenError, Opener, Profile};
 use trunkline_relay_proto::stun::{ANSWER_BYTES_MAX, Request, Response, local_ufrag};
@@ -24,9 +26,11 @@ pub type Parser = fn(&[u8]);
 pub const TARGETS: &[(&str, Parser)] = &[
     ("stun", stun),
     ("rtcp", rtcp),
+    ("transport_feedback", transport_feedback),
     ("ufrag", ufrag),
     ("rtp", rtp),
     ("descriptor", descriptor),
+    ("layers_allocation", layers_allocation),
     ("srtp", srtp),
     ("turn", turn),
     ("tunnel", tunnel),
@@ -108,11 +112,76 @@ pub fn rtcp(data: &[u8]) {
             Ok(Packet::SenderReport { blocks, .. } | Packet::ReceiverReport { blocks, .. }) => blocks.count(),
             Ok(Packet::Nack { lost, .. }) => lost.count(),
             Ok(Packet::Fir { entries, .. }) => entries.count(),
-            Ok(Packet::Bye { ssrcs }) => ssrcs.count(),
+            Ok(Packet::Bye { ssrcs } | Packet::Remb { ssrcs, .. }) => ssrcs.count(),
+            Ok(Packet::TransportFeedback(feedback)) => {
+                // A run says much in two bytes; what is done with it is bounded by what was sent.
+                assert_eq!(feedback.packets().count(), usize::from(feedback.packet_count));
+                1
+            }
             Ok(Packet::Pli { .. } | Packet::Other) | Err(_) => 1,
         };
     }
     assert!(items <= 17 * data.len().div_ceil(4), "17 numbers for every four bytes at most");
+}
+
+/// What a receiver reports: a byte that says how much time passes and how much is sent meanwhile, one for the length,
+/// then a compound packet, again and again. Whatever it says, the estimate stays within its bounds, and what was read of
+/// it is written and read again.
+pub fn transport_feedback(data: &[u8]) {
+    let mut now = Instant::now();
+    let mut downlink = Downlink::new(now);
+    downlink.agree();
+    downlink.want(Some(4_000_000));
+    let mut rest = data;
+    while let Some(([pace, len], behind)) = rest.split_first_chunk() {
+        let (datagram, behind) = behind.split_at(usize::from(*len).min(behind.len()));
+        rest = behind;
+        for _ in 0..pace & 0x1f {
+            now += Duration::from_millis(u64::from(pace >> 5));
+            let padding = downlink.poll_probe(now);
+            let bytes = downlink.allowance(now).min(1_200);
+            downlink.sent(now, bytes, false);
+            if padding > 0 {
+                downlink.sent(now, padding, true);
+            }
+        }
+        for packet in rtcp::packets(datagram) {
+            match packet {
+                Ok(Packet::TransportFeedback(feedback)) => {
+                    written_again(&feedback);
+                    downlink.feedback(now, &feedback);
+                }
+                Ok(Packet::Remb { bits_per_s, .. }) => downlink.remb(now, bits_per_s),
+                Ok(Packet::ReceiverReport { blocks, .. }) => blocks.for_each(|block| {
+                    let rtt = Duration::from_micros(u64::from(block.delay));
+                    downlink.report_loss(now, f64::from(block.fraction_lost) / 256.0, Some(rtt));
+                }),
+                _ => {}
+            }
+            let estimate = downlink.estimate_bps().expect("feedback is agreed");
+            assert!((30_000..=50_000_000).contains(&estimate), "{estimate}");
+            assert!((0.0..=1.0).contains(&downlink.loss()), "a share");
+        }
+    }
+}
+
+fn written_again(feedback: &TransportFeedback<'_>) {
+    let mut out = vec![0; 256 << 10];
+    let mut writer = rtcp::Writer::new(&mut out);
+    let wrote = writer.transport_feedback(
+        feedback.sender,
+        feedback.media,
+        feedback.base_sequence,
+        feedback.reference_time,
+        feedback.feedback_count,
+        feedback.packets().map(|(_, ticks)| ticks),
+    );
+    assert_eq!(wrote, feedback.packet_count > 0, "what can be read can be written");
+    let len = writer.len();
+    if let Some(again) = rtcp::packets(&out[..len]).next() {
+        let Ok(Packet::TransportFeedback(again)) = again else { unreachable!("it is feedback") };
+        assert!(again.packets().eq(feedback.packets()), "and read again");
+    }
 }
 
 /// A ufrag. What is taken was written by the same key.
@@ -139,13 +208,56 @@ pub fn rtp(data: &[u8]) {
     assert!(extension::elements(profile, &out[4..len]).eq(elements), "elements survive being passed on");
 }
 
-/// A dependency descriptor. All but the frame number stays when that is rewritten.
+/// A dependency descriptor: all but the frame number stays when that is rewritten. The same bytes as a run of
+/// descriptors, each after its length, as a stream brings them: structures, and frames that follow them.
 pub fn descriptor(data: &[u8]) {
-    let Some(read) = Descriptor::parse(data) else { return };
-    let mut copy = data.to_vec();
-    descriptor::write_frame_number(&mut copy, !read.frame_number);
-    let expected = Descriptor { frame_number: !read.frame_number, ..read };
-    assert_eq!(Descriptor::parse(&copy), Some(expected), "only the number changes");
+    if let Some(read) = Descriptor::parse(data) {
+        let mut copy = data.to_vec();
+        descriptor::write_frame_number(&mut copy, !read.frame_number);
+        let expected = Descriptor { frame_number: !read.frame_number, ..read };
+        assert_eq!(Descriptor::parse(&copy), Some(expected), "only the number changes");
+    }
+    let mut structure = Structure::default();
+    let mut rest = data;
+    while let Some((len, after)) = rest.split_first() {
+        let Some((value, after)) = after.split_at_checked(usize::from(*len)) else { return };
+        rest = after;
+        let before = structure.clone();
+        let brings = Descriptor::parse(value).is_some_and(|read| read.structure);
+        if structure.update(value) {
+            assert!(structure.is_brought_by(value), "a structure is known again");
+            assert_eq!(Structure::parse(value), Some(structure.clone()), "nothing is left of the one before");
+        } else {
+            assert_eq!(
+                structure,
+                if brings { Structure::default() } else { before },
+                "half a structure is none"
+            );
+        }
+        let Some(frame) = structure.frame(value) else { continue };
+        assert_eq!(
+            frame.present | frame.switch | frame.discardable,
+            frame.present,
+            "only present frames matter"
+        );
+        assert_eq!(frame.switch & frame.discardable, 0, "a frame is one thing to a target");
+        assert!(frame.fdiffs.as_slice().iter().all(|fdiff| *fdiff > 0), "no frame needs itself");
+        let mut copy = value.to_vec();
+        descriptor::write_frame_number(&mut copy, !frame.frame_number);
+        let mut expected = frame;
+        expected.frame_number = !frame.frame_number;
+        assert_eq!(structure.frame(&copy), Some(expected), "only the number changes");
+    }
+}
+
+/// What a sender says that it sends. What is read is written and read again: both must be the same.
+pub fn layers_allocation(data: &[u8]) {
+    let Some(read) = LayersAllocation::parse(data) else { return };
+    let mut out = [0; layers_allocation::VALUE_LEN_MAX];
+    let len = read.write(&mut out).expect("what can be read can be written");
+    let again = LayersAllocation::parse(&out[..len]).expect("what is written can be read");
+    let nothing = (0..4).all(|stream| !read.is_active(stream));
+    assert_eq!(again, if nothing { LayersAllocation::default() } else { read }, "nothing is lost");
 }
 
 /// The key of one direction that seeds are sealed with.

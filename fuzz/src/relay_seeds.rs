@@ -3,7 +3,9 @@
 use trunkline_fuzz::relay::{KEY, PWD, srtp_key};
 use trunkline_relay_proto::path::Transport;
 use trunkline_relay_proto::rtcp::{Block, Writer};
+use trunkline_relay_proto::rtp::descriptor::write::{DESCRIPTOR_LEN_MAX, Pattern};
 use trunkline_relay_proto::rtp::extension;
+use trunkline_relay_proto::rtp::layers_allocation::{LayersAllocation, Size, SpatialLayer, VALUE_LEN_MAX};
 use trunkline_relay_proto::srtp::{Profile, Sealer};
 use trunkline_relay_proto::stun::{ANSWER_BYTES_MAX, Request, write_request};
 use trunkline_relay_proto::tunnel::{Header, Kind};
@@ -80,6 +82,17 @@ pub fn rtcp() -> Seeds {
             && writer.fir(1, &[(2, 3), (4, 5)])
             && writer.bye(1)
     });
+    let estimates = written(&|writer| {
+        writer.remb(1, 1_500_000, &[7, 8])
+            && writer.transport_feedback(
+                1,
+                7,
+                65_534,
+                -5,
+                3,
+                [Some(300), None, Some(290), Some(9)].into_iter(),
+            )
+    });
     let cut = feedback[..feedback.len() - 5].to_vec();
     let mut padded = feedback.clone();
     padded.extend_from_slice(&[0xa0, 201, 0, 2, 0, 0, 0, 9, 0, 0, 0, 4]);
@@ -87,9 +100,48 @@ pub fn rtcp() -> Seeds {
     vec![
         ("report", report),
         ("feedback", feedback),
+        ("estimates", estimates),
         ("cut", cut),
         ("padded", padded),
         ("miscounted", miscounted),
+    ]
+}
+
+pub fn transport_feedback() -> Seeds {
+    // A byte for the pace, one for the length, then the message.
+    let message = |pace: u8, base: u16, reference: i32, arrivals: &[Option<i32>]| {
+        let mut out = [0; 255];
+        let mut writer = Writer::new(&mut out);
+        let arrivals = arrivals.iter().copied();
+        assert!(writer.transport_feedback(1, 2, base, reference, 0, arrivals), "a seed fits");
+        let len = writer.len();
+        [&[pace, u8::try_from(len).expect("short")][..], &out[..len]].concat()
+    };
+    // Twenty packets, 3 ms apart, that arrive `step` ticks apart.
+    let twenty = |step: i32| (0..20).map(|n| Some(n * step)).collect::<Vec<_>>();
+    let steady: Vec<u8> = (0..12).flat_map(|n| message(0x74, n * 20, i32::from(n), &twenty(12))).collect();
+    let queue: Vec<u8> = (0..12).flat_map(|n| message(0x74, n * 20, i32::from(n) * 2, &twenty(24))).collect();
+    let lossy: Vec<Option<i32>> = (0..20).map(|n| (n % 3 != 0).then_some(n * 12)).collect();
+    let lossy: Vec<u8> = (0..12).flat_map(|n| message(0x74, n * 20, i32::from(n), &lossy)).collect();
+    let never_sent = message(0x74, 5_000, 0, &twenty(12));
+    let jumps = [-0x80_0000, 0x7f_ffff, 0, 0x40_0000]
+        .map(|reference| message(0x74, 0, reference, &[Some(-0x4000), Some(0), Some(0x7fff)]))
+        .concat();
+    // A message of runs that claims everything was lost.
+    let claims = [
+        &[0xff, 36, 0x8f, 205, 0, 8, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0xff, 0xff, 0, 0, 0, 0][..],
+        &[0x1f, 0xff].repeat(8),
+    ]
+    .concat();
+    let cut = steady[..steady.len() - 7].to_vec();
+    vec![
+        ("steady", steady),
+        ("queue", queue),
+        ("lossy", lossy),
+        ("never_sent", never_sent),
+        ("jumps", jumps),
+        ("claims", claims),
+        ("cut", cut),
     ]
 }
 
@@ -136,12 +188,70 @@ pub fn rtp() -> Seeds {
 }
 
 pub fn descriptor() -> Seeds {
+    // A stream's descriptors, each after its length: a key picture, and those that follow it.
+    let stream = |pattern: Pattern| {
+        let frames = (0..5).flat_map(|picture| (0..pattern.spatial_layers()).map(move |at| (picture, at)));
+        let mut stream = Vec::new();
+        for (number, (picture, spatial)) in (0..).zip(frames) {
+            let mut out = [0; DESCRIPTOR_LEN_MAX];
+            let len = pattern.write(&mut out, number, picture, spatial, (true, true));
+            stream.push(u8::try_from(len).expect("a length"));
+            stream.extend_from_slice(&out[..len]);
+        }
+        stream
+    };
+    let svc = Pattern::new(3, 3, false).with_resolution(1280, 720);
+    let key = Pattern::new(2, 3, true).with_resolution(640, 360).with_template_id_offset(60);
+    let temporal = stream(Pattern::new(1, 3, false));
+    let mut custom = temporal.clone();
+    // Active targets, indications, needed frames and chains of its own.
+    custom.extend_from_slice(&[11, 0xc1, 0, 9, 0x7a, 0xc4, 0xa7, 0xff, 0x80, 0xc8, 0, 0]);
+    let cut = temporal[..15].to_vec();
     vec![
         ("mandatory", vec![0xc5, 0x12, 0x34]),
         // A key frame of a stream with one template, and what follows it.
         ("structure", vec![0x80, 0, 1, 0x80, 0, 0x05, 0x40]),
         ("active_decode_targets", vec![0x40, 0, 2, 0x40, 0x80]),
         ("short", vec![0xc5, 0x12]),
+        ("temporal", temporal),
+        ("full_svc", stream(svc)),
+        ("key_svc", stream(key)),
+        ("another_structure", [stream(key), stream(Pattern::new(1, 1, false))].concat()),
+        ("custom", custom),
+        ("cut", cut),
+    ]
+}
+
+pub fn layers_allocation() -> Seeds {
+    let layer = |kbits_per_s: [u32; 4], height| SpatialLayer {
+        temporal_layers: 3,
+        kbits_per_s,
+        size: Some(Size { width: height * 2, height, frames_per_s: 30 }),
+    };
+    let written = |allocation: &LayersAllocation| {
+        let mut out = [0; VALUE_LEN_MAX];
+        let len = allocation.write(&mut out).expect("room");
+        out[..len].to_vec()
+    };
+    let mut simulcast = LayersAllocation::new(1, 3);
+    simulcast.set(0, 0, layer([60, 90, 150, 0], 180));
+    simulcast.set(1, 0, layer([175, 332, 500, 0], 360));
+    simulcast.set(2, 0, layer([1000, 1356, 2500, 0], 720));
+    let mut svc = LayersAllocation::new(0, 1);
+    svc.set(0, 0, SpatialLayer { size: None, ..layer([60, 90, 150, 0], 180) });
+    svc.set(0, 1, SpatialLayer { size: None, ..layer([300, 400, u32::MAX, 0], 360) });
+    let mut mixed = LayersAllocation::new(2, 4);
+    mixed.set(0, 0, layer([60, 90, 150, 0], 180));
+    mixed.set(3, 2, layer([60, 90, 150, 0], 180));
+    let simulcast = written(&simulcast);
+    let cut = simulcast[..simulcast.len() - 3].to_vec();
+    vec![
+        ("nothing", vec![0]),
+        ("svc", written(&svc)),
+        ("mixed", written(&mixed)),
+        ("too_large", vec![0x01, 0, 0xff, 0xff, 0xff, 0xff, 0x1f]),
+        ("simulcast", simulcast),
+        ("cut", cut),
     ]
 }
 

@@ -24,16 +24,18 @@ type Seeds = Vec<(&'static str, Vec<u8>)>;
 fn main() -> Result<(), Box<dyn Error>> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("seeds");
     let certificate = self_signed("alpha.test")?;
-    let targets: [(&str, Seeds); 15] = [
+    let targets: [(&str, Seeds); 16] = [
         ("frame", frames()),
         ("bundle", bundles()?),
         ("certificate", certificates(&certificate)?),
         ("envelope", envelopes()),
         ("relay/stun", relay_seeds::stun()),
         ("relay/rtcp", relay_seeds::rtcp()),
+        ("relay/transport_feedback", relay_seeds::transport_feedback()),
         ("relay/ufrag", relay_seeds::ufrag()),
         ("relay/rtp", relay_seeds::rtp()),
         ("relay/descriptor", relay_seeds::descriptor()),
+        ("relay/layers_allocation", relay_seeds::layers_allocation()),
         ("relay/srtp", relay_seeds::srtp()),
         ("relay/tunnel", relay_seeds::tunnel()),
         ("relay/flow", relay_seeds::flow()),

@@ -60,7 +60,7 @@ impl Peer {
                 Packet::Nack { media, lost, .. } => self.send_again(media, lost),
                 Packet::Pli { media, .. } => self.want_key_frame(media),
                 Packet::Fir { entries, .. } => entries.for_each(|(ssrc, _)| self.want_key_frame(ssrc)),
-                Packet::Bye { .. } | Packet::Other => {}
+                Packet::TransportFeedback(_) | Packet::Remb { .. } | Packet::Bye { .. } | Packet::Other => {}
             }
         }
     }

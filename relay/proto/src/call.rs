@@ -5,6 +5,7 @@
 //! - `send`: from there to everybody who receives it
 //! - `feedback`: reports, lost packets and key frames, in both directions
 //! - `show`: who speaks, and which source each slot shows
+//! - `adapt`: which layers of it, as each receiver's line carries, and what senders need not send
 //! - `view`: the roster, and what operators see
 
 use std::collections::{HashMap, VecDeque};
@@ -14,12 +15,14 @@ use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
+use crate::congestion::Downlink;
 use crate::counters::Counters;
 use crate::dtls;
 use crate::egress::{DATAGRAM_BYTES_MAX, Egress};
+use crate::encoding::Encoding;
 use crate::event::{Audience, EndReason, Event, Notice, ParticipantId, Pin, Request, Role, SourceName};
 use crate::ice::Agent;
-use crate::media::{Description, IceCredentials, Mid};
+use crate::media::{Description, IceCredentials, Mid, Upstream};
 use crate::participant::Participant;
 use crate::path::Path;
 use crate::rng::Rng;
@@ -27,6 +30,7 @@ use crate::slot::{self, Slot};
 use crate::source::{Source, Subscriber};
 use crate::speaker::Loudest;
 
+mod adapt;
 mod branches;
 mod feedback;
 mod receive;
@@ -115,8 +119,8 @@ pub struct Call {
     by_path: HashMap<Path, usize>,
     by_ufrag: HashMap<String, usize>,
     sources: Vec<Option<Source>>,
-    /// Sources with packets that wait to be forwarded, and how far forwarding got.
-    pending: Vec<usize>,
+    /// Sources and their encodings with packets that wait to be forwarded, and how far forwarding got.
+    pending: Vec<(usize, usize)>,
     cursor: send::Cursor,
     /// Datagrams that close DTLS with those who left.
     farewells: Vec<(Path, Vec<u8>)>,
@@ -128,6 +132,8 @@ pub struct Call {
     next_spoke: u64,
     tick_at: Option<Instant>,
     loss_at: Option<Instant>,
+    /// When people's lines are looked at for room.
+    pace_at: Option<Instant>,
     events: VecDeque<Event>,
     counters: Counters,
 }
@@ -162,6 +168,7 @@ impl Call {
             next_spoke: 1,
             tick_at: None,
             loss_at: None,
+            pace_at: None,
             events: VecDeque::new(),
             counters: Counters::default(),
         }
@@ -194,7 +201,7 @@ impl Call {
             &mut self.rng,
         ));
         self.next_order += 1;
-        self.agree(index, &mut participant, description);
+        self.agree(now, index, &mut participant, description);
         if index == self.participants.len() {
             self.participants.push(None);
         }
@@ -241,7 +248,7 @@ impl Call {
                 participant.ice.restart(now, ice, description.ice.clone());
                 forget_ufrags(&mut self.by_ufrag, index, &participant.ice);
             }
-            self.agree(index, &mut participant, description);
+            self.agree(now, index, &mut participant, description);
         }
         self.put_back(index, participant);
         if verdict.is_ok() {
@@ -292,6 +299,7 @@ impl Call {
         if self.by_id.is_empty() {
             self.tick_at = None;
             self.loss_at = None;
+            self.pace_at = None;
             self.speakers.clear();
         }
         self.rearrange(now);
@@ -367,7 +375,7 @@ impl Call {
     /// When something is due next.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        [self.tick_at, self.loss_at].into_iter().flatten().min()
+        [self.tick_at, self.loss_at, self.pace_at].into_iter().flatten().min()
     }
 
     /// The next thing to tell.
@@ -416,16 +424,20 @@ impl Call {
             self.leave(now, id, reason);
         }
         self.report(now, egress);
+        self.tell_arrivals(now, egress);
         self.listen(now);
+        self.adapt_all(now);
         self.send_key_frame_requests(now, egress);
     }
 
     /// Makes sources and slots of what was agreed on; those that stay keep their streams.
-    fn agree(&mut self, index: usize, participant: &mut Participant, description: Description) {
+    fn agree(&mut self, now: Instant, index: usize, participant: &mut Participant, description: Description) {
         let may_send = participant.role == Role::Presenter;
         for at in std::mem::take(&mut participant.sources) {
             let stays = self.source(at).is_some_and(|source| {
-                may_send && description.sections.iter().any(|s| s.mid == source.mid && s.send.is_some())
+                let same = |send: &Upstream| source.has_rids(&send.rids);
+                let mut sections = description.sections.iter().filter(|section| section.mid == source.mid);
+                may_send && sections.any(|section| section.send.as_ref().is_some_and(same))
             });
             if stays {
                 participant.sources.push(at);
@@ -435,8 +447,8 @@ impl Call {
             }
         }
         for section in description.sections.iter().filter(|section| may_send && section.send.is_some()) {
-            let content = section.send.as_ref().map(|send| send.content);
-            let Some(name) = content.map(|content| SourceName::of(section.kind, content)) else { continue };
+            let Some(send) = &section.send else { continue };
+            let name = SourceName::of(section.kind, send.content);
             let known = participant
                 .sources
                 .iter()
@@ -459,7 +471,8 @@ impl Call {
             }
             // A CSRC is never used again, so that nobody takes an old packet for a new source's.
             let csrc = self.rng.next_u32();
-            let source = Source::new(csrc, index, section.mid, name, section.payload_types.clone());
+            let source =
+                Source::new(csrc, index, section.mid, name, section.payload_types.clone(), &send.rids);
             let at = self.sources.iter().position(Option::is_none).unwrap_or(self.sources.len());
             if at == self.sources.len() {
                 self.sources.push(None);
@@ -484,6 +497,7 @@ impl Call {
         }
         participant.slots = slots;
         participant.sections = description.sections;
+        participant.agree_on_feedback(now);
         // Slots may stand at other places than before.
         for source in self.sources.iter_mut().flatten() {
             source.subscribers.retain(|subscriber| subscriber.receiver != index);
@@ -508,6 +522,7 @@ impl Call {
 
     fn pin(&mut self, index: usize, pin: Pin) -> Result<(), RequestError> {
         let mid = Mid::new(&pin.slot).ok_or(RequestError::NoSuchSlot)?;
+        let began = self.began;
         let participant = self.participant_mut(index).ok_or(RequestError::Gone)?;
         let slot =
             participant.slots.iter_mut().find(|slot| slot.mid == mid).ok_or(RequestError::NoSuchSlot)?;
@@ -515,8 +530,11 @@ impl Call {
             return Err(RequestError::WrongKind);
         }
         let was_pinned = slot.pin.is_some();
+        slot.height_max = pin.height.filter(|height| *height > 0);
         slot.pin = pin.participant.map(|name| slot::Pin { participant: name.into(), source: pin.source });
         slot.untold |= slot.pin.is_some() != was_pinned;
+        // What fits into another height may be another layer.
+        participant.allocate_at = began;
         Ok(())
     }
 
@@ -557,6 +575,14 @@ impl Call {
         self.sources.get_mut(index)?.as_mut()
     }
 
+    fn encoding_mut(&mut self, source: usize, encoding: usize) -> Option<&mut Encoding> {
+        self.source_mut(source)?.encodings.get_mut(encoding)
+    }
+
+    fn downlink_mut(&mut self, index: usize) -> Option<&mut Downlink> {
+        self.participant_mut(index)?.downlink.as_deref_mut()
+    }
+
     /// A participant's source by name.
     fn source_of(&self, index: usize, name: SourceName) -> Option<usize> {
         let participant = self.participant(index)?;
@@ -577,7 +603,7 @@ impl Call {
                 slot.show(None);
             }
         }
-        self.pending.retain(|pending| *pending != at);
+        self.pending.retain(|(pending, _)| *pending != at);
         self.cursor = send::Cursor::default();
         self.loudest.remove(at);
     }

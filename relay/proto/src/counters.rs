@@ -42,6 +42,8 @@ counters! {
     bytes_out,
     /// Retransmissions sent on RTX.
     retransmissions_out,
+    /// Bytes sent only to find out what lines carry.
+    probe_bytes_out,
     /// Packets asked for again from senders.
     nacks_out,
     /// Packets receivers asked for again.

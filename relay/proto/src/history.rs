@@ -1,6 +1,7 @@
 //! What a source sent lately, in clear of SRTP (not of the people's own encryption): kept once, shared by all who
 //! receive it, for forwarding and for retransmission.
 
+use crate::layers::Frame;
 use crate::media::Extension;
 
 /// Header extensions of one packet that go on to receivers.
@@ -17,6 +18,9 @@ pub(crate) struct Capacity {
     /// Bytes of payloads and extension values.
     pub bytes: usize,
 }
+
+/// None at all: what has not sent yet.
+pub(crate) const NOTHING: Capacity = Capacity { packets: 1, bytes: 1 };
 
 /// Sound is forwarded at once and not asked for again: what matters is one burst.
 pub(crate) const AUDIO: Capacity = Capacity { packets: 256, bytes: 64 * 1024 };
@@ -35,6 +39,8 @@ pub(crate) struct Elements {
 }
 
 impl Elements {
+    const NONE: Self = Self { count: 0, items: [None; ELEMENTS_MAX] };
+
     /// Adds one whose value is at `offset` of the value bytes. One too many is left out.
     fn push(&mut self, extension: Extension, offset: u8, len: u8) {
         if let Some(item) = self.items.get_mut(usize::from(self.count)) {
@@ -91,6 +97,8 @@ pub(crate) struct Meta {
     pub payload_type: u8,
     /// The first packet of a key frame, as its dependency descriptor says.
     pub key_frame: bool,
+    /// What its dependency descriptor says of its frame, where its structure is known.
+    pub frame: Option<Frame>,
 }
 
 /// A packet that is still there.
@@ -104,6 +112,14 @@ pub(crate) struct Packet<'a> {
     pub values: &'a [u8],
     /// Its payload, without padding.
     pub payload: &'a [u8],
+}
+
+impl Packet<'_> {
+    /// The same without anything in it.
+    #[must_use]
+    pub(crate) fn hollow(&self) -> Self {
+        Self { elements: &Elements::NONE, values: &[], payload: &[], ..*self }
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -213,7 +229,7 @@ mod tests {
     use super::*;
 
     fn meta(index: u64) -> Meta {
-        Meta { index, timestamp: 7, marker: false, payload_type: 0, key_frame: false }
+        Meta { index, timestamp: 7, marker: false, payload_type: 0, key_frame: false, frame: None }
     }
 
     #[test]

@@ -19,6 +19,9 @@ const RECEIVER_FORGIVEN: Duration = Duration::from_secs(64);
 /// How long a key frame may take before it is asked for again.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// Between two requests for those who wait although a key frame came: it was lost on their way.
+const REMIND_INTERVAL: Duration = Duration::from_secs(2);
+
 /// Requests for one key frame without an answer. The sender may have paused; the next receiver asks anew.
 const ATTEMPTS_MAX: u32 = 5;
 
@@ -37,6 +40,13 @@ impl Authority {
     pub(crate) fn want(&mut self) {
         self.wanted = true;
         self.attempts = 0;
+    }
+
+    /// Somebody still waits for one. It is asked for again if nobody did for a while.
+    pub(crate) fn remind(&mut self, now: Instant) {
+        if self.asked_at.is_none_or(|at| now.saturating_duration_since(at) >= REMIND_INTERVAL) {
+            self.want();
+        }
     }
 
     /// A key frame began to arrive.

@@ -16,18 +16,23 @@
 //! - [`dtls`], [`srtp`]: keys, and what they open and seal
 //! - [`rtp`]: headers and extensions
 //! - `participant`: who sends it, and under which SSRC
-//! - `source`, `history`, `reception`, `loss`: what is kept of it, and what is missing
+//! - `source`, `encoding`, `layers`: what it belongs to
+//! - `history`, `reception`, `loss`: what is kept of it, and what is missing
 //! - `speaker`, `allocate`: who is to hear and see it
-//! - `slot`: the stream it goes out in
+//! - [`congestion`], [`bandwidth`]: how much each receiver's line carries, and which layers go into that
+//! - `slot`, `line`: the stream it goes out in, and when
 //! - [`rtcp`], `key_frame`: what both sides report and ask for
 
 mod allocate;
 pub mod backlog;
+pub mod bandwidth;
 pub mod call;
+pub mod congestion;
 pub mod counters;
 pub mod demux;
 pub mod dtls;
 pub mod egress;
+mod encoding;
 pub mod event;
 pub mod exchange;
 pub mod flow;
@@ -35,6 +40,8 @@ pub mod framing;
 mod history;
 pub mod ice;
 mod key_frame;
+mod layers;
+mod line;
 mod loss;
 pub mod media;
 mod participant;

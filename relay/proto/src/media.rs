@@ -23,6 +23,17 @@ pub enum Kind {
     Video,
 }
 
+impl Kind {
+    /// Ticks of its RTP clock per second.
+    #[must_use]
+    pub const fn clock_rate(self) -> u32 {
+        match self {
+            Self::Audio => 48_000,
+            Self::Video => 90_000,
+        }
+    }
+}
+
 /// The name of a media section (RFC 5888), 1 to 16 characters.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Mid {
@@ -143,10 +154,7 @@ impl Codec {
     /// Ticks of its RTP timestamp per second.
     #[must_use]
     pub const fn clock_rate(self) -> u32 {
-        match self.kind() {
-            Kind::Audio => 48_000,
-            Kind::Video => 90_000,
-        }
+        self.kind().clock_rate()
     }
 }
 

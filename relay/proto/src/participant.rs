@@ -3,11 +3,14 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::bandwidth::Allocator;
+use crate::congestion::uplink::Estimator;
+use crate::congestion::{Arrivals, Downlink};
 use crate::dtls::{self, Handshake};
 use crate::event::{ParticipantId, Quality, QualityCause, Role};
 use crate::ice::Agent;
-use crate::media::{Extension, Kind, Mid, Section};
-use crate::path::Path;
+use crate::line::Line;
+use crate::media::{Extension, Kind, Mid, PayloadType, Rid, Section};
 use crate::rng::Rng;
 use crate::rtp::Header;
 use crate::slot::Slot;
@@ -45,6 +48,8 @@ pub(crate) struct Stream {
     pub ssrc: u32,
     /// Which of the call's sources.
     pub source: usize,
+    /// Which of the source's encodings.
+    pub encoding: usize,
     /// Which of the participant's sections.
     pub section: usize,
     /// Retransmissions of it.
@@ -78,6 +83,22 @@ pub(crate) struct Participant {
     pub sources: Vec<usize>,
     /// Its slots.
     pub slots: Vec<Slot>,
+    /// How much reaches it, when it tells.
+    pub downlink: Option<Box<Downlink>>,
+    /// Something of its slots waits until its line has room.
+    pub waits: bool,
+    /// What came from it, to be told, when it wants to know.
+    pub arrivals: Option<Box<Arrivals>>,
+    /// How much it can send, when it wants to be told that instead.
+    pub uplink: Option<Box<Estimator>>,
+    /// Chooses layers for its slots.
+    pub allocator: Allocator,
+    /// When layers are chosen anew.
+    pub allocate_at: Instant,
+    /// Bits per second that the chosen layers take.
+    pub allocated: u64,
+    /// Slots that show less than they would, for want of bandwidth.
+    pub is_short: bool,
     /// Round-trip time as its receiver reports show.
     pub rtt: Option<Duration>,
     /// How good its connection is, as it was told last.
@@ -119,6 +140,14 @@ impl Participant {
             streams: Vec::new(),
             sources: Vec::new(),
             slots: Vec::new(),
+            downlink: None,
+            waits: false,
+            arrivals: None,
+            uplink: None,
+            allocator: Allocator::default(),
+            allocate_at: now,
+            allocated: 0,
+            is_short: false,
             rtt: None,
             quality: (Quality::Good, None),
             report_at: now + Duration::from_secs(1),
@@ -137,10 +166,42 @@ impl Participant {
         self.window.1 <= DATAGRAMS_PER_S
     }
 
-    /// Keys and a path, which sending takes, and the slots.
-    pub(crate) fn sender_and_slots(&mut self) -> Option<((&Sealer, Path), &mut [Slot])> {
+    /// What sending takes, and the slots. `began` is when the call did.
+    pub(crate) fn line_and_slots(&mut self, began: Instant) -> Option<(Line<'_>, &mut [Slot])> {
         let path = self.ice.path()?;
-        Some(((&self.secure.as_ref()?.sealer, path), &mut self.slots))
+        let sealer = &self.secure.as_ref()?.sealer;
+        let downlink = self.downlink.as_deref_mut();
+        Some((Line { sealer, path, downlink, began }, &mut self.slots))
+    }
+
+    /// Agrees on what both sides tell of how much the line carries.
+    pub(crate) fn agree_on_feedback(&mut self, now: Instant) {
+        let agreed = |section: &Section, extension, feedback: fn(&PayloadType) -> bool| {
+            section.extensions.id(extension).is_some() && section.payload_types.iter().any(feedback)
+        };
+        let mut slots = self.sections.iter().filter(|section| section.receive.is_some());
+        let transport_wide = slots.clone().any(|section| {
+            agreed(section, Extension::TransportSequence, |payload_type| payload_type.transport_cc)
+        });
+        let told = transport_wide
+            || slots.any(|section| section.payload_types.iter().any(|payload_type| payload_type.remb));
+        match (&self.downlink, told) {
+            (None, true) => self.downlink = Some(Box::new(Downlink::new(now))),
+            (Some(_), false) => self.downlink = None,
+            _ => {}
+        }
+        if let Some(downlink) = self.downlink.as_mut().filter(|_| transport_wide) {
+            downlink.agree();
+        }
+        let sends = |extension, feedback: fn(&PayloadType) -> bool| {
+            let mut sections = self.sections.iter().filter(|section| section.send.is_some());
+            sections.any(|section| agreed(section, extension, feedback))
+        };
+        let arrivals = sends(Extension::TransportSequence, |payload_type| payload_type.transport_cc);
+        let remote = !arrivals && sends(Extension::AbsoluteSendTime, |payload_type| payload_type.remb);
+        self.arrivals =
+            arrivals.then(|| self.arrivals.take().unwrap_or_else(|| Box::new(Arrivals::new(now))));
+        self.uplink = remote.then(|| self.uplink.take().unwrap_or_else(|| Box::new(Estimator::new(now))));
     }
 
     /// What an SSRC is, if it is known.
@@ -175,17 +236,27 @@ impl Participant {
         let section = self.sections.get(section_index)?;
         let rtx =
             section.payload_types.iter().any(|payload_type| payload_type.rtx == Some(header.payload_type));
+        let rids = section.send.as_ref().map_or(&[][..], |send| &send.rids);
+        let encoding = if rids.is_empty() {
+            0
+        } else {
+            // With simulcast only the packet itself tells which encoding it is of (RFC 8852).
+            let name = if rtx { Extension::RepairedRid } else { Extension::Rid };
+            let rid = Rid::from_bytes(element(section, header, packet, name)?)?;
+            rids.iter().position(|known| *known == rid)?
+        };
         let source = source_of(section.mid)?;
-        let stream = Stream { ssrc: header.ssrc, source, section: section_index, rtx };
+        let stream = Stream { ssrc: header.ssrc, source, encoding, section: section_index, rtx };
         // What an offer named holds against what only says so itself: that is late, from an SSRC of before.
         let named = section.send.as_ref().map_or(&[][..], |send| &send.ssrcs);
         let in_use = |known: &Stream| known.source == source && named.contains(&known.ssrc);
         if by_ssrc.is_none() && named.len() > usize::from(rtx) && self.streams.iter().any(in_use) {
             return None;
         }
-        // A section sends one stream of each kind; a new SSRC takes the old one's place. Retransmissions go with their
+        // An encoding sends one stream of each kind; a new SSRC takes the old one's place. Retransmissions go with their
         // media: they name packets by its sequence numbers.
-        self.streams.retain(|known| known.source != source || (rtx && !known.rtx));
+        self.streams
+            .retain(|known| known.source != source || known.encoding != encoding || (rtx && !known.rtx));
         self.streams.push(stream);
         Some(stream)
     }
@@ -194,18 +265,23 @@ impl Participant {
     pub(crate) fn judge(&mut self, uplink_loss: f64) -> bool {
         let downlink_loss = self.downlink_loss();
         let rtt = self.rtt.unwrap_or_default();
+        let paused = self.slots.iter().any(|slot| slot.paused);
         let judged = if uplink_loss > LOSS_POOR {
             (Quality::Poor, Some(QualityCause::UplinkLoss))
         } else if downlink_loss > LOSS_POOR {
             (Quality::Poor, Some(QualityCause::DownlinkLoss))
         } else if rtt > RTT_POOR {
             (Quality::Poor, Some(QualityCause::RoundTripTime))
+        } else if paused {
+            (Quality::Poor, Some(QualityCause::Bandwidth))
         } else if uplink_loss > LOSS_FAIR {
             (Quality::Fair, Some(QualityCause::UplinkLoss))
         } else if downlink_loss > LOSS_FAIR {
             (Quality::Fair, Some(QualityCause::DownlinkLoss))
         } else if rtt > RTT_FAIR {
             (Quality::Fair, Some(QualityCause::RoundTripTime))
+        } else if self.is_short {
+            (Quality::Fair, Some(QualityCause::Bandwidth))
         } else {
             (Quality::Good, None)
         };

@@ -1,26 +1,41 @@
-//! What a participant receives in one media section: a stream of the relay's own, fed by one source after another.
+//! What a participant receives in one media section: a stream of the relay's own, fed by one source after another, and
+//! by one encoding of a source after another.
 //!
-//! To the receiver it is one sender: sequence numbers and timestamps go on when the source changes, and the CSRC says
-//! whose packet it is. Each number of the stream is sealed for one packet only, and once: a source gives each packet
-//! out once, and what is asked for again goes out on the retransmission SSRC under a number of its own (RFC 4588).
+//! To the receiver it is one sender: sequence numbers, timestamps and frame numbers go on when the source or its encoding
+//! changes and where layers are left out, and the CSRC says whose packet it is. Each number of the stream is sealed for one
+//! packet only, and once: a source gives each packet out once, and what is asked for again goes out on the retransmission
+//! SSRC under a number of its own (RFC 4588).
+//!
+//! - [`runs`]: which number each packet has
+//! - [`selector`]: which packets belong to the layers that are shown
+//! - `queue`: what waits until the line has room
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::bandwidth::Priority;
 use crate::egress::Egress;
+use crate::encoding::Encoding;
 use crate::event::SourceName;
 use crate::history::{ELEMENTS_BYTES_MAX, Packet};
 use crate::key_frame::Asker;
+use crate::layers::Layer;
+use crate::line::Line;
 use crate::media::{Downstream, Extension, ExtensionIds, Kind, Mid, PayloadType, Section};
-use crate::path::Path;
 use crate::reception::ticks;
 use crate::rng::Rng;
 use crate::rtp::{descriptor, extension, nearest};
 use crate::source::Source;
-use crate::srtp::Sealer;
 
-/// Sources shown before that retransmissions can still be asked of.
-const SEGMENTS_MAX: usize = 4;
+mod freezes;
+mod queue;
+mod runs;
+mod selector;
+
+pub(crate) use freezes::Freezes;
+pub(crate) use queue::Queue;
+use runs::{Beginning, Run, Runs};
+use selector::{Decision, Selector};
 
 /// First packets that carry the section's name, for receivers that go by it. The answer names the SSRC anyway.
 const MIDS: u8 = 20;
@@ -28,6 +43,23 @@ const MIDS: u8 = 20;
 /// Retransmissions to one slot at once, and how many more each second. Above what 10 % loss of 5 Mbit/s needs.
 const RETRANSMISSIONS_BURST: u32 = 256;
 const RETRANSMISSIONS_PER_S: u32 = 500;
+
+/// What is caught up on at most, in packets. More is a picture without asking its sender more often, and more to send at
+/// once: about 300 kB at most.
+const CATCH_UP_PACKETS_MAX: u64 = 256;
+
+/// The same while something else of the source is in sight, which stands still meanwhile.
+const CATCH_UP_PACKETS_IN_SIGHT: u64 = 24;
+
+/// A line takes one packet of it for so many bits per second that it carries: about half a second in all.
+const CATCH_UP_BPS_PER_PACKET: u64 = 20_000;
+
+/// Packets that a line is filled with, from the newest back, and how many of them at once.
+const PROBE_PACKETS_MAX: u64 = 8;
+const PROBE_DATAGRAMS_MAX: usize = 128;
+
+/// Padding of a packet that has nothing else.
+const HOLLOW_PAD: u8 = 1;
 
 /// Fixed header and one CSRC.
 const HEADER_LEN: usize = 16;
@@ -41,24 +73,13 @@ pub(crate) struct Pin {
     pub source: Option<SourceName>,
 }
 
-/// A stretch of the stream that came from one source.
+/// Where a packet goes in the stream.
 #[derive(Clone, Copy, Debug)]
-struct Segment {
-    source: usize,
-    csrc: u32,
-    generation: u32,
-    /// First packet of the source, and the number it got here.
-    source_base: u64,
-    out_base: u64,
-    /// What to add to timestamps and to the frame numbers of dependency descriptors.
-    timestamp_delta: u32,
-    frame_delta: u16,
-}
-
-impl Segment {
-    fn is_of(&self, source: &Source) -> bool {
-        self.csrc == source.csrc && self.generation == source.generation
-    }
+struct Place {
+    run: Run,
+    number: u64,
+    /// Only its number is needed.
+    hollow: bool,
 }
 
 /// One slot.
@@ -86,6 +107,20 @@ pub(crate) struct Slot {
     pub fraction_lost: f64,
     /// Packets sent when the last sender report was made.
     pub reported_packets: u64,
+    /// Picture height its owner has room for, in pixels.
+    pub height_max: Option<u32>,
+    /// How important it is among its owner's slots: see [`Priority`].
+    pub priority: Priority,
+    /// What it shows, and what it is to show.
+    selector: Selector,
+    /// Nothing is sent for it, because the line does not carry it.
+    pub paused: bool,
+    /// What waits until the line has room.
+    pub queue: Queue,
+    /// What it shows has to begin with a key frame, which nobody was asked for yet.
+    pub wants_key_frame: bool,
+    /// How smoothly its pictures leave.
+    pub freezes: Freezes,
     stream: Downstream,
     /// Two-byte header extensions may come between one-byte ones.
     mixed: bool,
@@ -93,11 +128,11 @@ pub(crate) struct Slot {
     payload_types: Vec<PayloadType>,
     /// The receiver's payload type for each of the source's, by position.
     mapped: Vec<Option<PayloadType>>,
-    segments: [Option<Segment>; SEGMENTS_MAX],
-    /// What is shown changed: the next packet begins a segment.
-    begin: bool,
-    highest: u64,
-    timestamp: u32,
+    runs: Runs,
+    /// What is being caught up on: up to this packet.
+    catching_up: Option<u64>,
+    /// Timestamp of the newest packet, as it came and as it was sent.
+    timestamp: (u32, u32),
     sent_at: Option<Instant>,
     frame: u16,
     rtx_index: u64,
@@ -123,16 +158,22 @@ impl Slot {
             retransmissions: 0,
             fraction_lost: 0.0,
             reported_packets: 0,
+            height_max: None,
+            priority: Priority::Rest,
+            selector: Selector::default(),
+            paused: false,
+            queue: Queue::default(),
+            wants_key_frame: false,
+            freezes: Freezes::default(),
             stream,
             mixed,
             ids: section.extensions,
             payload_types: section.payload_types.clone(),
             mapped: Vec::new(),
-            segments: [None; SEGMENTS_MAX],
-            begin: true,
             // In the lower half, so that a receiver that misses the first packets still guesses the right roll-over.
-            highest: u64::from(rng.next_u32() & 0x3fff),
-            timestamp: rng.next_u32(),
+            runs: Runs::new(u64::from(rng.next_u32() & 0x3fff)),
+            catching_up: None,
+            timestamp: (0, rng.next_u32()),
             sent_at: None,
             frame: 0,
             rtx_index: u64::from(rng.next_u32() & 0x3fff),
@@ -157,15 +198,88 @@ impl Slot {
         self.stream.ssrc
     }
 
-    /// Shows a source from now on, or nothing. True when a key frame is needed for it.
-    pub(crate) fn show(&mut self, shown: Option<(usize, &Source)>) -> bool {
+    /// Shows a source from now on, or nothing; which layers of it, [`Slot::aim`] says.
+    pub(crate) fn show(&mut self, shown: Option<(usize, &Source)>) {
         self.source = shown.map(|(index, _)| index);
         self.untold = true;
-        self.begin = true;
         self.asker.reset();
-        let Some((_, source)) = shown else { return false };
-        self.map(source);
-        self.kind == Kind::Video
+        self.selector.aim(None);
+        self.paused = false;
+        self.queue.clear();
+        self.catching_up = None;
+        self.freezes.pause();
+        if let Some((_, source)) = shown {
+            self.map(source);
+        }
+    }
+
+    /// Which layers to show from now on; none: nothing, because the line carries no more, which is estimated at
+    /// `estimate_bps`. True when a key frame of the layers' encoding is needed for it.
+    pub(crate) fn aim(&mut self, source: &Source, layer: Option<Layer>, estimate_bps: Option<u64>) -> bool {
+        let before = self.selector.target();
+        if before == layer && layer.is_some() {
+            return false;
+        }
+        self.untold |= self.paused != layer.is_none();
+        self.paused = layer.is_none();
+        let needs_key_frame = self.selector.aim(layer) && self.kind == Kind::Video;
+        let Some(layer) = layer else {
+            self.queue.clear();
+            self.catching_up = None;
+            self.freezes.pause();
+            return false;
+        };
+        let packets_max = if self.selector.shown().is_some() {
+            CATCH_UP_PACKETS_IN_SIGHT
+        } else {
+            estimate_bps.map_or(u64::MAX, |bits| bits / CATCH_UP_BPS_PER_PACKET).min(CATCH_UP_PACKETS_MAX)
+        };
+        needs_key_frame && !self.catch_up(source, layer.encoding, packets_max)
+    }
+
+    /// Lets what was kept of an encoding since its last key frame go first, if that is little: a picture at once, and nobody
+    /// has to make a key frame.
+    fn catch_up(&mut self, source: &Source, at: u8, packets_max: u64) -> bool {
+        let Some(encoding) = source.encoding(at).filter(|encoding| encoding.has_descriptors) else {
+            return false;
+        };
+        let Some((first, newest)) = encoding.since_key_frame() else { return false };
+        if newest - first >= packets_max {
+            return false;
+        }
+        self.queue.clear();
+        self.selector.restart();
+        let waiting = |index: &u64| !encoding.pending.contains(index);
+        for index in (first..=newest).filter(waiting).filter(|index| encoding.history.contains(*index)) {
+            self.queue.push(at, index);
+        }
+        self.catching_up = Some(newest);
+        true
+    }
+
+    /// What it has to begin with anew: its next picture is a key frame.
+    pub(crate) fn restart(&mut self) {
+        self.selector.restart();
+        self.queue.clear();
+        self.catching_up = None;
+    }
+
+    /// What it is to show of its source; none while it is paused or empty.
+    #[must_use]
+    pub(crate) fn target(&self) -> Option<Layer> {
+        self.selector.target()
+    }
+
+    /// What it shows.
+    #[must_use]
+    pub(crate) fn shown(&self) -> Option<Layer> {
+        self.selector.shown()
+    }
+
+    /// Whether packets of one of its source's encodings are of interest.
+    #[must_use]
+    pub(crate) fn cares_for(&self, encoding: u8) -> bool {
+        self.selector.cares_for(encoding)
     }
 
     /// Looks up the receiver's payload types for those of the source that is shown.
@@ -189,50 +303,152 @@ impl Slot {
     pub(crate) fn forward(
         &mut self,
         now: Instant,
-        (index, source): (usize, &Source),
+        (index, source, at): (usize, &Source, u8),
         (packet, pad): (&Packet<'_>, u8),
-        (sealer, path): (&Sealer, Path),
+        line: &mut Line<'_>,
         egress: &mut Egress,
     ) -> bool {
+        let Some(encoding) = source.encoding(at) else { return false };
         let Some(mapped) = self.mapped.get(usize::from(packet.meta.payload_type)).copied().flatten() else {
             return false;
         };
-        let Some(segment) = self.segment_for(now, index, source, packet) else { return false };
-        let Some(out) = packet.meta.index.checked_sub(segment.source_base).map(|at| at + segment.out_base)
+        let Some(Place { run, number, hollow }) = self.place(now, (index, source), (at, encoding), packet)
         else {
             return false;
         };
-        let Some(room) = egress.reserve() else { return false };
         let header = OutHeader {
             payload_type: mapped.number,
-            marker: packet.meta.marker,
-            index: out,
-            timestamp: packet.meta.timestamp.wrapping_add(segment.timestamp_delta),
+            marker: self.selector.ends_picture(&packet.meta),
+            index: number,
+            timestamp: run.timestamp(packet.meta.timestamp),
             ssrc: self.stream.ssrc,
-            csrc: segment.csrc,
+            csrc: run.csrc,
             mid: (self.mids_left > 0).then_some(self.mid),
-            frame_delta: segment.frame_delta,
+            frame_delta: run.frame_delta,
             original: None,
         };
-        let Some(len) = header.write(room, (&self.ids, self.mixed), packet, pad, sealer) else {
+        let packet = &if hollow { packet.hollow() } else { *packet };
+        let pad = if hollow { HOLLOW_PAD } else { pad };
+        let Some(room) = egress.reserve() else { return false };
+        let Some(len) = header.write(now, room, (&self.ids, self.mixed), packet, pad, line) else {
             return false;
         };
-        egress.commit(path, len);
+        egress.commit(line.path, len);
+        line.sent(now, len, false);
         self.mids_left = self.mids_left.saturating_sub(1);
         self.packets += 1;
         self.octets += packet.payload.len() as u64;
-        if out > self.highest {
-            self.highest = out;
-            self.timestamp = header.timestamp;
+        if number == self.runs.highest {
+            self.timestamp = (packet.meta.timestamp, header.timestamp);
             self.sent_at = Some(now);
         }
         if let Some(frame) = frame_number(packet) {
-            let frame = frame.wrapping_add(segment.frame_delta);
+            let frame = frame.wrapping_add(run.frame_delta);
             if frame.wrapping_sub(self.frame) < 0x8000 {
                 self.frame = frame;
             }
         }
+        if self.kind == Kind::Video && header.marker && !hollow {
+            self.freezes.picture(now, self.catching_up.is_some());
+        }
         true
+    }
+
+    /// A packet has to wait until the line has room. Where too many do, what it shows begins anew.
+    pub(crate) fn hold(&mut self, encoding: u8, index: u64) {
+        if !self.queue.push(encoding, index) {
+            self.restart();
+            self.wants_key_frame = true;
+        }
+    }
+
+    /// Sends what waited, as far as the line has room, and says how many packets that were. None when the arena is full.
+    pub(crate) fn send_waiting(
+        &mut self,
+        now: Instant,
+        sources: &[Option<Source>],
+        line: &mut Line<'_>,
+        egress: &mut Egress,
+    ) -> Option<u64> {
+        let mut sent = 0;
+        while let Some((at, index)) = self.queue.front() {
+            let source = self.source.and_then(|source| Some((source, sources.get(source)?.as_ref()?)));
+            let packet = source.and_then(|(_, source)| source.encoding(at)?.history.get(index));
+            let (Some((number, source)), Some(packet)) = (source, packet) else {
+                // It waited for so long that newer ones took its room: the receiver will ask for a key frame.
+                self.queue.pop();
+                continue;
+            };
+            if !line.has_room(now, packet.payload.len()) {
+                break;
+            }
+            if !egress.has_room_for_media() {
+                return None;
+            }
+            self.queue.pop();
+            sent += u64::from(self.forward(now, (number, source, at), (&packet, 0), line, egress));
+        }
+        Some(sent)
+    }
+
+    /// Where a packet goes in the stream. None when it is not for this receiver.
+    fn place(
+        &mut self,
+        now: Instant,
+        (index, source): (usize, &Source),
+        (at, encoding): (u8, &Encoding),
+        packet: &Packet<'_>,
+    ) -> Option<Place> {
+        let meta = &packet.meta;
+        let frame = meta.frame.as_ref();
+        if self.selector.shows(at, encoding)
+            && let Some(late) = self.runs.late(source, at, encoding, meta.index)
+        {
+            let (run, number) = late?;
+            // Its number was kept for it. If it turns out to be of a layer that is left out, an empty packet takes it:
+            // the receiver would ask for it for ever.
+            let hollow = frame.is_some_and(|frame| !self.selector.selects(encoding, frame));
+            return Some(Place { run, number, hollow });
+        }
+        let shows = self.selector.shows(at, encoding);
+        match self.selector.decide(self.kind, at, encoding, meta) {
+            Decision::Skip => {
+                if shows {
+                    self.runs.skip(meta.index, frame.map(|frame| frame.number));
+                }
+                None
+            }
+            Decision::Begin => {
+                let elapsed = self.sent_at.map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
+                let timestamp_out =
+                    self.timestamp.1.wrapping_add(ticks(elapsed, self.kind.clock_rate()).max(1));
+                let run = self.runs.begin(
+                    source,
+                    at,
+                    encoding,
+                    Beginning {
+                        source: index,
+                        index: meta.index,
+                        timestamp: meta.timestamp,
+                        timestamp_out,
+                        frame_delta: frame_number(packet)
+                            .map_or(0, |frame| self.frame.wrapping_add(1).wrapping_sub(frame)),
+                        catches_up: self.catching_up.is_some(),
+                    },
+                );
+                Some(Place { run, number: self.runs.highest, hollow: false })
+            }
+            Decision::Follow if self.catching_up.is_some_and(|newest| meta.index > newest) => {
+                self.catching_up = None;
+                let (run, number) = self.runs.catch_up(meta.index, self.timestamp)?;
+                Some(Place { run, number, hollow: false })
+            }
+            Decision::Follow => {
+                let starts = frame.filter(|frame| frame.start).map(|frame| frame.number);
+                let (run, number) = self.runs.follow(meta.index, starts)?;
+                Some(Place { run, number, hollow: false })
+            }
+        }
     }
 
     /// Seals again, on the retransmission SSRC, what was sent under a sequence number. False when it cannot be.
@@ -241,109 +457,89 @@ impl Slot {
         now: Instant,
         sequence: u16,
         sources: &[Option<Source>],
-        (sealer, path): (&Sealer, Path),
+        line: &mut Line<'_>,
         egress: &mut Egress,
     ) -> bool {
-        let Some(ssrc) = self.stream.rtx_ssrc else { return false };
-        let out = nearest(self.highest, sequence);
-        if out > self.highest {
-            return false;
+        let number = nearest(self.runs.highest, sequence);
+        spend(&mut self.budget, &mut self.budget_at, now)
+            && self.send_again(now, number, (sources, false), line, egress).is_some()
+    }
+
+    /// Fills a line to find out what it carries: packets sent lately go out once more, on the retransmission SSRC. The bytes
+    /// that were sent; none when there is nothing to fill it with.
+    pub(crate) fn probe(
+        &mut self,
+        now: Instant,
+        bytes: usize,
+        sources: &[Option<Source>],
+        line: &mut Line<'_>,
+        egress: &mut Egress,
+    ) -> usize {
+        let mut sent = 0;
+        let newest = self.runs.highest;
+        for back in (0..PROBE_PACKETS_MAX).cycle().take(PROBE_DATAGRAMS_MAX) {
+            if sent >= bytes {
+                break;
+            }
+            match self.send_again(now, newest.saturating_sub(back), (sources, true), line, egress) {
+                Some(len) => sent += len,
+                None if back == 0 => break,
+                None => {}
+            }
         }
-        let Some(segment) = self.segments.iter().flatten().find(|segment| segment.out_base <= out) else {
-            return false;
-        };
-        let Some(source) = sources.get(segment.source).and_then(Option::as_ref).filter(|s| segment.is_of(s))
-        else {
-            return false;
-        };
-        let Some(packet) = source.history.get(out - segment.out_base + segment.source_base) else {
-            return false;
-        };
-        let Some(number) = source
-            .known_types
-            .get(usize::from(packet.meta.payload_type))
-            .and_then(|theirs| self.payload_types.iter().find(|ours| ours.means(theirs))?.rtx)
-        else {
-            return false;
-        };
-        if !spend(&mut self.budget, &mut self.budget_at, now) {
-            return false;
+        sent
+    }
+
+    fn send_again(
+        &mut self,
+        now: Instant,
+        number: u64,
+        (sources, probe): (&[Option<Source>], bool),
+        line: &mut Line<'_>,
+        egress: &mut Egress,
+    ) -> Option<usize> {
+        let ssrc = self.stream.rtx_ssrc?;
+        if number > self.runs.highest {
+            return None;
         }
-        let Some(room) = egress.reserve() else { return false };
+        let (run, index) = self.runs.sent(number)?;
+        let (source, encoding) = run.encoding(sources)?;
+        let packet = encoding.history.get(index)?;
+        let theirs = source.known_types.get(usize::from(packet.meta.payload_type))?;
+        let payload_type = self.payload_types.iter().find(|ours| ours.means(theirs))?.rtx?;
+        let room = egress.reserve()?;
         let header = OutHeader {
-            payload_type: number,
-            marker: packet.meta.marker,
+            payload_type,
+            marker: self.selector.ends_picture(&packet.meta),
             index: self.rtx_index + 1,
-            timestamp: packet.meta.timestamp.wrapping_add(segment.timestamp_delta),
+            timestamp: run.timestamp(packet.meta.timestamp),
             ssrc,
-            csrc: segment.csrc,
+            csrc: run.csrc,
             mid: None,
-            frame_delta: segment.frame_delta,
-            original: Some(sequence),
+            frame_delta: run.frame_delta,
+            #[expect(clippy::cast_possible_truncation, reason = "a sequence number is the lower half")]
+            original: Some(number as u16),
         };
-        let Some(len) = header.write(room, (&self.ids, self.mixed), &packet, 0, sealer) else { return false };
+        let len = header.write(now, room, (&self.ids, self.mixed), &packet, 0, line)?;
         self.rtx_index += 1;
-        self.retransmissions += 1;
-        egress.commit(path, len);
-        true
+        self.retransmissions += u64::from(!probe);
+        egress.commit(line.path, len);
+        line.sent(now, len, probe);
+        Some(len)
     }
 
     /// The RTP timestamp that media captured now would have, for a sender report. None before anything was sent.
     #[must_use]
-    pub(crate) fn timestamp_at(&self, now: Instant, source: Option<&Source>) -> Option<u32> {
+    pub(crate) fn timestamp_at(&self, now: Instant, sources: &[Option<Source>]) -> Option<u32> {
         let sent_at = self.sent_at?;
-        if let (Some(source), Some(segment)) = (source, self.segments.first().copied().flatten())
-            && segment.is_of(source)
-            && let Some(clock) = source.reception.clock()
+        if let Some(run) = self.runs.newest().filter(|_| self.catching_up.is_none())
+            && let Some((_, encoding)) = run.encoding(sources)
+            && let Some(clock) = encoding.reception.clock()
         {
-            return Some(clock.timestamp_at(now, source.clock_rate()).wrapping_add(segment.timestamp_delta));
+            return Some(run.timestamp(clock.timestamp_at(now, encoding.clock_rate())));
         }
-        Some(self.timestamp.wrapping_add(ticks(now.saturating_duration_since(sent_at), self.clock_rate())))
-    }
-
-    fn clock_rate(&self) -> u32 {
-        match self.kind {
-            Kind::Audio => 48_000,
-            Kind::Video => 90_000,
-        }
-    }
-
-    /// The stretch this packet belongs to; begins one when the source changed, at a key frame where key frames can
-    /// be told.
-    fn segment_for(
-        &mut self,
-        now: Instant,
-        index: usize,
-        source: &Source,
-        packet: &Packet<'_>,
-    ) -> Option<Segment> {
-        if !self.begin
-            && let Some(segment) = self.segments.first().copied().flatten()
-            && segment.is_of(source)
-        {
-            return Some(segment);
-        }
-        if self.kind == Kind::Video && source.has_descriptors && !packet.meta.key_frame {
-            return None;
-        }
-        let elapsed = self.sent_at.map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
-        let timestamp = self.timestamp.wrapping_add(ticks(elapsed, self.clock_rate()).max(1));
-        let segment = Segment {
-            source: index,
-            csrc: source.csrc,
-            generation: source.generation,
-            source_base: packet.meta.index,
-            out_base: self.highest + 1,
-            timestamp_delta: timestamp.wrapping_sub(packet.meta.timestamp),
-            frame_delta: frame_number(packet)
-                .map_or(0, |frame| self.frame.wrapping_add(1).wrapping_sub(frame)),
-        };
-        self.begin = false;
-        self.segments.rotate_right(1);
-        if let Some(first) = self.segments.first_mut() {
-            *first = Some(segment);
-        }
-        Some(segment)
+        let elapsed = now.saturating_duration_since(sent_at);
+        Some(self.timestamp.1.wrapping_add(ticks(elapsed, self.kind.clock_rate())))
     }
 }
 
@@ -387,11 +583,12 @@ impl OutHeader {
     #[expect(clippy::cast_possible_truncation, reason = "the header carries the lower half of the index")]
     fn write(
         &self,
+        now: Instant,
         room: &mut [u8],
         (ids, mixed): (&ExtensionIds, bool),
         packet: &Packet<'_>,
         pad: u8,
-        sealer: &Sealer,
+        line: &Line<'_>,
     ) -> Option<usize> {
         let fixed = room.first_chunk_mut::<HEADER_LEN>()?;
         fixed[1] = self.payload_type & 0x7f | u8::from(self.marker) << 7;
@@ -418,7 +615,12 @@ impl OutHeader {
             .iter()
             .filter_map(|(kind, at, len)| Some((ids.id(kind)?, values.get(at..at + len)?)))
             .filter(|(id, value)| mixed || (*id < 15 && (1..=16).contains(&value.len())));
-        let extension_len = extension::write(room.get_mut(HEADER_LEN..)?, mid.into_iter().chain(passed))?;
+        let sequence = line.transport_sequence().to_be_bytes();
+        let sequence = ids.id(Extension::TransportSequence).map(|id| (id, &sequence[..]));
+        let time = line.send_time(now);
+        let time = ids.id(Extension::AbsoluteSendTime).map(|id| (id, &time[..]));
+        let ours = mid.into_iter().chain(sequence).chain(time);
+        let extension_len = extension::write(room.get_mut(HEADER_LEN..)?, ours.chain(passed))?;
         // Version 2, one CSRC.
         let first = 0x81 | u8::from(pad > 0) << 5 | u8::from(extension_len > 0) << 4;
         *room.first_mut()? = first;
@@ -438,6 +640,6 @@ impl OutHeader {
             at += usize::from(pad);
         }
         // None: no room for the tag.
-        Some(sealer.seal_rtp(room, header_len, at, self.index)).filter(|len| *len > 0)
+        Some(line.sealer.seal_rtp(room, header_len, at, self.index)).filter(|len| *len > 0)
     }
 }

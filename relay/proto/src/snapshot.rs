@@ -39,6 +39,10 @@ pub struct ParticipantSnapshot {
     pub srtp_profile: Option<&'static str>,
     /// How good its connection is.
     pub quality: Quality,
+    /// Bits per second that its line is estimated to carry to it; none while nothing is known.
+    pub estimate_bps: Option<u64>,
+    /// How long packets wait on their way to it beyond the shortest, as its feedback shows, in milliseconds.
+    pub queue_delay_ms: Option<f64>,
     /// Last round-trip time its receiver reports showed, in milliseconds.
     pub rtt_ms: Option<f64>,
     /// Share of packets lost on their way to it, 0 to 1, in its last report.
@@ -68,6 +72,38 @@ pub struct SourceSnapshot {
     pub repaired: u64,
     /// Key frames asked for.
     pub key_frame_requests: u64,
+    /// Its encodings, the smallest first.
+    pub encodings: Vec<EncodingSnapshot>,
+}
+
+/// One encoding of a source.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct EncodingSnapshot {
+    /// Its name in the offer.
+    pub rid: Option<String>,
+    /// Whether it is being sent.
+    pub live: bool,
+    /// Whether anybody wants it.
+    pub wanted: bool,
+    /// Picture height in pixels, where it is known.
+    pub height: Option<u32>,
+    /// Bits per second of all its layers.
+    pub bits_per_s: u64,
+}
+
+/// What a slot shows of its source.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct LayerSnapshot {
+    /// Which encoding.
+    pub rid: Option<String>,
+    /// The highest spatial layer.
+    pub spatial: u8,
+    /// The highest temporal layer.
+    pub temporal: u8,
+    /// Picture height in pixels, where it is known.
+    pub height: Option<u32>,
+    /// Bits per second of it.
+    pub bits_per_s: u64,
 }
 
 /// One slot.
@@ -83,4 +119,12 @@ pub struct SlotSnapshot {
     pub packets: u64,
     /// Retransmissions sent.
     pub retransmissions: u64,
+    /// What is shown of the source; none while it is paused, or waits for a key frame.
+    pub layer: Option<LayerSnapshot>,
+    /// Nothing is sent for it, because the line does not carry it.
+    pub paused: bool,
+    /// Share of packets lost, 0 to 1, as its last report says.
+    pub lost: f64,
+    /// Gaps between pictures that people see.
+    pub freezes: u64,
 }

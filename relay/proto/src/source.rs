@@ -1,18 +1,17 @@
-//! What a participant sends in one media section: a camera, a microphone, a screen. Kept once, for all receivers.
+//! What a participant sends in a media section: a camera, a microphone, a screen; in one encoding or several.
 
 use std::time::{Duration, Instant};
 
-use crate::event::SourceName;
-use crate::history::{self, ElementsBuffer, History, Meta};
-use crate::key_frame::Authority;
-use crate::loss::Losses;
-use crate::media::{Kind, Mid, PAYLOAD_TYPES_MAX, PayloadType};
-use crate::reception::Reception;
-use crate::rtp::nearest;
+use crate::bandwidth::Layer as Offer;
+use crate::encoding::Encoding;
+use crate::event::{SourceName, WantedEncoding, WantedLayers};
+use crate::history::{self, ElementsBuffer};
+use crate::layers::{Layer, SPATIAL_MAX};
+use crate::media::{ENCODINGS_MAX, Kind, Mid, PAYLOAD_TYPES_MAX, PayloadType, Rid};
+use crate::rtp::descriptor::Descriptor;
+use crate::rtp::layers_allocation::LayersAllocation;
+use crate::snapshot::{EncodingSnapshot, LayerSnapshot};
 use crate::speaker::Meter;
-
-/// Packets of one source that wait to be forwarded. The shell forwards after every batch it receives; more is dropped.
-const PENDING_MAX: usize = 2048;
 
 /// Payload types of all offers. More only serves those who make up codecs.
 const KNOWN_TYPES_MAX: usize = 2 * PAYLOAD_TYPES_MAX;
@@ -20,8 +19,23 @@ const KNOWN_TYPES_MAX: usize = 2 * PAYLOAD_TYPES_MAX;
 /// A source that sends nothing for so long shows nothing. Shorter empties tiles on a short outage.
 const LIVE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Where the relay's own numbering of a source's packets begins: far enough from zero for late ones.
-const FIRST_INDEX: u64 = 1 << 20;
+/// What a sender says of its layers holds for so long. It says so with key frames and changes, and once in a while.
+const TOLD_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What headers and tags add to payloads, in percent.
+const HEADERS_PERCENT: u64 = 6;
+
+/// The height of the largest encoding while nobody says how large it is. Each smaller one has half.
+const USUAL_HEIGHT: u32 = 720;
+
+/// What a picture takes in a second while nobody says, by height: the first entry that is as high.
+const USUAL_BITS_PER_S: [(u32, u64); 4] =
+    [(180, 150_000), (360, 500_000), (720, 1_700_000), (u32::MAX, 3_000_000)];
+
+fn usual_bits_per_s(height: Option<u32>) -> u64 {
+    let height = height.unwrap_or(USUAL_HEIGHT);
+    USUAL_BITS_PER_S.iter().find(|(up_to, _)| height <= *up_to).map_or(0, |(_, bits)| *bits)
+}
 
 /// A packet as it came, opened.
 #[derive(Debug)]
@@ -42,8 +56,10 @@ pub(crate) struct Arrival<'a> {
     pub payload: &'a [u8],
     /// Level as the extension says, where it came: −dBov, 0 (loud) to 127.
     pub audio_level: Option<u8>,
-    /// Whether a dependency descriptor came, and begins a key frame.
-    pub key_frame: Option<bool>,
+    /// What its dependency descriptor says, where one came.
+    pub descriptor: Option<Descriptor>,
+    /// The descriptor itself.
+    pub descriptor_bytes: &'a [u8],
 }
 
 /// What became of a packet.
@@ -85,33 +101,21 @@ pub(crate) struct Source {
     pub payload_types: Vec<PayloadType>,
     /// What it was ever sent with: positions stay when an offer changes the order, since packets kept go by them.
     pub known_types: Vec<PayloadType>,
-    /// Its packets.
-    pub history: History,
-    /// What is missing of it.
-    pub losses: Losses,
-    /// Who may ask for a key frame.
-    pub key_frames: Authority,
+    /// Its encodings, the smallest picture first. At least one.
+    pub encodings: Vec<Encoding>,
     /// How loud it is, if it is sound.
     pub meter: Meter,
-    /// How well it is received.
-    pub reception: Reception,
-    /// Changes when its SSRC does: sequence numbers and timestamps before and after have nothing in common.
-    pub generation: u32,
-    /// Indexes of packets that wait to be forwarded, in the order they came.
-    pub pending: Vec<u64>,
     /// Who receives it.
     pub subscribers: Vec<Subscriber>,
-    /// Packets taken.
-    pub packets: u64,
-    /// Whether dependency descriptors come, so that key frames can be told.
-    pub has_descriptors: bool,
-    ssrc: Option<u32>,
-    /// What to take from an index under the SSRC to get the relay's own.
-    shift: u64,
-    newest: Option<u64>,
-    /// Packets before it belong to another SSRC, or to silence.
-    run_start: u64,
-    last_media: Option<Instant>,
+    /// What its sender says that it sends.
+    told: Option<(Instant, LayersAllocation)>,
+    /// Picture heights of its encodings' spatial layers, as its sender said once; zero where it did not.
+    heights: [[u32; SPATIAL_MAX]; ENCODINGS_MAX],
+    /// What can be had of it, the cheapest first, and what each takes.
+    layers: Vec<Layer>,
+    offers: Vec<Offer>,
+    /// The largest height anybody wants, as its sender was told.
+    height_wanted: u32,
 }
 
 impl Source {
@@ -123,11 +127,18 @@ impl Source {
         mid: Mid,
         name: SourceName,
         payload_types: Vec<PayloadType>,
+        rids: &[Rid],
     ) -> Self {
         let capacity = match name {
             SourceName::Microphone | SourceName::ScreenAudio => history::AUDIO,
             SourceName::Camera => history::VIDEO,
             SourceName::Screen => history::SLIDES,
+        };
+        let encoding = |rid| Encoding::new(rid, name.kind(), capacity);
+        let encodings = if rids.is_empty() {
+            vec![encoding(None)]
+        } else {
+            rids.iter().map(|rid| encoding(Some(*rid))).collect()
         };
         Self {
             csrc,
@@ -137,21 +148,14 @@ impl Source {
             muted: false,
             known_types: payload_types.clone(),
             payload_types,
-            history: History::new(capacity),
-            losses: Losses::default(),
-            key_frames: Authority::default(),
+            encodings,
             meter: Meter::default(),
-            reception: Reception::default(),
-            generation: 0,
-            pending: Vec::new(),
             subscribers: Vec::new(),
-            packets: 0,
-            has_descriptors: false,
-            ssrc: None,
-            shift: 0,
-            newest: None,
-            run_start: 0,
-            last_media: None,
+            told: None,
+            heights: Default::default(),
+            layers: Vec::new(),
+            offers: Vec::new(),
+            height_wanted: u32::MAX,
         }
     }
 
@@ -172,6 +176,12 @@ impl Source {
         true
     }
 
+    /// Whether it is sent in these encodings.
+    #[must_use]
+    pub(crate) fn has_rids(&self, rids: &[Rid]) -> bool {
+        self.encodings.iter().filter_map(|encoding| encoding.rid).eq(rids.iter().copied())
+    }
+
     /// Which of the known payload types one is.
     #[must_use]
     pub(crate) fn position(&self, payload_type: &PayloadType) -> Option<u8> {
@@ -185,25 +195,177 @@ impl Source {
         self.name.kind()
     }
 
-    /// Ticks of its RTP clock per second.
-    #[must_use]
-    pub(crate) fn clock_rate(&self) -> u32 {
-        match self.kind() {
-            Kind::Audio => 48_000,
-            Kind::Video => 90_000,
-        }
-    }
-
-    /// Its SSRC, once known.
-    #[must_use]
-    pub(crate) fn ssrc(&self) -> Option<u32> {
-        self.ssrc
-    }
-
     /// Whether it is sending.
     #[must_use]
     pub(crate) fn is_live(&self, now: Instant) -> bool {
-        self.last_media.is_some_and(|at| now.saturating_duration_since(at) < LIVE_TIMEOUT)
+        self.encodings.iter().any(|encoding| encoding.came_within(now, LIVE_TIMEOUT))
+    }
+
+    /// Whether anything of it ever came.
+    #[must_use]
+    pub(crate) fn has_sent(&self) -> bool {
+        self.encodings.iter().any(|encoding| encoding.ssrc().is_some())
+    }
+
+    /// An encoding by its place.
+    #[must_use]
+    pub(crate) fn encoding(&self, at: u8) -> Option<&Encoding> {
+        self.encodings.get(usize::from(at))
+    }
+
+    /// What can be had of it, the cheapest first, as of the last [`Source::refresh`].
+    #[must_use]
+    pub(crate) fn offers(&self) -> &[Offer] {
+        &self.offers
+    }
+
+    /// One of them.
+    #[must_use]
+    pub(crate) fn layer(&self, offer: usize) -> Option<Layer> {
+        self.layers.get(offer).copied()
+    }
+
+    /// The best of them that shows no more than these layers of the same encoding.
+    #[must_use]
+    pub(crate) fn offer_of(&self, shown: Layer) -> Option<usize> {
+        let shows = |layer: &Layer| layer.encoding == shown.encoding && *layer <= shown;
+        self.layers.iter().rposition(shows)
+    }
+
+    /// Its sender says what it sends (the video layers allocation extension).
+    pub(crate) fn told(&mut self, now: Instant, value: &[u8]) {
+        if let Some(allocation) = LayersAllocation::parse(value) {
+            for (stream, heights) in (0..).zip(&mut self.heights) {
+                for (spatial, height) in (0..).zip(heights) {
+                    // Sizes do not come every time.
+                    let size = allocation.layer(stream, spatial).and_then(|layer| layer.size);
+                    *height = size.map_or(*height, |size| u32::from(size.height));
+                }
+            }
+            self.told = Some((now, allocation));
+        }
+    }
+
+    /// Looks at what can be had of it.
+    pub(crate) fn refresh(&mut self, now: Instant) {
+        let (mut layers, mut offers) = (std::mem::take(&mut self.layers), std::mem::take(&mut self.offers));
+        layers.clear();
+        offers.clear();
+        for (at, encoding) in (0_u8..).zip(&self.encodings) {
+            if at > 0 && !encoding.can_be_had(now) {
+                continue;
+            }
+            let (spatial_max, temporal_max) = encoding.layers.highest();
+            for spatial in 0..=spatial_max {
+                // Fewer pictures are better than none, but not better than more pixels.
+                let temporal_min = if at == 0 && spatial == 0 { 0 } else { temporal_max.saturating_sub(1) };
+                for temporal in temporal_min..=temporal_max {
+                    let layer = Layer { encoding: at, spatial, temporal };
+                    let before = offers.last().map_or(0, |offer: &Offer| offer.bits_per_s);
+                    let bits_per_s = self.bits_per_s(now, layer).max(before + 1);
+                    layers.push(layer);
+                    offers.push(Offer { bits_per_s, height: self.height(layer) });
+                }
+            }
+        }
+        (self.layers, self.offers) = (layers, offers);
+    }
+
+    /// Bits per second that a layer takes, with headers: as it was counted, as its sender says, or as is usual.
+    fn bits_per_s(&self, now: Instant, layer: Layer) -> u64 {
+        let counted = self
+            .encoding(layer.encoding)
+            .filter(|encoding| encoding.is_live(now))
+            .and_then(|encoding| encoding.layers.bits_per_s(layer.spatial, layer.temporal));
+        let told = || {
+            let (_, told) =
+                self.told.as_ref().filter(|(at, _)| now.saturating_duration_since(*at) < TOLD_TIMEOUT)?;
+            let layers = told.layer(layer.encoding, layer.spatial)?;
+            let temporal = usize::from(layer.temporal.min(layers.temporal_layers.saturating_sub(1)));
+            layers.kbits_per_s.get(temporal).map(|kbits| u64::from(*kbits) * 1000).filter(|bits| *bits > 0)
+        };
+        let usual = || usual_bits_per_s(self.height(layer));
+        let payload = counted.filter(|bits| *bits > 0).or_else(told).unwrap_or_else(usual);
+        payload + payload * HEADERS_PERCENT / 100
+    }
+
+    /// Picture height of a layer: as descriptors or its sender say, or as its place among the encodings lets one guess.
+    fn height(&self, layer: Layer) -> Option<u32> {
+        let described =
+            self.encoding(layer.encoding).and_then(|encoding| encoding.layers.height(layer.spatial));
+        let told = || {
+            let heights = self.heights.get(usize::from(layer.encoding))?;
+            heights.get(usize::from(layer.spatial)).copied().filter(|height| *height > 0)
+        };
+        let guessed = || {
+            let below_best = self.encodings.len().checked_sub(1 + usize::from(layer.encoding))?;
+            (self.encodings.len() > 1).then(|| USUAL_HEIGHT >> below_best)
+        };
+        described.or_else(told).or_else(guessed)
+    }
+
+    /// What anybody wants of it, when that is not what its sender was told. `height` is the largest anybody has room for.
+    pub(crate) fn wanted(&mut self, now: Instant, height: u32) -> Option<WantedLayers> {
+        if self.kind() == Kind::Audio {
+            return None;
+        }
+        let mut changed = height != self.height_wanted;
+        self.height_wanted = height;
+        for (at, encoding) in self.encodings.iter_mut().enumerate() {
+            // The smallest is always sent: whoever begins to speak is seen at once.
+            let is_wanted = at == 0 || encoding.is_wanted_at(now);
+            changed |= is_wanted != encoding.is_wanted;
+            encoding.is_wanted = is_wanted;
+        }
+        changed.then(|| self.wanted_layers())
+    }
+
+    /// What anybody wants of it, as its sender was told.
+    #[must_use]
+    pub(crate) fn wanted_layers(&self) -> WantedLayers {
+        let encodings = self.encodings.iter().filter_map(|encoding| {
+            Some(WantedEncoding { rid: encoding.rid?.as_str().to_owned(), wanted: encoding.is_wanted })
+        });
+        WantedLayers {
+            source: self.name,
+            height: Some(self.height_wanted).filter(|height| *height < u32::MAX),
+            encodings: encodings.collect(),
+        }
+    }
+
+    /// Its encodings, for operators.
+    #[must_use]
+    pub(crate) fn describe_encodings(&self, now: Instant) -> Vec<EncodingSnapshot> {
+        let describe = |(at, encoding): (u8, &Encoding)| {
+            let (spatial, temporal) = encoding.layers.highest();
+            EncodingSnapshot {
+                rid: encoding.rid.map(|rid| rid.as_str().to_owned()),
+                live: encoding.is_live(now),
+                wanted: encoding.is_wanted,
+                height: self.height(Layer { encoding: at, spatial, temporal }),
+                bits_per_s: encoding
+                    .layers
+                    .bits_per_s(spatial, temporal)
+                    .filter(|_| encoding.is_live(now))
+                    .unwrap_or(0),
+            }
+        };
+        (0..).zip(&self.encodings).map(describe).collect()
+    }
+
+    /// One of its layers, for operators.
+    #[must_use]
+    pub(crate) fn describe_layer(&self, layer: Layer) -> Option<LayerSnapshot> {
+        let encoding = self.encoding(layer.encoding)?;
+        let (spatial_max, temporal_max) = encoding.layers.highest();
+        let (spatial, temporal) = (layer.spatial.min(spatial_max), layer.temporal.min(temporal_max));
+        Some(LayerSnapshot {
+            rid: encoding.rid.map(|rid| rid.as_str().to_owned()),
+            spatial,
+            temporal,
+            height: self.height(Layer { spatial, temporal, ..layer }),
+            bits_per_s: encoding.layers.bits_per_s(spatial, temporal).unwrap_or(0),
+        })
     }
 
     /// Whether lost packets can be asked for.
@@ -211,104 +373,13 @@ impl Source {
         self.payload_types.first().is_some_and(|payload_type| payload_type.nack)
     }
 
-    /// Takes a packet that came on the media's own SSRC.
-    pub(crate) fn receive(&mut self, now: Instant, arrival: &Arrival<'_>) -> Taken {
-        if self.ssrc != Some(arrival.ssrc) {
-            self.begin(arrival.ssrc, arrival.index);
-        }
-        self.reception.packet(now, arrival.index, arrival.timestamp, self.clock_rate());
-        self.take(now, arrival)
-    }
-
-    /// Takes a packet that was sent again: `sequence` is what it had at first (RFC 4588).
-    pub(crate) fn receive_repair(&mut self, now: Instant, sequence: u16, mut arrival: Arrival<'_>) -> Taken {
-        let Some(newest) = self.newest else { return Taken::Duplicate };
-        let newest = newest.wrapping_add(self.shift);
-        arrival.index = nearest(newest, sequence);
-        // What nobody misses is padding sent to probe, or a second answer.
-        if arrival.index >= newest || !self.losses.arrived(arrival.index.wrapping_sub(self.shift)) {
-            return Taken::Duplicate;
-        }
-        self.take(now, &arrival)
-    }
-
-    /// A sequence number as its sender knows it.
-    #[must_use]
-    #[expect(clippy::cast_possible_truncation, reason = "a sequence number is the lower half")]
-    pub(crate) fn sequence(&self, index: u64) -> u16 {
-        index.wrapping_add(self.shift) as u16
-    }
-
-    /// Another SSRC, or the first: numbering goes on without a hole.
-    fn begin(&mut self, ssrc: u32, index: u64) {
-        let next = self.newest.map_or(FIRST_INDEX, |newest| newest + 1);
-        self.ssrc = Some(ssrc);
-        self.shift = index.wrapping_sub(next);
-        self.run_start = next;
-        self.generation = self.generation.wrapping_add(1);
-        self.losses.clear();
-        self.reception = Reception::default();
-        // If this is not its key frame, that was lost, and nobody knows what came before the first packet.
-        self.key_frames.want();
-    }
-
-    fn take(&mut self, now: Instant, arrival: &Arrival<'_>) -> Taken {
-        self.last_media = Some(now);
-        let index = arrival.index.wrapping_sub(self.shift);
+    /// Takes a packet of one of its encodings that came on the media's own SSRC.
+    pub(crate) fn receive(&mut self, now: Instant, at: usize, arrival: &Arrival<'_>) -> Taken {
         if let Some(level) = arrival.audio_level {
             self.meter.level(now, level);
         }
-        if self.kind() == Kind::Audio && self.meter.is_silent(now) {
-            return self.withhold(index);
-        }
-        match self.newest {
-            Some(newest) if index <= newest => {
-                let known = index < self.run_start || newest - index > self.history.window();
-                if known || self.history.contains(index) {
-                    return Taken::Duplicate;
-                }
-                self.losses.arrived(index);
-            }
-            Some(newest) => {
-                if self.repairs() && index - newest > 1 && self.losses.gap(now, newest, index) {
-                    self.key_frames.want();
-                }
-                self.newest = Some(index);
-            }
-            None => self.newest = Some(index),
-        }
-        self.packets += 1;
-        if !arrival.payload.is_empty() {
-            // Another codec may come without; and mere padding always does.
-            self.has_descriptors = arrival.key_frame.is_some();
-        }
-        if arrival.key_frame == Some(true) {
-            self.key_frames.arrived();
-        }
-        let meta = Meta {
-            index,
-            timestamp: arrival.timestamp,
-            marker: arrival.marker,
-            payload_type: arrival.payload_type,
-            key_frame: arrival.key_frame == Some(true),
-        };
-        if self.pending.len() >= PENDING_MAX || !self.history.insert(meta, arrival.elements, arrival.payload)
-        {
-            return Taken::Overflow;
-        }
-        self.pending.push(index);
-        Taken::Pending
-    }
-
-    /// Silence leaves no hole: the next packet that is forwarded takes the number of the first that was not.
-    fn withhold(&mut self, index: u64) -> Taken {
-        let next = self.newest.map_or(FIRST_INDEX, |newest| newest + 1);
-        if index < next {
-            return Taken::Duplicate;
-        }
-        self.shift = self.shift.wrapping_add(index + 1 - next);
-        self.run_start = next;
-        self.losses.clear();
-        Taken::Withheld
+        let is_silence = self.kind() == Kind::Audio && self.meter.is_silent(now);
+        let how = (self.repairs(), is_silence);
+        self.encodings.get_mut(at).map_or(Taken::Duplicate, |encoding| encoding.receive(now, arrival, how))
     }
 }

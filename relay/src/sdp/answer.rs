@@ -4,7 +4,9 @@ use std::collections::HashSet;
 use std::fmt;
 
 use trunkline_relay_proto::event::Role;
-use trunkline_relay_proto::media::{Description, Downstream, ExtensionIds, Kind, Mid, Section, Upstream};
+use trunkline_relay_proto::media::{
+    Description, Downstream, Extension, ExtensionIds, Kind, Mid, Rid, Section, Upstream,
+};
 
 use super::codec::{self, Agreed};
 use super::error::{OfferError, Reason};
@@ -92,7 +94,7 @@ fn answer_section<'a>(
         send: offered.direction.send && local.role == Role::Presenter,
         receive: offered.direction.receive,
     };
-    let codecs =
+    let mut codecs =
         if offered.usable { codec::agree(offered, local.codecs, direction.send) } else { Vec::new() };
     if codecs.is_empty() {
         let extensions = ExtensionIds::default();
@@ -100,6 +102,11 @@ fn answer_section<'a>(
         return (section, Verdict::Rejected);
     }
     let (ids, extensions) = extension::agree(offered, direction);
+    let has_numbers = ids.id(Extension::TransportSequence).is_some();
+    codecs.iter_mut().for_each(|agreed| agreed.choose_estimate(has_numbers));
+    // Without names in packets nobody can tell encodings apart: the client then sends one.
+    let is_named = direction.send && kind == Kind::Video && ids.id(Extension::Rid).is_some();
+    let rids = if is_named { offered.simulcast.encodings() } else { Vec::new() };
     let has_rtx = codecs.iter().any(|agreed| agreed.rtx.is_some());
     let slot = direction.receive.then(|| ssrcs.slot(kept, has_rtx));
     let section = Section {
@@ -107,17 +114,17 @@ fn answer_section<'a>(
         kind,
         payload_types: codecs.iter().map(|agreed| agreed.payload_type).collect(),
         extensions: ids,
-        send: direction.send.then(|| upstream(offered, &codecs)),
+        send: direction.send.then(|| upstream(offered, &codecs, rids.clone())),
         receive: slot,
     };
-    (section, Verdict::Accepted(Accepted { mid, direction, codecs, extensions, slot }))
+    (section, Verdict::Accepted(Accepted { mid, direction, codecs, extensions, rids, slot }))
 }
 
-fn upstream(offered: &section::Section<'_>, codecs: &[Agreed<'_>]) -> Upstream {
+fn upstream(offered: &section::Section<'_>, codecs: &[Agreed<'_>], rids: Vec<Rid>) -> Upstream {
     let has_rtx = codecs.iter().any(|agreed| agreed.rtx.is_some());
     let retransmissions = offered.ssrcs.retransmissions().filter(|_| has_rtx);
     let ssrcs = offered.ssrcs.media().chain(retransmissions).map(|(ssrc, _)| ssrc).collect();
-    Upstream { content: offered.content, ssrcs, rids: Vec::new() }
+    Upstream { content: offered.content, ssrcs, rids }
 }
 
 /// For each section of the offer the slot that it was before. Sections stay what and where they were (RFC 3264,

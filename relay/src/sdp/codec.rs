@@ -51,6 +51,17 @@ pub(super) struct Agreed<'a> {
     pub(super) rtx: Option<Format<'a>>,
 }
 
+impl Agreed<'_> {
+    /// Of the ways to tell how much a line carries at most one is agreed on: arrivals by transport-wide sequence
+    /// number where packets have one, else an estimate of the whole. A second would only make answers longer.
+    pub(super) const fn choose_estimate(&mut self, has_numbers: bool) {
+        let transport_cc = self.payload_type.transport_cc && has_numbers;
+        let remb = self.payload_type.remb && !transport_cc;
+        (self.payload_type.transport_cc, self.payload_type.remb) = (transport_cc, remb);
+        (self.format.feedback.transport_cc, self.format.feedback.remb) = (transport_cc, remb);
+    }
+}
+
 /// What is agreed on in a section. Codecs that are not in `preference` are left out. Where the client sends, those it
 /// should send come first: by `preference`, then the profile that everybody has.
 pub(super) fn agree<'a>(section: &Section<'a>, preference: &[CodecName], sends: bool) -> Vec<Agreed<'a>> {

@@ -34,10 +34,12 @@ impl Offered {
         Ok(Self { line: line.number, id, extension, direction })
     }
 
-    /// Whether it may stand in packets of all directions it is needed for. Names of simulcast layers are only read.
+    /// Whether it may stand in packets of all directions it is needed for. What is said of simulcast is only read.
     fn serves(&self, extension: Extension, media: Direction) -> bool {
         match extension {
-            Extension::Rid | Extension::RepairedRid => media.send && self.direction.send,
+            Extension::Rid | Extension::RepairedRid | Extension::LayersAllocation => {
+                media.send && self.direction.send
+            }
             _ => (self.direction.send || !media.send) && (self.direction.receive || !media.receive),
         }
     }

@@ -5,7 +5,7 @@
 //!
 //! # Layout
 //! - [`Offer`] (`offer.rs`): the session, and what must hold for all sections; `section.rs`: one media section
-//! - `codec.rs`, `extension.rs`: what of a section the relay takes
+//! - `codec.rs`, `extension.rs`, `simulcast.rs`: what of a section the relay takes
 //! - [`fn@answer`] (`answer.rs`): what is agreed on, `write.rs`: as text
 //! - [`Fragment`] (`fragment.rs`): trickled candidates and ICE restarts (RFC 8840, RFC 9725)
 //! - [`OfferError`] (`error.rs`), `lines.rs`: lines with their numbers
@@ -18,6 +18,7 @@ mod fragment;
 mod lines;
 mod offer;
 mod section;
+mod simulcast;
 #[cfg(test)]
 mod tests;
 mod write;

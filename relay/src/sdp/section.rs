@@ -5,6 +5,7 @@ use trunkline_relay_proto::media::{Content, Kind, Mid};
 use super::error::{OfferError, Reason};
 use super::extension::Offered;
 use super::lines::{self, Line};
+use super::simulcast::Simulcast;
 use super::{EXTENSIONS_MAX, SSRCS_MAX};
 
 /// Which way media flows, from the client's point of view.
@@ -241,6 +242,7 @@ pub(super) struct Section<'a> {
     pub(super) formats: Vec<Format<'a>>,
     pub(super) extensions: Vec<Offered>,
     pub(super) ssrcs: Ssrcs,
+    pub(super) simulcast: Simulcast<'a>,
 }
 
 /// A section that is being read.
@@ -303,6 +305,7 @@ impl<'a> Reader<'a> {
             formats: Vec::new(),
             extensions: Vec::new(),
             ssrcs: Ssrcs::default(),
+            simulcast: Simulcast::default(),
         };
         let mut reader = Self {
             section,
@@ -365,6 +368,8 @@ impl<'a> Reader<'a> {
                 }
                 section.extensions.push(extension);
             }
+            "rid" => section.simulcast.take_rid(value),
+            "simulcast" => section.simulcast.take(value),
             "ssrc" => section.ssrcs.take(line, value)?,
             "ssrc-group" => section.ssrcs.take_group(line, value)?,
             "rtpmap" => {

@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::net::SocketAddr;
 
 use trunkline_relay_proto::event::Role;
-use trunkline_relay_proto::media::{Downstream, Extension, IceCredentials, Mid};
+use trunkline_relay_proto::media::{Downstream, Extension, IceCredentials, Mid, Rid};
 
 use super::CNAME;
 use super::codec::{Agreed, CodecName};
@@ -57,6 +57,8 @@ pub(super) struct Accepted<'a> {
     pub(super) direction: Direction,
     pub(super) codecs: Vec<Agreed<'a>>,
     pub(super) extensions: Vec<(u8, Extension)>,
+    /// Encodings of simulcast.
+    pub(super) rids: Vec<Rid>,
     pub(super) slot: Option<Downstream>,
 }
 
@@ -203,6 +205,7 @@ fn write_section(out: &mut String, section: &Section<'_>, accepted: &Accepted<'_
             write_format(out, &Format { feedback: Feedback::default(), raw: false, ..*rtx });
         }
     }
+    write_simulcast(out, &accepted.rids);
     if let Some(slot) = accepted.slot {
         line!(out, "a=msid:slot-{mid} track-{mid}");
         if let Some(rtx) = slot.rtx_ssrc {
@@ -212,6 +215,22 @@ fn write_section(out: &mut String, section: &Section<'_>, accepted: &Accepted<'_
             line!(out, "a=ssrc:{ssrc} cname:{CNAME}");
         }
     }
+}
+
+/// The encodings that are received, in the order of the offer. The relay asks for no restrictions.
+fn write_simulcast(out: &mut String, rids: &[Rid]) {
+    for rid in rids {
+        line!(out, "a=rid:{} recv", rid.as_str());
+    }
+    if rids.is_empty() {
+        return;
+    }
+    out.push_str("a=simulcast:recv ");
+    for (index, rid) in rids.iter().enumerate() {
+        let semicolon = if index == 0 { "" } else { ";" };
+        let _ = write!(out, "{semicolon}{}", rid.as_str());
+    }
+    out.push_str("\r\n");
 }
 
 fn write_format(out: &mut String, format: &Format<'_>) {

@@ -4,8 +4,10 @@
 use std::time::{Duration, Instant};
 
 use super::{Call, LOSS_TICK};
+use crate::congestion::Arrivals;
 use crate::counters::Counters;
 use crate::egress::Egress;
+use crate::encoding::Encoding;
 use crate::event::{Audience, Notice};
 use crate::media::Kind;
 use crate::participant::Participant;
@@ -45,10 +47,10 @@ impl Call {
             match packet {
                 Packet::SenderReport { ssrc, ntp, rtp, blocks, .. } => {
                     let stream = self.participant(index).and_then(|participant| participant.stream(ssrc));
-                    if let Some(source) =
-                        stream.filter(|s| !s.rtx).and_then(|stream| self.source_mut(stream.source))
+                    if let Some(stream) = stream.filter(|stream| !stream.rtx)
+                        && let Some(encoding) = self.encoding_mut(stream.source, stream.encoding)
                     {
-                        source.reception.sender_report(now, ntp, rtp);
+                        encoding.reception.sender_report(now, ntp, rtp);
                     }
                     blocks.for_each(|block| self.handle_block(now, index, &block));
                 }
@@ -60,10 +62,21 @@ impl Call {
                 Packet::Fir { entries, .. } => {
                     entries.for_each(|(ssrc, _)| self.want_key_frame(now, index, ssrc))
                 }
+                Packet::TransportFeedback(feedback) => {
+                    if let Some(downlink) = self.downlink_mut(index) {
+                        downlink.feedback(now, &feedback);
+                    }
+                }
+                Packet::Remb { bits_per_s, .. } => {
+                    if let Some(downlink) = self.downlink_mut(index) {
+                        downlink.remb(now, bits_per_s);
+                    }
+                }
                 Packet::Bye { .. } | Packet::Other => {}
             }
         }
         self.send_key_frame_requests(now, egress);
+        self.adapt(now, index);
     }
 
     /// How well a participant receives one of its slots.
@@ -79,6 +92,10 @@ impl Call {
                 participant.rtt = Some(rtt);
             }
         }
+        let (loss, rtt) = (participant.downlink_loss(), participant.rtt);
+        if let Some(downlink) = participant.downlink.as_deref_mut() {
+            downlink.report_loss(now, loss, rtt);
+        }
     }
 
     fn send_again(
@@ -91,10 +108,9 @@ impl Call {
     ) {
         let Self { participants, sources, counters, .. } = self;
         let Some(participant) = participants.get_mut(index).and_then(Option::as_deref_mut) else { return };
-        let Some((sender, slots)) = participant.sender_and_slots() else { return };
+        let Some((mut line, slots)) = participant.line_and_slots(self.began) else { return };
         // A connection loses nothing. What is missing there was too old for it, or is still to come from its sender.
-        let (_, path) = sender;
-        if path.transport() != Transport::Udp {
+        if line.path.transport() != Transport::Udp {
             counters.nacks_in += lost.count() as u64;
             return;
         }
@@ -102,7 +118,7 @@ impl Call {
         for sequence in lost {
             counters.nacks_in += 1;
             let before = egress.len();
-            if slot.retransmit(now, sequence, sources, sender, egress) {
+            if slot.retransmit(now, sequence, sources, &mut line, egress) {
                 counters.retransmissions_out += 1;
                 counters.bytes_out += (egress.len() - before) as u64;
             }
@@ -118,9 +134,10 @@ impl Call {
     pub(super) fn begin_anew(&mut self, now: Instant, index: usize, media: u32) {
         let Some(participant) = self.participant_mut(index) else { return };
         let Some(slot) = participant.slots.iter_mut().find(|slot| slot.ssrc() == media) else { return };
+        let Some(layer) = slot.shown().or(slot.target()) else { return };
         let Some(source) = slot.source.filter(|_| slot.asker.allow(now)) else { return };
-        if let Some(source) = self.source_mut(source) {
-            source.key_frames.want();
+        if let Some(encoding) = self.encoding_mut(source, usize::from(layer.encoding)) {
+            encoding.key_frames.want();
         }
     }
 
@@ -134,25 +151,28 @@ impl Call {
     /// Asks senders for the key frames that are due.
     pub(super) fn send_key_frame_requests(&mut self, now: Instant, egress: &mut Egress) {
         let Self { participants, sources, counters, .. } = self;
-        for source in sources.iter_mut().flatten() {
-            let Some(media) = source.ssrc().filter(|_| source.kind() == Kind::Video) else { continue };
-            if !source.key_frames.is_waiting() {
-                continue;
+        for source in sources.iter_mut().flatten().filter(|source| source.kind() == Kind::Video) {
+            let payload_type = source.payload_types.first();
+            let pli = payload_type.is_none_or(|payload_type| payload_type.pli || !payload_type.fir);
+            for encoding in source.encodings.iter_mut().filter(|encoding| encoding.key_frames.is_waiting()) {
+                let Some(media) = encoding.ssrc() else { continue };
+                let Some(owner) = participants.get_mut(source.owner).and_then(Option::as_deref_mut) else {
+                    continue;
+                };
+                if owner.secure.is_none() || !encoding.key_frames.poll(now, encoding.has_descriptors) {
+                    continue;
+                }
+                let asked = u8::try_from(encoding.key_frames.requests & 0xff).unwrap_or(0);
+                counters.bytes_out += send_rtcp(owner, egress, |writer, feedback| {
+                    writer.receiver_report(feedback, &[])
+                        && if pli {
+                            writer.pli(feedback, media)
+                        } else {
+                            writer.fir(feedback, &[(media, asked)])
+                        }
+                });
+                counters.key_frame_requests_out += 1;
             }
-            let Some(owner) = participants.get_mut(source.owner).and_then(Option::as_deref_mut) else {
-                continue;
-            };
-            if owner.secure.is_none() || !source.key_frames.poll(now, source.has_descriptors) {
-                continue;
-            }
-            let pli =
-                source.payload_types.first().is_none_or(|payload_type| payload_type.pli || !payload_type.fir);
-            let asked = u8::try_from(source.key_frames.requests & 0xff).unwrap_or(0);
-            counters.bytes_out += send_rtcp(owner, egress, |writer, feedback| {
-                writer.receiver_report(feedback, &[])
-                    && if pli { writer.pli(feedback, media) } else { writer.fir(feedback, &[(media, asked)]) }
-            });
-            counters.key_frame_requests_out += 1;
         }
     }
 
@@ -160,34 +180,36 @@ impl Call {
     pub(super) fn ask_again(&mut self, now: Instant, egress: &mut Egress) {
         let Self { participants, sources, counters, .. } = self;
         let mut missing = false;
-        for source in sources.iter_mut().flatten().filter(|source| !source.losses.is_empty()) {
-            let Some(owner) = participants.get_mut(source.owner).and_then(Option::as_deref_mut) else {
-                continue;
-            };
-            let mut wanted = [0_u64; NACKS_MAX];
-            let mut count = 0;
-            let lost = source.losses.lost;
-            source.losses.poll(now, owner.rtt, |index| {
-                if let Some(place) = wanted.get_mut(count) {
-                    *place = index;
-                    count += 1;
+        for source in sources.iter_mut().flatten() {
+            for encoding in source.encodings.iter_mut().filter(|encoding| !encoding.losses.is_empty()) {
+                let Some(owner) = participants.get_mut(source.owner).and_then(Option::as_deref_mut) else {
+                    continue;
+                };
+                let mut wanted = [0_u64; NACKS_MAX];
+                let mut count = 0;
+                let lost = encoding.losses.lost;
+                encoding.losses.poll(now, owner.rtt, |index| {
+                    if let Some(place) = wanted.get_mut(count) {
+                        *place = index;
+                        count += 1;
+                    }
+                });
+                missing |= !encoding.losses.is_empty();
+                if encoding.losses.lost > lost {
+                    // Nobody gets it any more. Receivers would ask for a key frame too, once they gave up themselves.
+                    encoding.key_frames.want();
                 }
-            });
-            missing |= !source.losses.is_empty();
-            if source.losses.lost > lost {
-                // Nobody gets it any more. Receivers would ask for a key frame too, once they gave up themselves.
-                source.key_frames.want();
+                if count == 0 {
+                    continue;
+                }
+                let Some(media) = encoding.ssrc() else { continue };
+                counters.nacks_out += count as u64;
+                let encoding: &Encoding = encoding;
+                let sequences = wanted.iter().take(count).map(|index| encoding.sequence(*index));
+                counters.bytes_out += send_rtcp(owner, egress, |writer, feedback| {
+                    writer.receiver_report(feedback, &[]) && writer.nack(feedback, media, sequences)
+                });
             }
-            if count == 0 {
-                continue;
-            }
-            let Some(media) = source.ssrc() else { continue };
-            counters.nacks_out += count as u64;
-            let source: &Source = source;
-            let sequences = wanted.iter().take(count).map(|index| source.sequence(*index));
-            counters.bytes_out += send_rtcp(owner, egress, |writer, feedback| {
-                writer.receiver_report(feedback, &[]) && writer.nack(feedback, media, sequences)
-            });
         }
         if missing {
             self.loss_at = Some(now + LOSS_TICK);
@@ -214,22 +236,24 @@ impl Call {
             let mut count = 0;
             for at in &participant.sources {
                 let Some(source) = sources.get_mut(*at).and_then(Option::as_mut) else { continue };
-                let Some(ssrc) = source.ssrc().filter(|_| source.is_live(now)) else { continue };
-                if let (Some(block), Some(place)) =
-                    (source.reception.report(now, ssrc), blocks.get_mut(count))
-                {
-                    *place = block;
-                    count += 1;
-                    uplink_loss = uplink_loss.max(source.reception.fraction_lost);
+                for encoding in source.encodings.iter_mut().filter(|encoding| encoding.is_live(now)) {
+                    let Some(ssrc) = encoding.ssrc() else { continue };
+                    if let (Some(block), Some(place)) =
+                        (encoding.reception.report(now, ssrc), blocks.get_mut(count))
+                    {
+                        *place = block;
+                        count += 1;
+                        uplink_loss = uplink_loss.max(encoding.reception.fraction_lost);
+                    }
                 }
             }
             let blocks = blocks.get(..count).unwrap_or_default();
+            let remb = participant.uplink.as_ref().and_then(|uplink| uplink.estimate_bps());
             let slots = std::mem::take(&mut participant.slots);
             counters.bytes_out += send_rtcp(participant, egress, |writer, feedback| {
                 let mut first = true;
                 for slot in slots.iter().filter(|slot| slot.packets > slot.reported_packets) {
-                    let source = slot.source.and_then(|at| sources.get(at)).and_then(Option::as_ref);
-                    let Some(timestamp) = slot.timestamp_at(now, source) else { continue };
+                    let Some(timestamp) = slot.timestamp_at(now, sources) else { continue };
                     let blocks = if first { blocks } else { &[] };
                     #[expect(
                         clippy::cast_possible_truncation,
@@ -242,18 +266,48 @@ impl Call {
                     }
                     first = false;
                 }
-                !first || blocks.is_empty() || writer.receiver_report(feedback, blocks)
+                // A compound packet begins with a report (RFC 3550, section 6.1).
+                (!first || (blocks.is_empty() && remb.is_none()) || writer.receiver_report(feedback, blocks))
+                    && remb.is_none_or(|bits_per_s| writer.remb(feedback, bits_per_s, &[]))
             });
             participant.slots = slots;
             for slot in &mut participant.slots {
                 slot.reported_packets = slot.packets;
             }
-            let (id, name) = (participant.id, participant.name.clone());
             if participant.judge(uplink_loss) {
-                let (quality, cause) = participant.quality;
-                self.tell(Audience::One(id), Notice::Quality { participant: name, quality, cause });
+                self.tell_quality(index);
             }
         }
+    }
+
+    /// What came from each participant, for its estimate of how much it can send.
+    pub(super) fn tell_arrivals(&mut self, now: Instant, egress: &mut Egress) {
+        let Self { participants, sources, counters, .. } = self;
+        for participant in participants.iter_mut().flatten() {
+            let is_due = |arrivals: &mut Box<Arrivals>| arrivals.poll_timeout().is_some_and(|at| at <= now);
+            if let Some(mut arrivals) = participant.arrivals.take_if(is_due) {
+                let media = participant
+                    .sources
+                    .iter()
+                    .filter_map(|at| sources.get(*at)?.as_ref())
+                    .find_map(|source| source.encodings.iter().find_map(Encoding::ssrc))
+                    .unwrap_or(0);
+                counters.bytes_out += send_rtcp(participant, egress, |writer, feedback| {
+                    arrivals.write(now, writer, feedback, media)
+                });
+                participant.arrivals = Some(arrivals);
+            }
+        }
+    }
+
+    /// Tells how good somebody's connection is: everybody, if it sends, since others see and hear that; else itself.
+    fn tell_quality(&mut self, index: usize) {
+        let Some(participant) = self.participant(index) else { return };
+        let (quality, cause) = participant.quality;
+        let to =
+            if participant.sources.is_empty() { Audience::One(participant.id) } else { Audience::Everyone };
+        let participant = participant.name.clone();
+        self.tell(to, Notice::Quality { participant, quality, cause });
     }
 }
 
@@ -272,7 +326,7 @@ pub(super) fn moved(
         want_key_frames(participant, sources);
         for at in &participant.sources {
             if let Some(source) = sources.get_mut(*at).and_then(Option::as_mut) {
-                source.key_frames.want();
+                source.encodings.iter_mut().for_each(|encoding| encoding.key_frames.want());
             }
         }
     }
@@ -281,8 +335,12 @@ pub(super) fn moved(
 /// What a participant's video slots show has to begin with a key frame.
 fn want_key_frames(participant: &Participant, sources: &mut [Option<Source>]) {
     for (_, slot) in participant.slots_of(Kind::Video) {
-        if let Some(source) = slot.source.and_then(|at| sources.get_mut(at)).and_then(Option::as_mut) {
-            source.key_frames.want();
+        let Some(layer) = slot.shown().or(slot.target()) else { continue };
+        let source = slot.source.and_then(|at| sources.get_mut(at)).and_then(Option::as_mut);
+        if let Some(encoding) =
+            source.and_then(|source| source.encodings.get_mut(usize::from(layer.encoding)))
+        {
+            encoding.key_frames.want();
         }
     }
 }

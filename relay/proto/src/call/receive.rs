@@ -12,7 +12,8 @@ use crate::ice::{Change, IceError};
 use crate::media::{Extension, Section};
 use crate::participant::Secure;
 use crate::path::Path;
-use crate::rtp::{self, Header, descriptor, extension};
+use crate::rtp::descriptor::Descriptor;
+use crate::rtp::{self, Header, extension};
 use crate::source::{Arrival, Taken};
 use crate::srtp::{OpenError, Opener, Sealer};
 use crate::stun;
@@ -140,6 +141,7 @@ impl Call {
     }
 
     fn handle_rtp(&mut self, now: Instant, index: usize, path: Path, datagram: &mut [u8]) {
+        let bytes = datagram.len();
         let Self { participants, sources, counters, .. } = self;
         let Some(participant) = participants.get_mut(index).and_then(Option::as_deref_mut) else { return };
         if datagram.len() + GROWTH_MAX > DATAGRAM_BYTES_MAX {
@@ -205,6 +207,12 @@ impl Call {
         };
         let mut elements = ElementsBuffer::default();
         let seen = read_elements(section, &header, packet, &mut elements);
+        if let (Some(arrivals), Some(sequence)) = (&mut participant.arrivals, seen.transport_sequence) {
+            arrivals.record(now, sequence);
+        }
+        if let (Some(uplink), Some(time)) = (&mut participant.uplink, seen.send_time) {
+            uplink.record(now, time, bytes);
+        }
         let arrival = Arrival {
             ssrc: header.ssrc,
             index: opened.index,
@@ -214,20 +222,26 @@ impl Call {
             elements: &elements,
             payload,
             audio_level: seen.audio_level,
-            key_frame: seen.key_frame,
+            descriptor: seen.descriptor.and_then(Descriptor::parse),
+            descriptor_bytes: seen.descriptor.unwrap_or_default(),
         };
         let was_live = source.is_live(now);
-        let taken = match repaired {
-            Some(sequence) => source.receive_repair(now, sequence, arrival),
-            None => source.receive(now, &arrival),
+        let was_sent = source.encodings.get(stream.encoding).is_some_and(|encoding| encoding.is_live(now));
+        let taken = match (repaired, source.encodings.get_mut(stream.encoding)) {
+            (Some(sequence), Some(encoding)) => encoding.receive_repair(now, sequence, arrival),
+            _ => source.receive(now, stream.encoding, &arrival),
         };
+        if let Some(allocation) = seen.layers_allocation {
+            source.told(now, allocation);
+        }
+        let Some(encoding) = source.encodings.get(stream.encoding) else { return };
         match taken {
             Taken::Pending => {
                 counters.media_in += 1;
-                if source.pending.len() == 1 {
-                    self.pending.push(stream.source);
+                if encoding.pending.len() == 1 {
+                    self.pending.push((stream.source, stream.encoding));
                 }
-                if !source.losses.is_empty() {
+                if !encoding.losses.is_empty() {
                     self.loss_at.get_or_insert(now + LOSS_TICK);
                 }
             }
@@ -238,6 +252,8 @@ impl Call {
         if !was_live {
             self.announce(index);
             self.rearrange(now);
+        } else if !was_sent {
+            self.reconsider(now, stream.source);
         }
     }
 
@@ -280,22 +296,30 @@ fn count_open_error(counters: &mut crate::counters::Counters, error: OpenError) 
 
 /// What the extensions of a packet tell the relay.
 #[derive(Clone, Copy, Debug, Default)]
-struct Seen {
+struct Seen<'a> {
     audio_level: Option<u8>,
-    key_frame: Option<bool>,
+    descriptor: Option<&'a [u8]>,
+    transport_sequence: Option<u16>,
+    send_time: Option<u32>,
+    layers_allocation: Option<&'a [u8]>,
 }
 
 /// Reads the extensions the relay works from, and collects those that go on.
-fn read_elements(section: &Section, header: &Header, packet: &[u8], elements: &mut ElementsBuffer) -> Seen {
+fn read_elements<'a>(
+    section: &Section,
+    header: &Header,
+    packet: &'a [u8],
+    elements: &mut ElementsBuffer,
+) -> Seen<'a> {
     let mut seen = Seen::default();
     for (id, value) in header.elements(packet) {
         let Some(kind) = section.extensions.extension(id) else { continue };
         match kind {
             Extension::AudioLevel => seen.audio_level = extension::audio_level(value).map(|(_, level)| level),
-            Extension::DependencyDescriptor => {
-                let Some(descriptor) = descriptor::Descriptor::parse(value) else { continue };
-                seen.key_frame = Some(descriptor.is_key_frame());
-            }
+            Extension::DependencyDescriptor => seen.descriptor = Some(value),
+            Extension::TransportSequence => seen.transport_sequence = extension::transport_sequence(value),
+            Extension::AbsoluteSendTime => seen.send_time = extension::absolute_send_time(value),
+            Extension::LayersAllocation => seen.layers_allocation = Some(value),
             _ => {}
         }
         if kind.is_passed_on() {

@@ -6,6 +6,7 @@ use std::time::Instant;
 use super::Call;
 use crate::allocate::{Place, choose};
 use crate::event::{Audience, Notice, ParticipantId, SourceName};
+use crate::layers::Layer;
 use crate::media::Kind;
 use crate::slot;
 use crate::source::Subscriber;
@@ -139,7 +140,7 @@ impl Call {
                         .map(|((slot, _), to)| (slot, to)),
                 );
             }
-            self.show(index, &changes);
+            self.show(now, index, &changes);
             self.tell_slots(index);
         }
     }
@@ -160,14 +161,13 @@ impl Call {
     }
 
     /// Carries a choice out for one receiver.
-    fn show(&mut self, index: usize, changes: &[(usize, Option<usize>)]) {
+    fn show(&mut self, now: Instant, index: usize, changes: &[(usize, Option<usize>)]) {
         for (at, to) in changes {
             let subscriber = Subscriber { receiver: index, slot: *at };
             let Self { participants, sources, .. } = self;
             let Some(participant) = participants.get_mut(index).and_then(Option::as_deref_mut) else {
                 return;
             };
-            let connected = participant.secure.is_some();
             let Some(slot) = participant.slots.get_mut(*at) else { continue };
             if let Some(before) =
                 slot.source.and_then(|before| sources.get_mut(before)).and_then(Option::as_mut)
@@ -178,16 +178,21 @@ impl Call {
                 slot.show(None);
                 continue;
             };
-            let needs_key_frame = slot.show(to.map(|to| (to, &*source)));
-            source.subscribers.push(subscriber);
-            if needs_key_frame && connected {
-                source.key_frames.want();
+            slot.show(to.map(|to| (to, &*source)));
+            if slot.kind == Kind::Audio {
+                slot.aim(source, Some(Layer::SOUND), None);
+            } else {
+                source.refresh(now);
             }
+            source.subscribers.push(subscriber);
+        }
+        if !changes.is_empty() {
+            self.allocate(now, index);
         }
     }
 
     /// Tells a participant of its slots that changed.
-    fn tell_slots(&mut self, index: usize) {
+    pub(super) fn tell_slots(&mut self, index: usize) {
         let Some(participant) = self.participant(index).filter(|p| p.slots.iter().any(|slot| slot.untold))
         else {
             return;
@@ -211,10 +216,23 @@ impl Call {
         let (quality, cause) = participant.quality;
         let name = participant.name.clone();
         let speakers = self.speakers.clone();
+        // Of the others only what is not as it should be.
+        let others: Vec<Notice> = self
+            .everybody()
+            .filter(|(at, other)| *at != index && !other.sources.is_empty() && other.quality.1.is_some())
+            .map(|(_, other)| {
+                let (quality, cause) = other.quality;
+                Notice::Quality { participant: other.name.clone(), quality, cause }
+            })
+            .collect();
         let to = Audience::One(id);
         self.tell(to, Notice::Roster { complete: true, participants: roster, left: Vec::new() });
         self.tell(to, Notice::Slots { slots });
         self.tell(to, Notice::Speakers { speakers });
         self.tell(to, Notice::Quality { participant: name, quality, cause });
+        for notice in others {
+            self.tell(to, notice);
+        }
+        self.tell_all_wanted(index);
     }
 }

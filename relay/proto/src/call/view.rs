@@ -33,7 +33,7 @@ impl Call {
             .iter()
             .filter_map(|at| self.source(*at))
             // What never sent anything is a section held in reserve.
-            .filter(|source| source.packets > 0 || source.ssrc().is_some())
+            .filter(|source| source.has_sent())
             .map(|source| SourceEntry { source: source.name, muted: source.muted, csrc: source.csrc })
             .collect();
         Some(RosterEntry { participant: participant.name.clone(), role: participant.role, sources })
@@ -47,14 +47,17 @@ impl Call {
             source: source.map(|source| source.name),
             csrc: source.map(|source| source.csrc),
             pinned: slot.pin.is_some(),
-            paused: false,
+            paused: slot.paused,
         }
     }
 
     fn describe(&self, now: Instant, participant: &Participant) -> ParticipantSnapshot {
         let sources: Vec<_> = participant.sources.iter().filter_map(|at| self.source(*at)).collect();
-        let uplink_loss =
-            sources.iter().filter(|s| s.is_live(now)).map(|s| s.reception.fraction_lost).fold(0.0, f64::max);
+        let encodings = sources.iter().flat_map(|source| &source.encodings);
+        let uplink_loss = encodings
+            .filter(|encoding| encoding.is_live(now))
+            .map(|encoding| encoding.reception.fraction_lost)
+            .fold(0.0, f64::max);
         ParticipantSnapshot {
             order: participant.order,
             participant: participant.name.clone(),
@@ -63,6 +66,11 @@ impl Call {
             transport: participant.ice.path().map(|path| path.transport().name()),
             srtp_profile: participant.secure.as_ref().map(|secure| secure.profile.name()),
             quality: participant.quality.0,
+            estimate_bps: participant.downlink.as_ref().and_then(|downlink| downlink.estimate_bps()),
+            queue_delay_ms: participant
+                .downlink
+                .as_ref()
+                .map(|downlink| downlink.queue_delay().as_secs_f64() * 1000.0),
             rtt_ms: participant.rtt.map(|rtt| rtt.as_secs_f64() * 1000.0),
             downlink_loss: participant.downlink_loss(),
             uplink_loss,
@@ -72,10 +80,15 @@ impl Call {
                     source: source.name,
                     csrc: source.csrc,
                     muted: source.muted,
-                    packets: source.packets,
-                    lost: source.losses.lost,
-                    repaired: source.losses.repaired,
-                    key_frame_requests: source.key_frames.requests,
+                    packets: source.encodings.iter().map(|encoding| encoding.packets).sum(),
+                    lost: source.encodings.iter().map(|encoding| encoding.losses.lost).sum(),
+                    repaired: source.encodings.iter().map(|encoding| encoding.losses.repaired).sum(),
+                    key_frame_requests: source
+                        .encodings
+                        .iter()
+                        .map(|encoding| encoding.key_frames.requests)
+                        .sum(),
+                    encodings: source.describe_encodings(now),
                 })
                 .collect(),
             slots: participant
@@ -90,6 +103,10 @@ impl Call {
                         source: source.map(|source| source.name),
                         packets: slot.packets,
                         retransmissions: slot.retransmissions,
+                        layer: slot.shown().and_then(|layer| source?.describe_layer(layer)),
+                        paused: slot.paused,
+                        lost: slot.fraction_lost,
+                        freezes: slot.freezes.count,
                     }
                 })
                 .collect(),

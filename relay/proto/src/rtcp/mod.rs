@@ -1,7 +1,8 @@
-//! RTCP: reports (RFC 3550), feedback (RFC 4585) and full intra requests (RFC 5104), read and written without
-//! allocating. What the relay does not act on is skipped.
+//! RTCP: reports (RFC 3550), feedback (RFC 4585), full intra requests (RFC 5104), transport-wide feedback and estimates
+//! of the whole, read and written without allocating. What the relay does not act on is skipped.
 
 mod read;
+mod transport;
 mod write;
 
 #[cfg(test)]
@@ -10,6 +11,7 @@ mod tests;
 use thiserror::Error;
 
 pub use read::{Blocks, FirEntries, Lost, Packet, Packets, Ssrcs, packets};
+pub use transport::{Arrived, TICKS_PER_REFERENCE, TransportFeedback};
 pub use write::Writer;
 
 /// Report blocks, or SSRCs, that one packet can carry: its count has five bits.
@@ -27,6 +29,16 @@ const PAYLOAD_FEEDBACK: u8 = 206;
 const FORMAT_NACK: u8 = 1;
 const FORMAT_PLI: u8 = 1;
 const FORMAT_FIR: u8 = 4;
+/// Of both kinds: transport-wide feedback, and messages of applications, of which REMB is one.
+const FORMAT_TRANSPORT: u8 = 15;
+const FORMAT_APPLICATION: u8 = 15;
+
+/// How an estimate of the whole begins (draft-alvestrand-rmcat-remb-03, section 2.2).
+const REMB: [u8; 4] = *b"REMB";
+
+/// Bits of its mantissa, and what its SSRCs are counted in.
+const REMB_MANTISSA_BITS: u32 = 18;
+const REMB_SSRCS_MAX: usize = 255;
 
 /// Bytes of a packet's header, of a report block, of what a sender report says about the sender, and of the two SSRCs
 /// that feedback begins with.

@@ -1,8 +1,9 @@
 //! Reading compound packets.
 
 use super::{
-    BLOCK_BYTES, BYE, Block, FEEDBACK_BYTES, FORMAT_FIR, FORMAT_NACK, FORMAT_PLI, HEADER_BYTES,
-    PAYLOAD_FEEDBACK, RECEIVER_REPORT, RtcpError, SENDER_BYTES, SENDER_REPORT, TRANSPORT_FEEDBACK,
+    BLOCK_BYTES, BYE, Block, FEEDBACK_BYTES, FORMAT_APPLICATION, FORMAT_FIR, FORMAT_NACK, FORMAT_PLI,
+    FORMAT_TRANSPORT, HEADER_BYTES, PAYLOAD_FEEDBACK, RECEIVER_REPORT, REMB, REMB_MANTISSA_BITS, RtcpError,
+    SENDER_BYTES, SENDER_REPORT, TRANSPORT_FEEDBACK, TransportFeedback,
 };
 
 /// One packet of a compound packet.
@@ -52,6 +53,18 @@ pub enum Packet<'a> {
         sender: u32,
         /// Of which streams.
         entries: FirEntries<'a>,
+    },
+    /// When packets arrived, by their transport-wide sequence numbers
+    /// (draft-holmer-rmcat-transport-wide-cc-extensions-01).
+    TransportFeedback(TransportFeedback<'a>),
+    /// What a receiver can take altogether (draft-alvestrand-rmcat-remb-03).
+    Remb {
+        /// Who says so.
+        sender: u32,
+        /// How much.
+        bits_per_s: u64,
+        /// Of which streams.
+        ssrcs: Ssrcs<'a>,
     },
     /// Streams that end.
     Bye {
@@ -124,6 +137,10 @@ fn packet(kind: u8, count: u8, body: &[u8]) -> Result<Packet<'_>, RtcpError> {
             let (sender, media, rest) = feedback(body)?;
             Ok(Packet::Nack { sender, media, lost: Lost { rest, first: 0, mask: 0 } })
         }
+        (TRANSPORT_FEEDBACK, FORMAT_TRANSPORT) => {
+            let (sender, media, rest) = feedback(body)?;
+            Ok(Packet::TransportFeedback(TransportFeedback::parse(sender, media, rest)?))
+        }
         (PAYLOAD_FEEDBACK, FORMAT_PLI) => {
             let (sender, media, _) = feedback(body)?;
             Ok(Packet::Pli { sender, media })
@@ -132,8 +149,28 @@ fn packet(kind: u8, count: u8, body: &[u8]) -> Result<Packet<'_>, RtcpError> {
             let (sender, _, rest) = feedback(body)?;
             Ok(Packet::Fir { sender, entries: FirEntries { rest } })
         }
+        (PAYLOAD_FEEDBACK, FORMAT_APPLICATION) => {
+            let (sender, _, rest) = feedback(body)?;
+            match rest.strip_prefix(&REMB) {
+                Some(rest) => remb(sender, rest),
+                None => Ok(Packet::Other),
+            }
+        }
         _ => Ok(Packet::Other),
     }
+}
+
+/// What follows the name of an estimate: how many SSRCs, six bits of exponent, the mantissa, the SSRCs.
+fn remb(sender: u32, body: &[u8]) -> Result<Packet<'_>, RtcpError> {
+    let ([count, high, middle, low], rest) = body.split_first_chunk().ok_or(RtcpError::Count)?;
+    let ssrcs = rest.get(..usize::from(*count) * 4).ok_or(RtcpError::Count)?;
+    let mantissa = u64::from(u32::from_be_bytes([0, high & 0x03, *middle, *low]));
+    let exponent = u32::from(high >> 2);
+    // An exponent can say more than 64 bits hold, which is as good as no limit.
+    let fits = mantissa.leading_zeros() >= exponent;
+    debug_assert!(mantissa < 1 << REMB_MANTISSA_BITS, "what the mask leaves");
+    let bits_per_s = if fits { mantissa << exponent.min(63) } else { u64::MAX };
+    Ok(Packet::Remb { sender, bits_per_s, ssrcs: Ssrcs { rest: ssrcs } })
 }
 
 fn sender_report(body: &[u8], count: u8) -> Result<Packet<'_>, RtcpError> {

@@ -11,6 +11,8 @@ enum Plain {
     Nack { sender: u32, media: u32, lost: Vec<u16> },
     Pli { sender: u32, media: u32 },
     Fir { sender: u32, entries: Vec<(u32, u8)> },
+    Transport { sender: u32, media: u32, base: u16, reference: i32, count: u8, arrivals: Vec<Option<i32>> },
+    Remb { sender: u32, bits_per_s: u64, ssrcs: Vec<u32> },
     Bye { ssrcs: Vec<u32> },
     Other,
 }
@@ -27,6 +29,27 @@ impl From<Packet<'_>> for Plain {
             Packet::Nack { sender, media, lost } => Self::Nack { sender, media, lost: lost.collect() },
             Packet::Pli { sender, media } => Self::Pli { sender, media },
             Packet::Fir { sender, entries } => Self::Fir { sender, entries: entries.collect() },
+            Packet::TransportFeedback(feedback) => {
+                let arrivals: Vec<_> = feedback.packets().collect();
+                assert_eq!(arrivals.len(), usize::from(feedback.packet_count));
+                let mut numbers = arrivals.iter().scan(feedback.base_sequence, |next, (sequence, _)| {
+                    let expected = *next;
+                    *next = next.wrapping_add(1);
+                    Some(expected == *sequence)
+                });
+                assert!(numbers.all(|good| good), "numbers follow each other");
+                Self::Transport {
+                    sender: feedback.sender,
+                    media: feedback.media,
+                    base: feedback.base_sequence,
+                    reference: feedback.reference_time,
+                    count: feedback.feedback_count,
+                    arrivals: arrivals.into_iter().map(|(_, ticks)| ticks).collect(),
+                }
+            }
+            Packet::Remb { sender, bits_per_s, ssrcs } => {
+                Self::Remb { sender, bits_per_s, ssrcs: ssrcs.collect() }
+            }
             Packet::Bye { ssrcs } => Self::Bye { ssrcs: ssrcs.collect() },
             Packet::Other => Self::Other,
         }
@@ -43,6 +66,15 @@ impl Plain {
             Self::Nack { sender, media, lost } => writer.nack(*sender, *media, lost.iter().copied()),
             Self::Pli { sender, media } => writer.pli(*sender, *media),
             Self::Fir { sender, entries } => writer.fir(*sender, entries),
+            Self::Transport { sender, media, base, reference, count, arrivals } => writer.transport_feedback(
+                *sender,
+                *media,
+                *base,
+                *reference,
+                *count,
+                arrivals.iter().copied(),
+            ),
+            Self::Remb { sender, bits_per_s, ssrcs } => writer.remb(*sender, *bits_per_s, ssrcs),
             Self::Bye { ssrcs } => writer.bye(*ssrcs.first().expect("one")),
             Self::Other => writer.sdes_cname(1, "a name"),
         }
@@ -78,6 +110,23 @@ fn lost() -> impl Strategy<Value = Vec<u16>> {
     })
 }
 
+/// Runs and single packets, that arrived soon, late or before the one before, or not at all.
+fn arrivals() -> impl Strategy<Value = Vec<Option<i32>>> {
+    let delta = prop_oneof![
+        2 => Just(None),
+        3 => (0..=255_i32).prop_map(Some),
+        1 => (-0x8000..=0x7fff_i32).prop_map(Some),
+    ];
+    vec((delta, prop_oneof![4 => 1..4_usize, 1 => 5..40_usize]), 1..30).prop_map(|runs| {
+        let deltas = runs.into_iter().flat_map(|(delta, times)| std::iter::repeat_n(delta, times));
+        let ticks = deltas.scan(0, |ticks, delta| {
+            *ticks += delta.unwrap_or(0);
+            Some(delta.map(|_| *ticks))
+        });
+        ticks.collect()
+    })
+}
+
 fn packet() -> impl Strategy<Value = Plain> {
     prop_oneof![
         (any::<(u32, u64, u32, u32, u32)>(), vec(block(), 0..=COUNT_MAX)).prop_map(
@@ -96,6 +145,23 @@ fn packet() -> impl Strategy<Value = Plain> {
         any::<(u32, u32)>().prop_map(|(sender, media)| Plain::Pli { sender, media }),
         (any::<u32>(), vec(any::<(u32, u8)>(), 0..20))
             .prop_map(|(sender, entries)| Plain::Fir { sender, entries }),
+        (any::<(u32, u32, u16, u8)>(), -0x80_0000..=0x7f_ffff_i32, arrivals()).prop_map(
+            |((sender, media, base, count), reference, arrivals)| Plain::Transport {
+                sender,
+                media,
+                base,
+                reference,
+                count,
+                arrivals
+            }
+        ),
+        (any::<u32>(), 0..1_u64 << 18, 0..=46_u32, vec(any::<u32>(), 0..5)).prop_map(
+            |(sender, mantissa, exponent, ssrcs)| Plain::Remb {
+                sender,
+                bits_per_s: mantissa << exponent,
+                ssrcs
+            }
+        ),
         any::<u32>().prop_map(|ssrc| Plain::Bye { ssrcs: vec![ssrc] }),
         Just(Plain::Other),
     ]
@@ -104,7 +170,7 @@ fn packet() -> impl Strategy<Value = Plain> {
 proptest! {
     #[test]
     fn what_is_written_is_read(sent in vec(packet(), 0..6)) {
-        let mut out = [0; 8192];
+        let mut out = [0; 16_384];
         let mut writer = Writer::new(&mut out);
         for packet in &sent {
             prop_assert!(packet.write(&mut writer));
@@ -243,9 +309,90 @@ fn errors_name_what_is_wrong_and_end_the_reading() {
     assert_eq!(read(&after), [Err(RtcpError::Version)]);
 }
 
+/// Written by hand from the drawings in draft-holmer-rmcat-transport-wide-cc-extensions-01, section 3.1: a run of two
+/// small deltas, seven symbols of two bits, 14 of one.
+const TRANSPORT: &[u8] = &[
+    0x8f, 0xcd, 0x00, 0x08, 0x00, 0x00, 0x00, 0x01, // format 15, 8 words, from 1
+    0x00, 0x00, 0x00, 0x02, 0xff, 0xff, 0x00, 0x0c, // of 2, 65535 on, 12 packets
+    0xff, 0xff, 0xfe, 0x07, // reference time -2, message 7
+    0x20, 0x02, 0xe0, 0x01, 0xa0, 0x00, // 2 × small; large, 5 × none, small; small, none, none
+    0x04, 0x08, // 1 ms, 2 ms
+    0xff, 0xf8, 0x10, 0x00, // -2 ms, 4 ms, 0 ms
+    0x00, 0x00, 0x00, 0x00, // filled up
+];
+
+#[test]
+fn transport_feedback_in_all_its_chunks_is_read() {
+    let arrived = [Some(4), Some(12), Some(4), None, None, None, None, None, Some(20), Some(20), None, None];
+    let expected = Plain::Transport {
+        sender: 1,
+        media: 2,
+        base: 65_535,
+        reference: -2,
+        count: 7,
+        arrivals: arrived.to_vec(),
+    };
+    assert_eq!(read(TRANSPORT), [Ok(expected)]);
+}
+
+#[test]
+fn transport_feedback_that_promises_more_than_it_has_is_refused() {
+    let claim = |count: [u8; 2], rest: &[u8]| {
+        let words = u8::try_from(rest.len() / 4 + 4).expect("few");
+        let head =
+            [&[0x8f, 0xcd, 0, words, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0][..], &count, &[0, 0, 0, 0]].concat();
+        [&head, rest].concat()
+    };
+    let refused = [Err(RtcpError::Count)];
+    assert_eq!(read(&claim([0, 1], &[])), refused, "no chunk");
+    assert_eq!(read(&claim([0, 3], &[0x20, 0x03, 0, 0])), refused, "two of three deltas");
+    assert_eq!(read(&claim([0xff, 0xff], &[0, 0, 0, 0])), refused, "runs of nothing");
+    assert!(read(&claim([0, 2], &[0x20, 0x03, 0, 0]))[0].is_ok(), "a run may be longer than the count");
+    let [Ok(Plain::Transport { arrivals, .. })] =
+        &read(&claim([0, 2], &[0x20, 0x00, 0x20, 0x02, 1, 2, 0, 0]))[..]
+    else {
+        unreachable!()
+    };
+    assert_eq!(*arrivals, [Some(1), Some(3)], "a run of nothing is skipped");
+}
+
+#[test]
+fn transport_feedback_that_cannot_be_said_is_not_written() {
+    let mut out = [0; 100];
+    let mut writer = Writer::new(&mut out);
+    assert!(!writer.transport_feedback(1, 2, 0, 0, 0, std::iter::empty()));
+    assert!(!writer.transport_feedback(1, 2, 0, 0, 0, [Some(0), Some(0x8000)].into_iter()));
+    assert!(!writer.transport_feedback(1, 2, 0, 0, 0, std::iter::repeat_n(None, 65_536)));
+    assert!(writer.transport_feedback(1, 2, 0, 0, 0, std::iter::repeat_n(None, 65_535)));
+    assert_eq!(writer.len(), 20 + 20, "runs of 8191");
+}
+
+#[test]
+fn an_estimate_of_the_whole_is_what_its_draft_draws() {
+    let bytes =
+        [&[0x8f, 206, 0, 5, 0, 0, 0, 1, 0, 0, 0, 0][..], b"REMB", &[1, 3 << 2 | 2, 0x49, 0xf0, 0, 0, 0, 9]]
+            .concat();
+    let remb = Plain::Remb { sender: 1, bits_per_s: 150_000 * 8, ssrcs: vec![9] };
+    assert_eq!(read(&bytes), [Ok(remb)]);
+    let mut out = [0; 100];
+    let mut writer = Writer::new(&mut out);
+    assert!(writer.remb(1, 1_200_007, &[9]));
+    let len = writer.len();
+    assert_eq!(out[..len], bytes);
+    let mut huge = bytes.clone();
+    huge[17] = 0xff;
+    assert_eq!(read(&huge), [Ok(Plain::Remb { sender: 1, bits_per_s: u64::MAX, ssrcs: vec![9] })]);
+    let mut other = bytes.clone();
+    other[12] = b'r';
+    assert_eq!(read(&other), [Ok(Plain::Other)]);
+    let mut miscounted = bytes;
+    miscounted[16] = 2;
+    assert_eq!(read(&miscounted), [Err(RtcpError::Count)]);
+}
+
 #[test]
 fn unknown_kinds_are_skipped() {
-    let bytes = [&[0x80, 207, 0, 0, 0x8f, 205, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0][..], RECEIVER].concat();
+    let bytes = [&[0x80, 207, 0, 0, 0x8e, 205, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0][..], RECEIVER].concat();
     let [report, nack] = receiver();
     assert_eq!(read(&bytes), [Ok(Plain::Other), Ok(Plain::Other), Ok(report), Ok(nack)]);
 }

@@ -1,8 +1,10 @@
 //! Writing compound packets.
 
+use super::transport::{Chunks, DELTA_LARGE_BYTES, delta_bytes};
 use super::{
-    BLOCK_BYTES, BYE, Block, COUNT_MAX, FEEDBACK_BYTES, FORMAT_FIR, FORMAT_NACK, FORMAT_PLI, HEADER_BYTES,
-    PAYLOAD_FEEDBACK, RECEIVER_REPORT, SENDER_BYTES, SENDER_REPORT, SOURCE_DESCRIPTION, TRANSPORT_FEEDBACK,
+    BLOCK_BYTES, BYE, Block, COUNT_MAX, FEEDBACK_BYTES, FORMAT_APPLICATION, FORMAT_FIR, FORMAT_NACK,
+    FORMAT_PLI, FORMAT_TRANSPORT, HEADER_BYTES, PAYLOAD_FEEDBACK, RECEIVER_REPORT, REMB, REMB_MANTISSA_BITS,
+    REMB_SSRCS_MAX, SENDER_BYTES, SENDER_REPORT, SOURCE_DESCRIPTION, TRANSPORT_FEEDBACK,
 };
 
 /// Packets that follow a lost one and fit into its mask.
@@ -109,6 +111,57 @@ impl<'a> Writer<'a> {
                 body.put(&ssrc.to_be_bytes())?;
                 body.put(&[*sequence, 0, 0, 0])
             })
+        })
+    }
+
+    /// When packets arrived: `arrivals` has one entry for every sequence number from `base_sequence` on, the time since
+    /// the reference time (signed 24 bits, in 64 ms) in ticks of 250 us, or none for what did not arrive. Nothing is
+    /// written when there are none or more than 16 bits count, or when two follow each other by more than 16 bits of
+    /// ticks.
+    pub fn transport_feedback(
+        &mut self,
+        sender: u32,
+        media: u32,
+        base_sequence: u16,
+        reference_time: i32,
+        feedback_count: u8,
+        arrivals: impl Iterator<Item = Option<i32>> + Clone,
+    ) -> bool {
+        self.packet(TRANSPORT_FEEDBACK, Some(FORMAT_TRANSPORT), |body| {
+            let count = u16::try_from(arrivals.clone().count()).ok().filter(|count| *count > 0)?;
+            body.feedback(sender, media)?;
+            body.put(&base_sequence.to_be_bytes())?;
+            body.put(&count.to_be_bytes())?;
+            let [_, high, middle, low] = reference_time.to_be_bytes();
+            body.put(&[high, middle, low, feedback_count])?;
+            for chunk in Chunks::new(arrivals.clone()) {
+                body.put(&chunk?.to_be_bytes())?;
+            }
+            let mut before = 0;
+            for ticks in arrivals.flatten() {
+                let delta = i16::try_from(ticks.checked_sub(before)?).ok()?;
+                before = ticks;
+                let bytes = delta.to_be_bytes();
+                body.put(bytes.get(DELTA_LARGE_BYTES - delta_bytes(delta)..)?)?;
+            }
+            let end = body.len.next_multiple_of(4);
+            body.put([0; 4].get(..end - body.len)?)
+        })
+    }
+
+    /// What a receiver can take altogether, rounded down to what 18 bits and an exponent can say.
+    pub fn remb(&mut self, sender: u32, bits_per_s: u64, ssrcs: &[u32]) -> bool {
+        let bits = u64::BITS - bits_per_s.leading_zeros();
+        let exponent = bits.saturating_sub(REMB_MANTISSA_BITS);
+        let mantissa = bits_per_s >> exponent;
+        self.packet(PAYLOAD_FEEDBACK, Some(FORMAT_APPLICATION), |body| {
+            let count = u8::try_from(ssrcs.len()).ok()?;
+            debug_assert!(usize::from(count) <= REMB_SSRCS_MAX, "a byte counts them");
+            body.feedback(sender, 0)?;
+            body.put(&REMB)?;
+            let [_, high, middle, low] = u32::try_from(mantissa).ok()?.to_be_bytes();
+            body.put(&[count, u8::try_from(exponent).ok()? << 2 | high, middle, low])?;
+            ssrcs.iter().try_for_each(|ssrc| body.put(&ssrc.to_be_bytes()))
         })
     }
 

@@ -1,6 +1,7 @@
 //! RTP header extensions (RFC 8285) in both forms, read element by element and written in one go.
 
 use std::iter::FusedIterator;
+use std::time::Duration;
 
 /// The profile of one-byte elements: identifiers 1 to 14, values of 1 to 16 bytes.
 pub const ONE_BYTE: u16 = 0xbede;
@@ -91,6 +92,32 @@ impl FusedIterator for Elements<'_> {}
 pub fn audio_level(value: &[u8]) -> Option<(bool, u8)> {
     let &[byte] = value else { return None };
     Some((byte & 0x80 != 0, byte & 0x7f))
+}
+
+/// A transport-wide sequence number (draft-holmer-rmcat-transport-wide-cc-extensions-01, section 2); its value is
+/// written with `to_be_bytes`.
+#[must_use]
+pub fn transport_sequence(value: &[u8]) -> Option<u16> {
+    // The second version may carry two more bytes, which ask for feedback.
+    let (bytes, _) = value.split_first_chunk()?;
+    Some(u16::from_be_bytes(*bytes))
+}
+
+/// When a packet was sent, in 1/2^18 s, modulo 64 s (`abs-send-time`).
+#[must_use]
+pub fn absolute_send_time(value: &[u8]) -> Option<u32> {
+    let &[high, middle, low] = value else { return None };
+    Some(u32::from_be_bytes([0, high, middle, low]))
+}
+
+/// The value that says when a packet was sent, as the time since any moment.
+#[must_use]
+pub fn absolute_send_time_value(since: Duration) -> [u8; 3] {
+    let seconds = since.as_secs() & 0x3f;
+    // Less than 2^18, as there is less than a second.
+    let fraction = (u64::from(since.subsec_nanos()) << 18) / 1_000_000_000;
+    let [.., high, middle, low] = (seconds << 18 | fraction).to_be_bytes();
+    [high, middle, low]
 }
 
 /// Writes a whole extension, with profile, length and padding to 32 bits, and says how many bytes it takes: 0 when
@@ -195,6 +222,17 @@ mod tests {
         assert_eq!(audio_level(&[127]), Some((false, 127)));
         assert_eq!(audio_level(&[]), None);
         assert_eq!(audio_level(&[1, 2]), None);
+    }
+
+    #[test]
+    fn transport_sequences_and_send_times_are_read() {
+        assert_eq!(transport_sequence(&[1, 2]), Some(0x0102));
+        assert_eq!(transport_sequence(&[1, 2, 0x80, 1]), Some(0x0102), "with a request for feedback");
+        assert_eq!(transport_sequence(&[1]), None);
+        assert_eq!(absolute_send_time(&[4, 0, 1]), Some(0x04_0001));
+        assert_eq!(absolute_send_time(&[4, 0]), None);
+        let written = absolute_send_time_value(Duration::from_millis(64_000 + 1_500));
+        assert_eq!(absolute_send_time(&written), Some(3 << 17));
     }
 
     #[test]

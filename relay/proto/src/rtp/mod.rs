@@ -3,6 +3,7 @@
 pub mod descriptor;
 pub mod extension;
 pub mod header;
+pub mod layers_allocation;
 
 pub use header::{Header, payload};
 

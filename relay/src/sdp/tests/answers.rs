@@ -1,10 +1,10 @@
 //! What answers say.
 
 use trunkline_relay_proto::event::Role;
-use trunkline_relay_proto::media::Downstream;
+use trunkline_relay_proto::media::{Downstream, Extension, Kind, PayloadType};
 
 use super::super::{CodecName, Local, Offer, answer, fragment_answer};
-use super::{CHROMIUM_DATACHANNEL, CHROMIUM_PLAIN, SMALL, answered, sections, with_local};
+use super::{Answer, CHROMIUM_DATACHANNEL, CHROMIUM_PLAIN, SMALL, answered, sections, with_local};
 
 #[test]
 fn the_smallest_answer_says_what_is_needed_and_nothing_else() {
@@ -54,7 +54,35 @@ fn feedback_is_what_the_relay_gives() {
         .collect();
     kinds.sort_unstable();
     kinds.dedup();
-    assert_eq!(kinds, ["ccm fir", "nack", "nack pli"]);
+    assert_eq!(kinds, ["ccm fir", "nack", "nack pli", "transport-cc"]);
+}
+
+#[test]
+fn transport_wide_feedback_is_agreed_on_with_its_numbers_only_and_an_estimate_without() {
+    let answer = answered(CHROMIUM_PLAIN);
+    let agreed = |answer: &Answer| {
+        let sections = answer.description.sections.iter();
+        let all = sections.flat_map(|section| &section.payload_types);
+        let of_video = |payload_type: &&PayloadType| payload_type.codec.kind() == Kind::Video;
+        (
+            all.clone().filter(|payload_type| payload_type.transport_cc).count(),
+            all.clone().filter(of_video).all(|payload_type| payload_type.remb),
+        )
+    };
+    let video = &answer.description.sections[1];
+    assert!(video.payload_types.iter().all(|payload_type| payload_type.transport_cc && !payload_type.remb));
+    assert!(video.extensions.id(Extension::TransportSequence).is_some());
+    let offer = CHROMIUM_PLAIN.replace(Extension::TransportSequence.uri(), "urn:other");
+    let without = answered(&offer);
+    assert!(!without.text.contains("transport-cc") && without.text.contains("goog-remb"));
+    assert_eq!(agreed(&without), (0, true));
+    // Of the sections that have no number, not of the others.
+    let offer = CHROMIUM_PLAIN.replacen(Extension::TransportSequence.uri(), "urn:other", 1);
+    let one_without = answered(&offer);
+    let audio = &one_without.description.sections[0];
+    assert!(audio.payload_types.iter().all(|payload_type| !payload_type.transport_cc));
+    assert!(!sections(&one_without.text)[0].iter().any(|line| line.contains("transport-cc")));
+    assert_eq!(one_without.description.sections[1..], answer.description.sections[1..]);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! What real offers are taken for.
 
 use trunkline_relay_proto::event::Role;
-use trunkline_relay_proto::media::{Codec, Content, Downstream, Extension, Kind};
+use trunkline_relay_proto::media::{Codec, Content, Downstream, Extension, Kind, Section};
 
 use super::{
     AIORTC, CHROMIUM_DATACHANNEL, CHROMIUM_DESCRIPTOR, CHROMIUM_PLAIN, CHROMIUM_SIMULCAST, FIREFOX,
@@ -29,7 +29,7 @@ fn every_clients_offer_is_answered_with_the_way_media_flows_mirrored() {
 fn answers_to_chromium_are_well_under_their_offers() {
     for offer in [CHROMIUM_PLAIN, CHROMIUM_DESCRIPTOR, CHROMIUM_SIMULCAST, CHROMIUM_DATACHANNEL] {
         let bytes = answered(offer).text.len();
-        assert!(bytes * 10 < offer.len() * 7, "{bytes} bytes for {}", offer.len());
+        assert!(bytes * 6 < offer.len() * 5, "{bytes} bytes for {}", offer.len());
     }
 }
 
@@ -60,7 +60,7 @@ fn chromium_sends_two_sources_and_receives_in_twelve_slots() {
 fn what_a_client_should_send_is_listed_in_the_relays_order_and_slots_keep_the_clients() {
     let description = answered(CHROMIUM_PLAIN).description;
     let names = |index: usize| {
-        let section: &trunkline_relay_proto::media::Section = &description.sections[index];
+        let section: &Section = &description.sections[index];
         let mut names: Vec<_> = section.payload_types.iter().map(|agreed| agreed.codec).collect();
         names.dedup_by_key(|codec| std::mem::discriminant(codec));
         names
@@ -121,15 +121,56 @@ fn a_data_channel_in_front_leaves_the_transport_to_the_next_section() {
     assert!(answer.text.contains("a=group:BUNDLE 0 1\r\n"));
 }
 
+fn rids(section: &Section) -> Vec<&str> {
+    section.send.iter().flat_map(|upstream| &upstream.rids).map(|rid| rid.as_str()).collect()
+}
+
 #[test]
-fn simulcast_is_read_but_one_layer_is_agreed_on() {
+fn the_encodings_of_simulcast_are_agreed_on_by_name() {
     let answer = answered(CHROMIUM_SIMULCAST);
-    assert!(!answer.text.contains("simulcast") && !answer.text.contains("a=rid"));
+    let text = sections(&answer.text);
+    let of_simulcast = text[1].iter().filter(|line| line.starts_with("a=rid:") || line.contains("simulcast"));
+    let expected = ["a=rid:q recv", "a=rid:h recv", "a=rid:f recv", "a=simulcast:recv q;h;f"];
+    assert_eq!(of_simulcast.copied().collect::<Vec<_>>(), expected);
     let video = &answer.description.sections[1];
+    assert_eq!(rids(video), ["q", "h", "f"]);
     assert!(video.send.as_ref().unwrap().ssrcs.is_empty(), "only mid and rid will tell");
     assert!(video.extensions.id(Extension::Rid).is_some());
+    assert!(video.extensions.id(Extension::LayersAllocation).is_some());
     let slot = &answer.description.sections[3];
+    assert!(rids(slot).is_empty() && answer.text.matches("simulcast").count() == 1);
     assert!(slot.extensions.id(Extension::Rid).is_none(), "layers are never named to receivers");
+    assert!(slot.extensions.id(Extension::LayersAllocation).is_none(), "and not told");
+}
+
+#[test]
+fn the_first_three_encodings_are_taken_in_the_clients_order() {
+    let offer = CHROMIUM_SIMULCAST
+        .replace("a=rid:f send", "a=rid:f send pt=96,98;max-width=1280\r\na=rid:x send")
+        .replace("send q;h;f", "send f,q;~x;h;q");
+    let answer = answered(&offer);
+    assert_eq!(rids(&answer.description.sections[1]), ["f", "x", "h"]);
+    assert!(
+        answer.text.contains("a=rid:f recv\r\na=rid:x recv\r\na=rid:h recv\r\na=simulcast:recv f;x;h\r\n")
+    );
+}
+
+#[test]
+fn simulcast_is_left_out_where_packets_could_not_name_their_encoding_or_nothing_is_sent() {
+    let unnamed = CHROMIUM_SIMULCAST.replace(Extension::Rid.uri(), "urn:other");
+    let viewer = try_answer(CHROMIUM_SIMULCAST, None, Role::Viewer).unwrap();
+    let of_sound = CHROMIUM_PLAIN.replacen(
+        "a=sendonly\r\n",
+        &format!(
+            "a=sendonly\r\na=extmap:10 {}\r\na=rid:q send\r\na=simulcast:send q\r\n",
+            Extension::Rid.uri()
+        ),
+        1,
+    );
+    for answer in [answered(&unnamed), viewer, answered(&of_sound)] {
+        assert!(!answer.text.contains("simulcast") && !answer.text.contains("a=rid:"));
+        assert!(answer.description.sections.iter().all(|section| rids(section).is_empty()));
+    }
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 use proptest::sample::select;
 use trunkline_relay_proto::event::Role;
+use trunkline_relay_proto::media::{ENCODINGS_MAX, Extension};
 
 use super::super::{Fragment, Offer};
 use super::{Answer, OFFERS, SMALL, sections, try_answer};
@@ -22,6 +23,18 @@ fn check(offer: &str) {
             assert_eq!(offered.next(), given.next(), "the same protocol");
             let offered: Vec<_> = offered.collect();
             assert!(given.all(|format| offered.contains(&format)), "no format that was not offered");
+        }
+        for section in &answer.description.sections {
+            let rids: Vec<_> = section.send.iter().flat_map(|upstream| &upstream.rids).collect();
+            assert!(rids.len() <= ENCODINGS_MAX, "no more encodings than are kept");
+            assert!(rids.is_empty() || section.extensions.id(Extension::Rid).is_some(), "packets name them");
+            for rid in rids {
+                let offered = offer.contains(&format!("a=rid:{} ", rid.as_str()));
+                let given = answer.text.contains(&format!("a=rid:{} recv", rid.as_str()));
+                assert!(offered && given, "encodings of the offer");
+            }
+            let numbered = section.extensions.id(Extension::TransportSequence).is_some();
+            assert!(numbered || section.payload_types.iter().all(|agreed| !agreed.transport_cc));
         }
         // Seen as an offer, it is one the relay itself would take.
         let text = answer.text.replace("a=setup:passive", "a=setup:actpass").replace("a=ice-lite\r\n", "");
@@ -78,6 +91,13 @@ fn mutations() -> impl Strategy<Value = Vec<Mutation>> {
             "a=ssrc-group:FID 1 2 3",
             "a=ssrc:0",
             "a=packetization:96 raw",
+            "a=rid:q send",
+            "a=rid:h recv",
+            "a=rid:f send pt=96;max-fps=30",
+            "a=simulcast:send f;~q,h;f",
+            "a=simulcast:recv h send q",
+            "a=simulcast:send",
+            "a=rtcp-fb:* transport-cc",
             "a=group:BUNDLE",
             "a=setup:active",
         ])

@@ -1,5 +1,37 @@
 //! The dependency descriptor (AV1 RTP specification, appendix A): what a payload-blind relay knows of a frame,
 //! whatever its codec.
+//!
+//! # Layout
+//! - [`Descriptor`]: the fields that need no structure, read from every packet
+//! - [`Structure`] (`structure.rs`): which layers and decode targets a stream has, as its key frames say
+//! - [`Frame`] (`frame.rs`): what a packet says of its frame, read against the structure
+//! - [`write`]: descriptors of simulated senders
+//! - `bits.rs`: numbers of any width
+
+mod bits;
+mod frame;
+mod structure;
+#[cfg(test)]
+mod tests;
+pub mod write;
+
+pub use frame::{Fdiffs, Frame};
+pub use structure::Structure;
+
+/// Decode targets of a stream, as many as a descriptor can tell.
+pub const TARGETS_MAX: usize = 32;
+
+/// Templates of a structure, as many as a descriptor can name.
+pub const TEMPLATES_MAX: usize = 64;
+
+/// Spatial layers of a stream (AV1 RTP specification, appendix A).
+pub const SPATIAL_MAX: usize = 4;
+
+/// Temporal layers of a stream (AV1 RTP specification, appendix A).
+pub const TEMPORAL_MAX: usize = 8;
+
+/// Frames that one frame needs directly. AV1 refers to seven at most; a stream that says more is not understood.
+pub const FDIFFS_MAX: usize = 8;
 
 /// Bytes of the mandatory fields. A longer descriptor has extended ones.
 const MANDATORY_LEN: usize = 3;
@@ -49,36 +81,5 @@ impl Descriptor {
 pub fn write_frame_number(value: &mut [u8], frame_number: u16) {
     if let Some(bytes) = value.get_mut(1..MANDATORY_LEN) {
         bytes.copy_from_slice(&frame_number.to_be_bytes());
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn mandatory_fields_are_read() {
-        let descriptor = Descriptor::parse(&[0x80 | 5, 0x12, 0x34]).unwrap();
-        assert!(descriptor.start_of_frame && !descriptor.end_of_frame && !descriptor.is_key_frame());
-        assert_eq!((descriptor.template_id, descriptor.frame_number), (5, 0x1234));
-        assert!(Descriptor::parse(&[0x40, 0, 0]).unwrap().end_of_frame);
-        assert_eq!(Descriptor::parse(&[0x80, 0]), None);
-    }
-
-    #[test]
-    fn a_descriptor_with_a_structure_is_a_key_frame_s() {
-        assert!(Descriptor::parse(&[0xc0, 0, 1, 0x80, 0]).unwrap().is_key_frame());
-        let other = Descriptor::parse(&[0xc0, 0, 1, 0x40, 0]).unwrap();
-        assert!(other.active_decode_targets && !other.is_key_frame());
-    }
-
-    #[test]
-    fn a_frame_gets_another_number_in_place() {
-        let mut value = [0xc5, 0, 1, 0x80, 9];
-        write_frame_number(&mut value, 0xabcd);
-        assert_eq!(value, [0xc5, 0xab, 0xcd, 0x80, 9]);
-        let mut short = [0xc5, 0];
-        write_frame_number(&mut short, 0xabcd);
-        assert_eq!(short, [0xc5, 0]);
     }
 }

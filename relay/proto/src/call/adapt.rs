@@ -1,0 +1,198 @@
+//! Everybody gets what their own line carries: which layers each slot shows, and which layers senders need to send.
+
+use std::time::{Duration, Instant};
+
+use super::Call;
+use crate::bandwidth::{Priority, Wish};
+use crate::congestion::Downlink;
+use crate::encoding::Encoding;
+use crate::event::{Audience, Notice, SourceName};
+use crate::media::Kind;
+use crate::slot::Slot;
+use crate::source::Source;
+
+/// How often layers are chosen anew while nothing happens. Shorter follows sooner and costs more with many receivers.
+const ALLOCATE_INTERVAL: Duration = Duration::from_millis(200);
+
+/// Bits per second that a packet of sound takes beyond its payload: 50 a second with header and tag.
+const AUDIO_OVERHEAD: u64 = 20_000;
+
+impl Call {
+    /// Something was told of a participant's line. What shrinks is followed at once.
+    pub(super) fn adapt(&mut self, now: Instant, index: usize) {
+        let Some(participant) = self.participant_mut(index) else { return };
+        let allocated = participant.allocated;
+        let Some(downlink) = participant.downlink.as_deref() else { return };
+        let probes_at = downlink.poll_timeout();
+        if downlink.estimate_bps().is_some_and(|estimate| estimate < allocated) {
+            participant.allocate_at = now;
+        }
+        if participant.allocate_at <= now {
+            self.allocate(now, index);
+        }
+        if let Some(at) = probes_at {
+            self.pace(at);
+        }
+    }
+
+    /// Layers of everybody for whom they are due, and what that means for those who send.
+    pub(super) fn adapt_all(&mut self, now: Instant) {
+        for source in self.sources.iter_mut().flatten().filter(|source| source.kind() == Kind::Video) {
+            source.refresh(now);
+        }
+        for index in 0..self.participants.len() {
+            if self.participant(index).is_some_and(|participant| participant.allocate_at <= now) {
+                self.allocate(now, index);
+            }
+        }
+        self.tell_wanted(now);
+    }
+
+    /// An encoding of a source began to come: whoever sees the source may see that.
+    pub(super) fn reconsider(&mut self, now: Instant, at: usize) {
+        let Self { participants, sources, .. } = self;
+        let Some(source) = sources.get_mut(at).and_then(Option::as_mut) else { return };
+        source.refresh(now);
+        for subscriber in &source.subscribers {
+            if let Some(receiver) = participants.get_mut(subscriber.receiver).and_then(Option::as_deref_mut) {
+                receiver.allocate_at = now;
+            }
+        }
+    }
+
+    /// Chooses layers for one participant's slots.
+    pub(super) fn allocate(&mut self, now: Instant, index: usize) {
+        let latest = self.everybody().map(|(_, participant)| participant.spoke).max().unwrap_or(0);
+        let priorities: Vec<Priority> = match self.participant(index) {
+            Some(participant) => participant.slots.iter().map(|slot| self.priority(slot, latest)).collect(),
+            None => return,
+        };
+        let Self { participants, sources, .. } = self;
+        let Some(participant) = participants.get_mut(index).and_then(Option::as_deref_mut) else { return };
+        participant.allocate_at = now + ALLOCATE_INTERVAL;
+        if participant.secure.is_none() {
+            return;
+        }
+        let estimate = participant.downlink.as_deref().and_then(Downlink::estimate_bps);
+        let budget = participant.downlink.as_deref().and_then(|downlink| {
+            let estimate = downlink.estimate_bps()?;
+            Some(estimate.saturating_sub(reserved(downlink, estimate, &participant.slots, sources)))
+        });
+        let mut wishes = Vec::new();
+        let mut wishing = Vec::new();
+        for ((place, slot), priority) in participant.slots.iter_mut().enumerate().zip(priorities) {
+            slot.priority = priority;
+            let Some(source) = slot.source.and_then(|at| sources.get(at)?.as_ref()) else { continue };
+            if slot.kind == Kind::Audio {
+                continue;
+            }
+            let current = slot.target().and_then(|target| source.offer_of(target));
+            let (height_max, layers) = (slot.height_max, source.offers());
+            wishes.push(Wish { source: source.csrc, priority, height_max, layers, current });
+            wishing.push(place);
+        }
+        let allocation = participant.allocator.allocate(now, budget, &wishes);
+        let next_bps = allocation.next_bps;
+        let chosen = allocation.layers.to_vec();
+        let offers = chosen.iter().zip(&wishes).filter_map(|(chosen, wish)| wish.layers.get((*chosen)?));
+        participant.allocated = offers.map(|offer| offer.bits_per_s).sum();
+        participant.is_short = next_bps.is_some();
+        if let Some(at) = allocation.again_at {
+            participant.allocate_at = participant.allocate_at.min(at);
+        }
+        if let Some(downlink) = participant.downlink.as_deref_mut() {
+            let reserve = downlink
+                .estimate_bps()
+                .map_or(0, |estimate| reserved(downlink, estimate, &participant.slots, sources));
+            participant.allocated += reserve;
+            downlink.want(next_bps.map(|next| next + reserve));
+        }
+        for (place, chosen) in wishing.into_iter().zip(chosen) {
+            let Some(slot) = participant.slots.get_mut(place) else { continue };
+            let Some(source) = slot.source.and_then(|at| sources.get_mut(at)?.as_mut()) else { continue };
+            let target = chosen.and_then(|offer| source.layer(offer));
+            let asks = slot.aim(source, target, estimate) || std::mem::take(&mut slot.wants_key_frame);
+            participant.waits |= !slot.queue.is_empty();
+            let Some(layer) = target else { continue };
+            let waits = slot
+                .shown()
+                .is_none_or(|shown| shown.encoding != layer.encoding || shown.spatial < layer.spatial);
+            let Some(encoding) = source.encodings.get_mut(usize::from(layer.encoding)) else { continue };
+            encoding.wanted(now);
+            if asks {
+                encoding.key_frames.want();
+            } else if waits && slot.queue.is_empty() && encoding.has_descriptors && encoding.is_live(now) {
+                encoding.key_frames.remind(now);
+            }
+        }
+        if participant.waits {
+            self.pace(now);
+        }
+        self.tell_slots(index);
+    }
+
+    /// How important what a slot shows is to its owner. `latest` is the turn of whoever began to speak last.
+    fn priority(&self, slot: &Slot, latest: u64) -> Priority {
+        let Some(source) = slot.source.and_then(|at| self.source(at)) else { return Priority::Rest };
+        if slot.pin.is_some() || source.name == SourceName::Screen {
+            return Priority::First;
+        }
+        let spoke = self.participant(source.owner).map_or(0, |owner| owner.spoke);
+        if spoke > 0 && spoke == latest { Priority::Speaker } else { Priority::Rest }
+    }
+
+    /// Tells a participant which layers of all it sends anybody wants.
+    pub(super) fn tell_all_wanted(&mut self, index: usize) {
+        let Some(participant) = self.participant(index) else { return };
+        let sources: Vec<_> = participant
+            .sources
+            .iter()
+            .filter_map(|at| self.source(*at))
+            .filter(|source| source.kind() == Kind::Video)
+            .map(Source::wanted_layers)
+            .collect();
+        let id = participant.id;
+        if !sources.is_empty() {
+            self.tell(Audience::One(id), Notice::Layers { sources });
+        }
+    }
+
+    /// Tells senders which layers anybody wants, where that changed.
+    fn tell_wanted(&mut self, now: Instant) {
+        for index in 0..self.participants.len() {
+            let Self { participants, sources, .. } = self;
+            let Some(participant) = participants.get(index).and_then(Option::as_deref) else { continue };
+            let mut changed = Vec::new();
+            for at in &participant.sources {
+                let Some(source) = sources.get_mut(*at).and_then(Option::as_mut) else { continue };
+                let slots = source.subscribers.iter().filter_map(|subscriber| {
+                    participants.get(subscriber.receiver)?.as_deref()?.slots.get(subscriber.slot)
+                });
+                let height = slots.map(|slot| slot.height_max.unwrap_or(u32::MAX)).max().unwrap_or(0);
+                changed.extend(source.wanted(now, height));
+            }
+            let id = participant.id;
+            if !changed.is_empty() {
+                self.tell(Audience::One(id), Notice::Layers { sources: changed });
+            }
+        }
+    }
+}
+
+/// What of an estimate is not for pictures: sound, which comes first, and what will have to be sent twice.
+fn reserved(downlink: &Downlink, estimate: u64, slots: &[Slot], sources: &[Option<Source>]) -> u64 {
+    let audio: u64 = slots
+        .iter()
+        .filter(|slot| slot.kind == Kind::Audio)
+        .filter_map(|slot| sources.get(slot.source?)?.as_ref()?.encodings.first())
+        .map(Encoding::audio_bits_per_s)
+        .map(|bits| if bits > 0 { bits + AUDIO_OVERHEAD } else { 0 })
+        .sum();
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a share of an estimate, between zero and it"
+    )]
+    let repairs = (estimate as f64 * downlink.loss().clamp(0.0, 0.5)) as u64;
+    (audio + repairs).min(estimate)
+}

@@ -1,0 +1,179 @@
+//! The layers of one encoding: which packet belongs to which, what each takes, and which decode target shows what
+//! (dependency descriptor, AV1 RTP specification, appendix A). From headers alone: the payload is nobody's here.
+
+use std::time::{Duration, Instant};
+
+use crate::rtp::descriptor::Structure;
+use crate::source::Arrival;
+
+/// Spatial and temporal layers that are told apart. Browsers send three of each.
+pub(crate) const SPATIAL_MAX: usize = 4;
+pub(crate) const TEMPORAL_MAX: usize = 4;
+
+/// What a layer takes is counted over so long. Shorter follows sooner, and takes a key frame for the usual.
+const RATE_WINDOW: Duration = Duration::from_millis(1000);
+
+/// How much of a new window counts, in percent.
+const RATE_SHARE: u64 = 50;
+
+/// Which layers of a source a slot is to show: none above these.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Layer {
+    /// The place of the encoding among its source's.
+    pub encoding: u8,
+    /// Size within the encoding.
+    pub spatial: u8,
+    /// Pictures per second.
+    pub temporal: u8,
+}
+
+impl Layer {
+    /// All there is of a source of sound.
+    pub(crate) const SOUND: Self = Self { encoding: 0, spatial: 0, temporal: 0 };
+}
+
+/// What a packet's descriptor says of its frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Frame {
+    /// Counts frames of all layers in the order of decoding.
+    pub number: u16,
+    /// The first packet of the frame.
+    pub start: bool,
+    /// The last packet of it.
+    pub end: bool,
+    /// Its spatial layer.
+    pub spatial: u8,
+    /// Its temporal layer.
+    pub temporal: u8,
+    /// The decode targets it belongs to, a bit for each.
+    pub present: u32,
+    /// The decode targets that can be decoded from here on by who decoded a smaller one, a bit for each.
+    pub switch: u32,
+}
+
+/// The layers of one encoding.
+#[derive(Debug, Default)]
+pub(crate) struct Layers {
+    structure: Option<Box<Structure>>,
+    /// Bits of the decode target for each pair of spatial and temporal layer; all bits without a structure.
+    targets: [[u32; TEMPORAL_MAX]; SPATIAL_MAX],
+    highest: (u8, u8),
+    window: Option<Instant>,
+    bytes: [[u64; TEMPORAL_MAX]; SPATIAL_MAX],
+    /// Bits per second of each layer by itself.
+    rates: [[u64; TEMPORAL_MAX]; SPATIAL_MAX],
+    windows: u32,
+}
+
+impl Layers {
+    /// Reads a packet's descriptor, and counts the packet.
+    pub(crate) fn read(&mut self, now: Instant, arrival: &Arrival<'_>) -> Option<Frame> {
+        let frame = self.resolve(arrival);
+        let (spatial, temporal) = frame.map_or((0, 0), |frame| (frame.spatial, frame.temporal));
+        let bytes = arrival.payload.len() as u64;
+        if let Some(place) = at(&mut self.bytes, spatial, temporal) {
+            *place += bytes;
+        }
+        self.turn(now);
+        frame
+    }
+
+    fn resolve(&mut self, arrival: &Arrival<'_>) -> Option<Frame> {
+        if arrival.descriptor?.structure {
+            let structure = match &mut self.structure {
+                Some(structure) => {
+                    if !structure.update(arrival.descriptor_bytes) {
+                        return None;
+                    }
+                    structure
+                }
+                none => none.insert(Box::new(Structure::parse(arrival.descriptor_bytes)?)),
+            };
+            for (spatial, row) in (0..).zip(&mut self.targets) {
+                for (temporal, bits) in (0..).zip(row) {
+                    let target = structure.target(spatial, temporal);
+                    *bits = target.and_then(|target| 1_u32.checked_shl(u32::from(target))).unwrap_or(0);
+                }
+            }
+            let layers = (0..structure.targets()).filter_map(|target| structure.layers(target));
+            self.highest =
+                layers.fold((0, 0), |(spatial, temporal), (s, t)| (spatial.max(s), temporal.max(t)));
+        }
+        let frame = self.structure.as_ref()?.frame(arrival.descriptor_bytes)?;
+        Some(Frame {
+            number: frame.frame_number,
+            start: frame.start_of_frame,
+            end: frame.end_of_frame,
+            spatial: frame.spatial,
+            temporal: frame.temporal,
+            present: frame.present,
+            switch: frame.switch,
+        })
+    }
+
+    /// The decode target that shows no more than these layers, as a bit. Without a structure, all.
+    #[must_use]
+    pub(crate) fn target(&self, spatial: u8, temporal: u8) -> u32 {
+        if self.structure.is_none() {
+            return u32::MAX;
+        }
+        let (spatial, temporal) = clamp(spatial, temporal);
+        self.targets.get(spatial).and_then(|row| row.get(temporal)).copied().unwrap_or(0)
+    }
+
+    /// The highest spatial and temporal layer of its structure; zero without one.
+    #[must_use]
+    pub(crate) fn highest(&self) -> (u8, u8) {
+        let (spatial, temporal) = self.highest;
+        (spatial.min(SPATIAL_MAX as u8 - 1), temporal.min(TEMPORAL_MAX as u8 - 1))
+    }
+
+    /// The height of the picture up to a spatial layer, where descriptors tell.
+    #[must_use]
+    pub(crate) fn height(&self, spatial: u8) -> Option<u32> {
+        let (_, height) = self.structure.as_ref()?.resolution(spatial)?;
+        Some(u32::from(height))
+    }
+
+    /// Bits per second of everything up to these layers, as it came lately. None until that was counted once.
+    #[must_use]
+    pub(crate) fn bits_per_s(&self, spatial: u8, temporal: u8) -> Option<u64> {
+        if self.windows == 0 {
+            return None;
+        }
+        let (spatial, temporal) = clamp(spatial, temporal);
+        let rows = self.rates.iter().take(spatial + 1);
+        Some(rows.flat_map(|row| row.iter().take(temporal + 1)).sum())
+    }
+
+    /// Ends a window of counting when it is over.
+    fn turn(&mut self, now: Instant) {
+        let began = *self.window.get_or_insert(now);
+        let elapsed = now.saturating_duration_since(began);
+        if elapsed < RATE_WINDOW {
+            return;
+        }
+        let elapsed_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX).max(1);
+        let pause = elapsed > 4 * RATE_WINDOW;
+        for (rate, bytes) in self.rates.iter_mut().flatten().zip(self.bytes.iter_mut().flatten()) {
+            let counted = std::mem::take(bytes) * 8000 / elapsed_ms;
+            // After a pause the last packets before it say nothing of now.
+            if self.windows == 0 {
+                *rate = counted;
+            } else if !pause {
+                *rate = (*rate * (100 - RATE_SHARE) + counted * RATE_SHARE) / 100;
+            }
+        }
+        self.window = Some(now);
+        self.windows = self.windows.saturating_add(1);
+    }
+}
+
+fn clamp(spatial: u8, temporal: u8) -> (usize, usize) {
+    (usize::from(spatial).min(SPATIAL_MAX - 1), usize::from(temporal).min(TEMPORAL_MAX - 1))
+}
+
+fn at(matrix: &mut [[u64; TEMPORAL_MAX]; SPATIAL_MAX], spatial: u8, temporal: u8) -> Option<&mut u64> {
+    let (spatial, temporal) = clamp(spatial, temporal);
+    matrix.get_mut(spatial)?.get_mut(temporal)
+}
