@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use crate::event::{ParticipantId, Quality, QualityCause, Role, SourceName};
 use crate::history::{Elements, ElementsBuffer, Packet};
-use crate::media::{Extension, PayloadType, Rid};
+use crate::media::{Extension, Mid, PayloadType, Rid};
 use crate::reception::SenderClock;
 
 /// Branches of one call. More would take a wider set in every message.
@@ -96,11 +96,18 @@ pub enum Message {
     /// A participant as it is now: new, or changed.
     Person(Arc<Person>),
     /// It is no longer in the call.
-    Left(ParticipantId),
+    Left {
+        /// Who.
+        id: ParticipantId,
+        /// The same person is there anew: nobody is told.
+        replaced: bool,
+    },
     /// Packets of one encoding of a source.
     Media(Arc<Batch>),
     /// How loud everybody of this branch is whom there is anything to hear of. Those not named are silent.
-    Levels(Arc<[Level]>),
+    Levels(Arc<Levels>),
+    /// What a sender says that it sends (the video layers allocation extension).
+    Allocation(Allocation),
     /// Where the clock of an encoding stood when, for lip sync.
     Clock(Clock),
     /// Which encodings of a source the branch wants from now on.
@@ -126,16 +133,17 @@ impl Message {
     pub fn bytes(&self) -> usize {
         match self {
             Self::Media(batch) => batch.bytes.len() + batch.packets.len() * size_of::<BatchPacket>(),
-            Self::Levels(levels) => levels.len() * size_of::<Level>(),
+            Self::Levels(levels) => levels.levels.len() * size_of::<Level>(),
+            Self::Allocation(allocation) => allocation.value.len(),
             Self::Person(_) => size_of::<Person>(),
-            Self::Left(_) | Self::Clock(_) | Self::Wanted(_) | Self::KeyFrame { .. } => size_of::<Self>(),
+            Self::Left { .. } | Self::Clock(_) | Self::Wanted(_) | Self::KeyFrame { .. } => size_of::<Self>(),
         }
     }
 
     /// Packets in it.
     #[must_use]
     pub fn packets(&self) -> usize {
-        if let Self::Media(batch) = self { batch.packets.len() } else { 0 }
+        if let Self::Media(batch) = self { batch.len() } else { 0 }
     }
 }
 
@@ -157,6 +165,7 @@ pub struct Person {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct SourceState {
     pub csrc: u32,
+    pub mid: Mid,
     pub name: SourceName,
     pub muted: bool,
     /// Whether it is sending.
@@ -169,15 +178,31 @@ pub(crate) struct SourceState {
     pub rids: Vec<Rid>,
 }
 
+/// How loud a branch is.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Levels {
+    /// Of how many speakers the branch wants to know.
+    pub(crate) places: u8,
+    pub(crate) levels: Vec<Level>,
+}
+
 /// How loud a source is.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Level {
+pub(crate) struct Level {
     /// Its CSRC.
-    pub(crate) source: u32,
+    pub source: u32,
     /// Smoothed level, −dBov. None: it does not say.
-    pub(crate) level: Option<f32>,
+    pub level: Option<f32>,
     /// Somebody speaks.
-    pub(crate) speech: bool,
+    pub speech: bool,
+}
+
+/// What a sender says that it sends.
+#[derive(Clone, Debug)]
+pub struct Allocation {
+    pub(crate) source: u32,
+    /// The extension's value.
+    pub(crate) value: Arc<[u8]>,
 }
 
 /// Where the clock of an encoding stood when.
@@ -208,6 +233,8 @@ pub struct Batch {
     pub(crate) encoding: u8,
     /// Sequence numbers of one generation have nothing in common with those of another.
     pub(crate) generation: u32,
+    /// It follows nothing that came before: what lies between was not wanted.
+    pub(crate) fresh: bool,
     packets: Vec<BatchPacket>,
     bytes: Vec<u8>,
 }
@@ -251,6 +278,7 @@ impl Batch {
             source,
             encoding,
             generation,
+            fresh: false,
             packets: Vec::with_capacity(packets),
             bytes: Vec::with_capacity(bytes),
         }
@@ -279,10 +307,10 @@ impl Batch {
         });
     }
 
-    /// Whether nothing is in it.
+    /// How many there are.
     #[must_use]
-    pub(crate) fn is_empty(&self) -> bool {
-        self.packets.is_empty()
+    pub(crate) fn len(&self) -> usize {
+        self.packets.len()
     }
 
     /// Its packets, in the order they came.
@@ -337,14 +365,21 @@ mod tests {
         let mut elements = ElementsBuffer::default();
         elements.push(Extension::AudioLevel, &[0x85]);
         elements.push(Extension::DependencyDescriptor, &[0xc0, 0, 7]);
-        let meta = |index| Meta { index, timestamp: 7, marker: true, payload_type: 1, key_frame: false };
+        let meta = |index| Meta {
+            index,
+            timestamp: 7,
+            marker: true,
+            payload_type: 1,
+            key_frame: false,
+            frame: None,
+        };
         assert!(history.insert(meta(1), &elements, b"first"));
         assert!(history.insert(meta(2), &ElementsBuffer::default(), b""));
         let mut batch = Batch::new((9, 0, 1), 2, 64);
-        assert!(batch.is_empty());
         for index in [1, 2] {
             batch.push(&history.get(index).expect("kept"));
         }
+        assert_eq!(batch.len(), 2);
         let packets: Vec<_> = batch.packets().collect();
         let [first, second] = &packets[..] else { panic!("two packets") };
         assert_eq!((first.index, first.timestamp, first.payload_type, first.marker), (1, 7, 1, true));

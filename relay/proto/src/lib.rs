@@ -32,6 +32,7 @@ pub mod counters;
 pub mod demux;
 pub mod dtls;
 pub mod egress;
+mod elsewhere;
 mod encoding;
 pub mod event;
 pub mod exchange;
