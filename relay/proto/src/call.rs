@@ -433,7 +433,7 @@ impl Call {
         self.share_state(now);
         self.listen(now);
         self.adapt_all(now);
-        self.share_wanted();
+        self.share_wanted(now);
         self.send_key_frame_requests(now, egress);
     }
 

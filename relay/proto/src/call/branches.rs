@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::Call;
-use crate::elsewhere::{Away, Owner};
+use crate::elsewhere::{Away, Owner, bit};
 use crate::event::{EndReason, ParticipantId};
 use crate::exchange::{
     Allocation, Batch, Branch, Branches, Clock, Export, Level, Levels, Message, Person, SourceState, Wanted,
@@ -207,7 +207,7 @@ impl Call {
     }
 
     /// Tells branches which encodings of their sources are wanted here, where that changed.
-    pub(super) fn share_wanted(&mut self) {
+    pub(super) fn share_wanted(&mut self, now: Instant) {
         if self.exchange.attached.is_empty() {
             return;
         }
@@ -221,7 +221,7 @@ impl Call {
             for slot in slots {
                 for at in 0..u8::try_from(source.encodings.len()).unwrap_or(0) {
                     if slot.cares_for(at) {
-                        encodings |= 1_u8.checked_shl(at.into()).unwrap_or(0);
+                        encodings |= bit(at);
                     }
                 }
                 height_max = height_max.max(slot.height_max.unwrap_or(u32::MAX));
@@ -230,7 +230,7 @@ impl Call {
             if source.elsewhere.told_wanted == (encodings, height) {
                 continue;
             }
-            source.elsewhere.told_wanted = (encodings, height);
+            source.elsewhere.tell_wanted(now, encodings, height);
             if let Some(away) = exchange.people.get(away).and_then(Option::as_ref) {
                 let wanted = Wanted { source: source.csrc, encodings, height };
                 exchange.export(Branches::only(away.branch), Message::Wanted(wanted));
@@ -248,9 +248,13 @@ impl Call {
             let Owner::Elsewhere(away) = source.owner else { continue };
             let Some(away) = exchange.people.get(away).and_then(Option::as_ref) else { continue };
             let to = Branches::only(away.branch);
-            for (place, encoding) in (0_u8..).zip(&mut source.encodings) {
+            let Source { encodings, elsewhere, csrc, .. } = source;
+            for (place, encoding) in (0_u8..).zip(encodings) {
+                if elsewhere.awaits(now, place) {
+                    continue;
+                }
                 if encoding.key_frames.poll(now, encoding.has_descriptors) {
-                    exchange.export(to, Message::KeyFrame { source: source.csrc, encoding: place });
+                    exchange.export(to, Message::KeyFrame { source: *csrc, encoding: place });
                 }
             }
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::Call;
-use crate::elsewhere::{Away, Owner};
+use crate::elsewhere::{Away, Owner, bit};
 use crate::event::{Audience, EndReason, Notice, ParticipantId, RosterEntry, SourceEntry, SourceName};
 use crate::exchange::{Batch, Branch, Levels, Message, Person, SOURCES_MAX, SourceState, Wanted};
 use crate::media::Kind;
@@ -201,6 +201,7 @@ impl Call {
         let was_sent = encoding.is_live(now);
         if batch.fresh {
             encoding.interrupted();
+            source.elsewhere.caught_up(batch.encoding);
         }
         for packet in batch.packets() {
             let arrival = Arrival {
@@ -250,8 +251,7 @@ impl Call {
         let new = source.elsewhere.want(from, wanted.encodings, wanted.height);
         let is_video = source.kind() == Kind::Video;
         for place in 0..source.encodings.len() {
-            let bit = u32::try_from(place).ok().and_then(|place| 1_u8.checked_shl(place)).unwrap_or(0);
-            if new & bit == 0 {
+            if new & bit(u8::try_from(place).unwrap_or(u8::MAX)) == 0 {
                 continue;
             }
             if let Some(encoding) = self.encoding_mut(at, place) {

@@ -146,7 +146,7 @@ impl Call {
             self.show(now, index, &changes);
             self.tell_slots(index);
         }
-        self.share_wanted();
+        self.share_wanted(now);
     }
 
     /// What a pin stands for now, if that is there.

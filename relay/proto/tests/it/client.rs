@@ -133,9 +133,14 @@ pub(crate) fn usual(base: u32) -> Vec<Section> {
 
 impl World {
     pub(crate) fn new(participants_max: usize) -> Self {
+        Self::seeded(participants_max, 7)
+    }
+
+    /// The same with other numbers where they only have to differ.
+    pub(crate) fn seeded(participants_max: usize, seed: u64) -> Self {
         let now = Instant::now();
         let relay = dtls_settings();
-        let settings = Settings { participants_max, dtls: relay.clone(), seed: 7 };
+        let settings = Settings { participants_max, dtls: relay.clone(), seed };
         Self {
             now,
             call: Call::new(now, settings),
