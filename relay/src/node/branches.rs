@@ -202,7 +202,7 @@ impl Node {
         };
         let peers: Vec<Peer> = entry.places.iter().filter_map(peer).collect();
         let settings = self.call_settings(entry.info.max_participants);
-        let hosted = Hosted::new(now, socket, settings, self.empty(now)).into_branch(branch, peers);
+        let hosted = Hosted::new(now, socket, settings, self.empty(now)).into_branch(now, branch, peers);
         // The new one first: it must be there when the others tell it how things are. It says nothing itself before
         // somebody joins it, and that is told to it later.
         self.tell(worker, Command::Create { key, call: Box::new(hosted) })?;

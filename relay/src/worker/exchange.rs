@@ -120,7 +120,7 @@ impl Worker {
     /// A call has another branch: it is told how things are here.
     pub(super) fn attach(&mut self, key: u32, now: Instant, peer: Peer) {
         if let Some(hosted) = self.calls.get_mut(&key) {
-            hosted.call.attach(peer.branch());
+            hosted.call.attach(now, peer.branch());
             hosted.peers.push(peer);
             self.settle(key, now);
         }
@@ -174,7 +174,7 @@ mod tests {
         let (mailbox, receiver) = mailbox();
         let mut peer = Peer::new(Branch::HOME, 7, mailbox.clone());
         for id in 0..3 {
-            assert!(peer.push(Message::Left(ParticipantId(id))));
+            assert!(peer.push(Message::Left { id: ParticipantId(id), replaced: false }));
         }
         peer.flush(Branch::HOME);
         peer.flush(Branch::HOME);

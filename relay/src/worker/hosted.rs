@@ -64,9 +64,9 @@ impl Hosted {
     }
 
     /// Makes it another branch of a call, with these others.
-    pub(crate) fn into_branch(mut self, branch: Branch, peers: Vec<Peer>) -> Self {
+    pub(crate) fn into_branch(mut self, now: Instant, branch: Branch, peers: Vec<Peer>) -> Self {
         self.branch = branch;
-        peers.iter().for_each(|peer| self.call.attach(peer.branch()));
+        peers.iter().for_each(|peer| self.call.attach(now, peer.branch()));
         self.peers = peers;
         self
     }
