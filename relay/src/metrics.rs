@@ -25,7 +25,7 @@ const SECONDS: [f64; 13] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.02, 0.04, 0.06
 const DROPPED: &str = "dropped_";
 
 /// Counts of the workers: the name there, the metric, what it says.
-const COUNTS: [(&str, &str, &str); 14] = [
+const COUNTS: [(&str, &str, &str); 16] = [
     (
         "datagrams_in",
         "trunkline_relay_received_datagrams_total",
@@ -43,6 +43,16 @@ const COUNTS: [(&str, &str, &str); 14] = [
         "retransmissions_out",
         "trunkline_relay_retransmitted_packets_total",
         "Retransmissions sent to receivers",
+    ),
+    (
+        "shared_out",
+        "trunkline_relay_shared_packets_sent_total",
+        "Packets handed to other workers that a large call is on, once for all of them",
+    ),
+    (
+        "shared_in",
+        "trunkline_relay_shared_packets_received_total",
+        "Packets taken in from other workers that a large call is on",
     ),
     ("nacks_out", "trunkline_relay_nacks_sent_total", "Packets asked for again from senders"),
     ("nacks_in", "trunkline_relay_nacks_received_total", "Packets that receivers asked for again"),
