@@ -26,7 +26,7 @@ use clients::{Clients, Joining};
 use entrance::{Entrance, Participant};
 use limits::{Job, Limits};
 use publish::{Publisher, Traffic};
-use site::{Site, Transport, Via};
+use site::{Site, Transport, Via, Workers};
 
 mod added;
 pub(crate) mod clients;
@@ -115,6 +115,12 @@ pub(crate) struct CallArgs {
     /// How they connect
     #[arg(long, value_enum, default_value_t = Transport::Udp)]
     transport: Transport,
+    /// Threads of the relay that forward media.
+    #[arg(long, default_value_t = 1)]
+    workers: u16,
+    /// People of the call on one of them before it grows onto others.
+    #[arg(long, default_value_t = 64)]
+    worker_participants: u32,
     /// The relay program to run [default: the relay this program was built with]
     #[arg(long)]
     relay_bin: Option<std::path::PathBuf>,
@@ -255,6 +261,7 @@ pub(crate) async fn run(common: &Common, args: &CallArgs) -> Result<CallReport, 
         transport: args.transport,
         calls: 2,
         twin: through_ingress,
+        workers: Workers { count: args.workers, participants: args.worker_participants },
         relay_bin: args.relay_bin.clone(),
     };
     let mut site = Site::start(&mut fleet, &plan).await?;

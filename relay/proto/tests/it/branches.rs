@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use trunkline_relay_proto::event::{EndReason, Mute, Notice, Pin, Request, SourceName};
 use trunkline_relay_proto::exchange::{Branch, Message};
+use trunkline_relay_proto::media::Rid;
 
 use crate::client::{Got, Sent, World, usual};
 
@@ -456,4 +457,56 @@ fn those_who_joined_are_ordered_over_all_branches() {
     snapshot.merge(call.worlds[0].call.snapshot(now));
     let names: Vec<_> = snapshot.participants.iter().map(|p| p.participant.to_string()).collect();
     assert_eq!(names, ["ann", "bob", "cid", "dan"]);
+}
+
+#[test]
+fn of_simulcast_only_what_a_branch_shows_is_handed_over_and_its_sender_is_told_what_all_branches_want() {
+    let mut call = Branched::new(2);
+    let mut sections = usual(1000);
+    let send = sections[1].send.as_mut().expect("the camera");
+    send.rids = ["q", "h", "f"].into_iter().filter_map(Rid::new).collect();
+    send.ssrcs.clear();
+    let ann = (0, call.worlds[0].join("ann", sections));
+    let bob = (1, call.join(1, "bob", 2000));
+    let number = std::cell::Cell::new(0_u16);
+    let send = |call: &mut Branched, key: bool| {
+        number.set(number.get() + 1);
+        for (rid, ssrc) in [("q", 5001), ("h", 5002), ("f", 5003)] {
+            let sent = Sent::video(u32::from(number.get()) * 3000, rid.as_bytes());
+            call.media(ann, &sent.frame(number.get(), key).encoding(rid, ssrc));
+        }
+        call.pass(Duration::from_millis(33));
+    };
+    let height = |call: &mut Branched, height| {
+        let pin = Pin { slot: "v0".into(), participant: Some("ann".into()), source: None, height: Some(height) };
+        let world = &mut call.worlds[1];
+        let id = world.clients[bob.1].id;
+        world.call.request(world.now, id, Request::Pin(pin)).expect("can be done");
+        world.settle();
+        call.pass(Duration::from_millis(300));
+    };
+    let wanted = |call: &Branched| {
+        call.worlds[0].clients[ann.1].events.iter().rev().find_map(|notice| match notice {
+            Notice::Layers { sources } => {
+                let encodings = sources.first()?.encodings.iter();
+                Some(encodings.filter(|e| e.wanted).map(|e| e.rid.clone()).collect::<Vec<_>>())
+            }
+            _ => None,
+        })
+    };
+    (0..10).for_each(|_| send(&mut call, true));
+    height(&mut call, 180);
+    (0..150).for_each(|at| send(&mut call, at % 10 == 0));
+    assert_eq!(call.payloads(bob, "v0").last().map(String::as_str), Some("q"));
+    let before = call.counters(1).shared_in;
+    (0..3).for_each(|_| send(&mut call, false));
+    assert_eq!(call.counters(1).shared_in, before + 3, "one encoding of three");
+    assert_eq!(wanted(&call), Some(vec!["q".to_owned()]));
+    height(&mut call, 720);
+    (0..10).for_each(|at| send(&mut call, at == 5));
+    assert_eq!(call.payloads(bob, "v0").last().map(String::as_str), Some("f"));
+    let now = wanted(&call).expect("it is told");
+    assert!(now.contains(&"f".to_owned()), "{now:?}");
+    let got = call.got(bob, "v0");
+    assert!(got.windows(2).all(|two| two[1].index == two[0].index + 1), "no hole");
 }

@@ -21,6 +21,7 @@ use trunkline_relay_proto::{demux, rtcp, stun};
 pub(crate) const AUDIO_LEVEL: u8 = 1;
 pub(crate) const MID: u8 = 4;
 pub(crate) const DESCRIPTOR: u8 = 12;
+pub(crate) const RID: u8 = 5;
 
 /// A certificate with its settings.
 pub(crate) fn dtls_settings() -> Arc<dtls::Settings> {
@@ -106,6 +107,7 @@ pub(crate) fn section(mid: &str, kind: Kind, send: Option<Content>, ssrc: u32) -
     let mut extensions = ExtensionIds::default();
     extensions.set(Extension::Mid, MID);
     extensions.set(Extension::AudioLevel, AUDIO_LEVEL);
+    extensions.set(Extension::Rid, RID);
     extensions.set(Extension::DependencyDescriptor, DESCRIPTOR);
     let receive =
         send.is_none().then_some(Downstream { ssrc, rtx_ssrc: (kind == Kind::Video).then_some(ssrc + 1) });
@@ -349,22 +351,33 @@ pub(crate) struct Sent<'a> {
     pub(crate) payload: Vec<u8>,
     /// Another sequence number than the next.
     pub(crate) index: Option<u64>,
+    /// Another SSRC than the section's.
+    pub(crate) ssrc: Option<u32>,
 }
 
 impl<'a> Sent<'a> {
     pub(crate) fn video(timestamp: u32, payload: &[u8]) -> Self {
         let payload = payload.to_vec();
-        Self { mid: "cam", timestamp, marker: true, extensions: Vec::new(), payload, index: None }
+        Self { mid: "cam", timestamp, marker: true, extensions: Vec::new(), payload, index: None, ssrc: None }
     }
 
     /// Sound at a level in −dBov.
     pub(crate) fn audio(timestamp: u32, level: u8) -> Self {
         let extensions = vec![(AUDIO_LEVEL, vec![level])];
-        Self { mid: "mic", timestamp, marker: false, extensions, payload: b"sound".to_vec(), index: None }
+        let payload = b"sound".to_vec();
+        Self { mid: "mic", timestamp, marker: false, extensions, payload, index: None, ssrc: None }
     }
 
     pub(crate) fn at(mut self, index: u64) -> Self {
         self.index = Some(index);
+        self
+    }
+
+    /// One encoding of several, under an SSRC of its own.
+    pub(crate) fn encoding(mut self, rid: &str, ssrc: u32) -> Self {
+        self.extensions.push((MID, self.mid.as_bytes().to_vec()));
+        self.extensions.push((RID, rid.as_bytes().to_vec()));
+        self.ssrc = Some(ssrc);
         self
     }
 
@@ -389,7 +402,7 @@ impl Client {
     }
 
     pub(crate) fn seal(&mut self, packet: &Sent<'_>) -> Vec<u8> {
-        let ssrc = self.ssrc(packet.mid);
+        let ssrc = packet.ssrc.unwrap_or_else(|| self.ssrc(packet.mid));
         let kind =
             self.description.sections.iter().find(|s| s.mid.as_str() == packet.mid).expect("a section").kind;
         let next = self.sequences.entry(ssrc).or_insert(60_000);
