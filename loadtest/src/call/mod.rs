@@ -151,6 +151,9 @@ impl CallArgs {
         if traffic.sources().is_empty() || self.fps == 0 || traffic.video_burst > 1000 {
             return usage("nothing to send: expected --audio, or --video-burst 1 to 1000 at --fps 1 or more");
         }
+        if self.workers == 0 || (self.workers > 1 && self.via == Via::Ingress) {
+            return usage("--workers: expected 1 or more, and 1 with --via ingress");
+        }
         if self.joins_per_s <= 0.0 {
             return usage("--joins-per-s: expected more than 0");
         }
