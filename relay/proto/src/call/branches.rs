@@ -93,9 +93,15 @@ impl Call {
         if self.exchange.attached.is_empty() {
             return;
         }
-        if let Some(person) = self.describe_person(now, index) {
-            self.exchange.export(self.exchange.attached, Message::Person(Arc::new(person)));
+        let Some(person) = self.describe_person(now, index) else { return };
+        let Self { participants, sources, exchange, .. } = self;
+        let own = participants.get(index).and_then(Option::as_deref).map_or(&[][..], |own| &own.sources);
+        for at in own {
+            if let Some(source) = sources.get_mut(*at).and_then(Option::as_mut) {
+                source.elsewhere.told_live = source.is_live(now);
+            }
         }
+        exchange.export(exchange.attached, Message::Person(Arc::new(person)));
     }
 
     /// A participant is gone.
@@ -260,29 +266,20 @@ impl Call {
         }
     }
 
-    fn describe_person(&mut self, now: Instant, index: usize) -> Option<Person> {
-        let Self { participants, sources, .. } = self;
-        let participant = participants.get(index)?.as_deref()?;
-        let mut states = Vec::new();
-        for at in &participant.sources {
-            let Some(source) = sources.get_mut(*at).and_then(Option::as_mut) else { continue };
-            // What never sent anything is a section held in reserve.
-            if !source.has_sent() {
-                continue;
-            }
-            let live = source.is_live(now);
-            source.elsewhere.told_live = live;
-            states.push(SourceState {
-                csrc: source.csrc,
-                mid: source.mid,
-                name: source.name,
-                muted: source.muted,
-                live,
-                payload_types: source.payload_types.clone(),
-                known_types: source.known_types.clone(),
-                rids: source.encodings.iter().filter_map(|encoding| encoding.rid).collect(),
-            });
-        }
+    fn describe_person(&self, now: Instant, index: usize) -> Option<Person> {
+        let participant = self.participant(index)?;
+        // What never sent anything is a section held in reserve.
+        let sources = participant.sources.iter().filter_map(|at| self.source(*at));
+        let states = sources.filter(|source| source.has_sent()).map(|source| SourceState {
+            csrc: source.csrc,
+            mid: source.mid,
+            name: source.name,
+            muted: source.muted,
+            live: source.is_live(now),
+            payload_types: source.payload_types.clone(),
+            known_types: source.known_types.clone(),
+            rids: source.encodings.iter().filter_map(|encoding| encoding.rid).collect(),
+        });
         Some(Person {
             id: participant.id,
             name: participant.name.clone(),
@@ -290,7 +287,7 @@ impl Call {
             order: participant.order,
             spoke: participant.spoke,
             quality: participant.quality,
-            sources: states,
+            sources: states.collect(),
         })
     }
 }

@@ -478,7 +478,8 @@ fn of_simulcast_only_what_a_branch_shows_is_handed_over_and_its_sender_is_told_w
         call.pass(Duration::from_millis(33));
     };
     let height = |call: &mut Branched, height| {
-        let pin = Pin { slot: "v0".into(), participant: Some("ann".into()), source: None, height: Some(height) };
+        let pin =
+            Pin { slot: "v0".into(), participant: Some("ann".into()), source: None, height: Some(height) };
         let world = &mut call.worlds[1];
         let id = world.clients[bob.1].id;
         world.call.request(world.now, id, Request::Pin(pin)).expect("can be done");
