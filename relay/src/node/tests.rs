@@ -151,7 +151,7 @@ async fn events_begin_with_how_things_are_and_end_with_the_session() {
     let (call, _) = create(&node);
     let ann = join(&node, &call, "ann").await;
     let mut events = node.events(&ann.session).expect("it is there");
-    for expected in ["roster", "slots", "speakers", "quality"] {
+    for expected in ["roster", "slots", "speakers", "quality", "layers"] {
         assert_eq!(event(&mut events).await.as_deref(), Some(expected));
     }
     node.leave(&ann.session).expect("it is there");
