@@ -25,7 +25,7 @@ const SECONDS: [f64; 13] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.02, 0.04, 0.06
 const DROPPED: &str = "dropped_";
 
 /// Counts of the workers: the name there, the metric, what it says.
-const COUNTS: [(&str, &str, &str); 16] = [
+const COUNTS: [(&str, &str, &str); 17] = [
     (
         "datagrams_in",
         "trunkline_relay_received_datagrams_total",
@@ -53,6 +53,11 @@ const COUNTS: [(&str, &str, &str); 16] = [
         "shared_in",
         "trunkline_relay_shared_packets_received_total",
         "Packets taken in from other workers that a large call is on",
+    ),
+    (
+        "probe_bytes_out",
+        "trunkline_relay_sent_probe_bytes_total",
+        "Bytes sent only to find out what lines carry",
     ),
     ("nacks_out", "trunkline_relay_nacks_sent_total", "Packets asked for again from senders"),
     ("nacks_in", "trunkline_relay_nacks_received_total", "Packets that receivers asked for again"),

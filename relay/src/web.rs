@@ -14,6 +14,8 @@ const FILES: &[File] = &[
     ("/call/trunkline-client.js", JAVASCRIPT, include_str!("../web/trunkline-client.js")),
     ("/call/api.js", JAVASCRIPT, include_str!("../web/api.js")),
     ("/call/session.js", JAVASCRIPT, include_str!("../web/session.js")),
+    ("/call/layers.js", JAVASCRIPT, include_str!("../web/layers.js")),
+    ("/call/pins.js", JAVASCRIPT, include_str!("../web/pins.js")),
     ("/call/pulse.js", JAVASCRIPT, include_str!("../web/pulse.js")),
     ("/call/media.js", JAVASCRIPT, include_str!("../web/media.js")),
     ("/call/encryption.js", JAVASCRIPT, include_str!("../web/encryption.js")),

@@ -2,7 +2,7 @@
 import { canEncrypt } from './encryption.js';
 import { decodeBase64, makeKey, readInvitation, readToken, writeInvitation } from './link.js';
 import { importBaseKey, safetyCode } from './sframe.js';
-import { Tiles, callTitle, initials } from './tiles.js';
+import { OWN_CAUSES, Tiles, callTitle, initials } from './tiles.js';
 import { TrunklineCall } from './trunkline-client.js';
 
 const JOIN_PROBLEMS = {
@@ -28,11 +28,6 @@ const FAREWELLS = {
 /** Reasons after which the same invitation joins nothing any more. */
 const FINAL = ['call_ended', 'unauthorized'];
 const QUALITIES = { good: 'Good connection', fair: 'Fair connection', poor: 'Poor connection' };
-const CAUSES = {
-  uplink_loss: 'what you send arrives with gaps',
-  downlink_loss: 'what you receive arrives with gaps',
-  round_trip_time: 'long delay',
-};
 const DEVICE_PROBLEMS = {
   NotAllowedError: 'Access was denied. You can allow it in the browser’s settings of this page.',
   NotFoundError: 'None was found.',
@@ -49,7 +44,7 @@ const NOT_ENCRYPTED = {
 
 const $ = (id) => document.getElementById(id);
 const invitation = readInvitation(location);
-const tiles = new Tiles($('tiles'), $('tile-template'), choosePin);
+const tiles = new Tiles($('tiles'), $('tile-template'), choosePin, (slot, height) => call?.setHeight(slot, height));
 /** @type {?TrunklineCall} */
 let call = null;
 let self = null;
@@ -185,8 +180,10 @@ function listen(events) {
   on('slots', render);
   on('speakers', render);
   on('undecryptable', render);
-  on('quality', ({ quality, cause }) => {
-    connection(quality, cause ? `${QUALITIES[quality]}: ${CAUSES[cause] ?? cause}` : QUALITIES[quality]);
+  on('quality', ({ participant, quality, cause }) => {
+    render();
+    if (participant !== self) return;
+    connection(quality, cause ? `${QUALITIES[quality]}: ${OWN_CAUSES[cause] ?? cause}` : QUALITIES[quality]);
   });
   on('moved', () => announce('The call moves to another relay.'));
   on('ended', ({ reason }) => leaveRoom(reason));
@@ -199,8 +196,8 @@ function connection(level, text) {
 
 function render() {
   if (!call) return;
-  const { slots, roster, speakers } = call;
-  tiles.update({ slots, roster, speakers, self, selfView });
+  const { slots, roster, speakers, qualities } = call;
+  tiles.update({ slots, roster, speakers, qualities, self, selfView });
   $('room-title').textContent = callTitle([...roster.keys()].filter((name) => name !== self));
   $('alone').hidden = [...roster.keys()].some((name) => name !== self);
   renderPeople();

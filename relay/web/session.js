@@ -5,12 +5,17 @@
  * @module session
  */
 import { TrunklineError, backoffMs, endSession, pause, sendOffer } from './api.js';
-import { SOURCES, markSlides, offerRawPacketization, prepare } from './media.js';
+import { Layers } from './layers.js';
+import {
+  SOURCES, askForExtensions, encodings, markSlides, midOf, offerRawPacketization, offerSilence, prepare, sections,
+} from './media.js';
 
 /** How often something that is waited for is looked at. */
 const LOOK_MS = 50;
 /** How long a connection is kept for the relay to answer that one has left. */
 const LEAVE_MS = 1_000;
+/** Requests that go out in a second, the others after it: half of what the relay takes, as two such seconds may adjoin. */
+const REQUESTS_PER_S = 10;
 /** Notices that are kept while the session is not shown yet; it takes seconds at most. */
 const NOTICES_MAX = 1_000;
 
@@ -34,6 +39,7 @@ export class Session {
   /** Shown to the user; what the relay says before is kept. */
   #shown = false;
   #notices = [];
+  #layers = new Layers((source) => this.senders.get(source)?.sender);
   #options;
   #encryption;
   #listener;
@@ -44,6 +50,10 @@ export class Session {
   /** @type {?WebSocket} */
   #events = null;
   #eventsAttempts = 0;
+  /** What waits to be told, how much may go now, and the timer after which more may. */
+  #requests = [];
+  #requestsLeft = REQUESTS_PER_S;
+  #requestsTimer = null;
   #closed = false;
   #negotiations = Promise.resolve();
   #started = performance.now();
@@ -112,6 +122,7 @@ export class Session {
       return;
     }
     await this.#pc.setRemoteDescription({ type: 'answer', sdp: answer });
+    await this.#useOneEncoding(sdp, answer);
     this.#openEvents();
   }
 
@@ -122,9 +133,11 @@ export class Session {
     return run;
   }
 
-  /** Tells the relay something, when it can be told. */
+  /** Tells the relay something, when it can be told: soon, and in order. */
   send(request) {
-    if (this.hasEvents) this.#events.send(JSON.stringify(request));
+    if (!this.hasEvents) return;
+    this.#requests.push(request);
+    this.#sendRequests();
   }
 
   /** From now on notices are passed on, those first that came before. */
@@ -180,6 +193,18 @@ export class Session {
     else this.#pc.close();
     this.#events?.close();
     this.#events = null;
+    clearTimeout(this.#requestsTimer);
+  }
+
+  #sendRequests() {
+    const requests = this.hasEvents ? this.#requests.splice(0, this.#requestsLeft) : [];
+    for (const request of requests) this.#events.send(JSON.stringify(request));
+    this.#requestsLeft -= requests.length;
+    this.#requestsTimer ??= setTimeout(() => {
+      this.#requestsTimer = null;
+      this.#requestsLeft = REQUESTS_PER_S;
+      if (this.#requests.length > 0) this.#sendRequests();
+    }, 1_000);
   }
 
   async #within(ms, holds) {
@@ -198,13 +223,13 @@ export class Session {
 
   #makePeerConnection(tracks, iceServers) {
     const pc = new RTCPeerConnection({ bundlePolicy: 'max-bundle', rtcpMuxPolicy: 'require', iceServers });
-    const { sends, codecs, slots } = this.#options;
-    for (const [source, { kind, slides, bitrateMax }] of Object.entries(sends ? SOURCES : {})) {
+    const { sends, codecs, layers, slots } = this.#options;
+    for (const [source, { kind, slides }] of Object.entries(sends ? SOURCES : {})) {
       const track = tracks.get(source) ?? null;
       // A track that comes later needs no negotiation when its section is there and sends already. A screen is
       // different: others see from the section's direction whether one is shared.
       const direction = slides && !track ? 'inactive' : 'sendonly';
-      const sendEncodings = bitrateMax ? [{ maxBitrate: bitrateMax }] : undefined;
+      const sendEncodings = encodings(source, codecs, layers);
       const transceiver = pc.addTransceiver(track ?? kind, { direction, sendEncodings });
       this.senders.set(source, transceiver);
       prepare(transceiver, kind, 'send', codecs);
@@ -228,16 +253,35 @@ export class Session {
     const raw = this.#encryption ? offerRawPacketization : (sdp) => sdp;
     await this.#pc.setLocalDescription({ type: 'offer', sdp: raw(offer.sdp) });
     const slides = [...this.senders].filter(([source]) => SOURCES[source].slides).map(([, { mid }]) => mid);
-    return markSlides(raw(this.#pc.localDescription.sdp), slides);
+    return markSlides(offerSilence(raw(this.#pc.localDescription.sdp)), slides);
+  }
+
+  /** Where simulcast was not agreed on only the first encoding is left, and that should be a whole picture. */
+  async #useOneEncoding(offer, answer) {
+    const hasSimulcast = (sdp, mid) => sections(sdp).find((each) => midOf(each) === mid)?.includes('a=simulcast:');
+    for (const [source, { mid, sender }] of this.senders) {
+      if (!hasSimulcast(offer, mid) || hasSimulcast(answer, mid)) continue;
+      const { scaleResolutionDownBy, maxBitrate } = encodings(source, this.#options.codecs, this.#options.layers).at(-1);
+      const parameters = sender.getParameters();
+      const [first] = parameters.encodings ?? [];
+      if (!first) continue;
+      Object.assign(first, { scaleResolutionDownBy, maxBitrate });
+      delete first.maxFramerate;
+      await sender.setParameters(parameters).catch(() => {});
+    }
   }
 
   async #negotiateNow(options) {
     if (this.#closed || !this.#location) throw new TrunklineError(0, 'not in a call');
+    for (const [source, transceiver] of this.senders) {
+      if (SOURCES[source].kind === 'video') askForExtensions(transceiver);
+    }
     const offer = await this.#describe(await this.#pc.createOffer(options));
     try {
       const { response, answer } = await sendOffer('PATCH', this.#location, { offer, etag: this.#etag });
       this.#etag = response.headers.get('etag') ?? this.#etag;
       await this.#pc.setRemoteDescription({ type: 'answer', sdp: answer });
+      await this.#useOneEncoding(offer, answer);
     } catch (error) {
       if (this.#pc.signalingState === 'have-local-offer') await this.#pc.setLocalDescription({ type: 'rollback' });
       throw error;
@@ -251,6 +295,8 @@ export class Session {
     this.#events = socket;
     socket.onopen = () => {
       this.#eventsAttempts = 0;
+      // A new connection is told everything.
+      this.#requests = [];
       this.#listener.onEventsOpen(this);
     };
     socket.onmessage = ({ data }) => this.#onNotice(JSON.parse(data));
@@ -271,6 +317,8 @@ export class Session {
     if (this.#closed) return;
     this.moved ||= notice.event === 'moved';
     this.ended ||= notice.event === 'ended';
+    // Of this connection's encodings, whether it is shown or not.
+    if (notice.event === 'layers') this.#layers.want(notice.sources);
     if (this.#shown) this.#listener.onNotice(this, notice);
     else if (this.#notices.length < NOTICES_MAX) this.#notices.push(notice);
   }

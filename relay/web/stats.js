@@ -37,13 +37,23 @@ const OUTBOUND = [
  * @property {number} frameWidth
  * Further: packetsReceived, packetsLost, bytesReceived, framesDecoded, keyFramesDecoded, framesDropped, freezeCount,
  * nackCount, pliCount, totalAudioEnergy, concealedSamples, as the standard defines them; 0 when not reported.
+ *
+ * @typedef {object} SourceStats
+ * @property {string} source
+ * @property {string} mid
+ * @property {?string} codec
+ * @property {number} frameHeight of the largest encoding that is sent
+ * @property {object[]} encodings each with rid, active, frameHeight, framesPerSecond, scalabilityMode, bytesSent,
+ *   framesEncoded, targetBitrate; the smallest first
+ * Further: packetsSent, bytesSent, retransmittedPacketsSent, framesEncoded, keyFramesEncoded, nackCount, pliCount, of
+ * all encodings.
  */
 
 /**
  * @param {RTCStatsReport} report
  * @param {Array<{mid: string, kind: string, participant: ?string}>} slots
  * @param {Array<{source: string, mid: string}>} senders
- * @returns {{slots: SlotStats[], sources: object[], transport: object}}
+ * @returns {{slots: SlotStats[], sources: SourceStats[], transport: object}}
  */
 export function summarise(report, slots, senders) {
   const all = [...report.values()];
@@ -65,10 +75,24 @@ export function summarise(report, slots, senders) {
     }),
     sources: senders.map(({ source, mid }) => {
       const entries = of('outbound-rtp', mid);
-      const last = entries.at(-1);
-      return { source, mid, codec: codecOf(last), frameHeight: last?.frameHeight ?? 0, ...sums(entries, OUTBOUND) };
+      const frameHeight = Math.max(0, ...entries.map((entry) => entry.frameHeight ?? 0));
+      const encodings = entries.map((entry) => encoding(entry)).sort((one, other) => one.frameHeight - other.frameHeight);
+      return { source, mid, codec: codecOf(entries.at(-1)), frameHeight, ...sums(entries, OUTBOUND), encodings };
     }),
     transport: transport(report, all),
+  };
+}
+
+function encoding({ rid, active, frameHeight, framesPerSecond, scalabilityMode, bytesSent, framesEncoded, targetBitrate }) {
+  return {
+    rid: rid ?? null,
+    active: active ?? true,
+    frameHeight: frameHeight ?? 0,
+    framesPerSecond: framesPerSecond ?? 0,
+    scalabilityMode: scalabilityMode ?? null,
+    bytesSent: bytesSent ?? 0,
+    framesEncoded: framesEncoded ?? 0,
+    targetBitrate: targetBitrate ?? 0,
   };
 }
 

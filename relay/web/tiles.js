@@ -7,6 +7,24 @@
 
 /** Tiles of people without a picture. More shows more faces, or rather initials, and leaves less room for pictures. */
 const WITHOUT_PICTURE_MAX = 8;
+/** How long a new arrangement may settle before its heights are told. More tells less of what does not last. */
+const SETTLE_MS = 300;
+/** What most pictures have, before the first one tells. */
+const HEIGHT_PER_WIDTH = 9 / 16;
+const PAUSED = 'Paused: slow connection';
+const CAUSES = {
+  uplink_loss: 'what they send arrives with gaps',
+  downlink_loss: 'what they receive arrives with gaps',
+  round_trip_time: 'long delay',
+  bandwidth: 'it carries little',
+};
+/** What spoils one's own connection, in plain words. */
+export const OWN_CAUSES = {
+  uplink_loss: 'what you send arrives with gaps',
+  downlink_loss: 'what you receive arrives with gaps',
+  round_trip_time: 'long delay',
+  bandwidth: 'it carries less than there is to see',
+};
 /** People who are named in a call's title. More says more, and is cut off in narrow windows. */
 const NAMED_MAX = 3;
 
@@ -15,6 +33,7 @@ const NAMED_MAX = 3;
  * @property {import('./trunkline-client.js').Slot[]} slots
  * @property {Map<string, object>} roster
  * @property {string[]} speakers
+ * @property {Map<string, {quality: string, cause?: string}>} qualities
  * @property {?string} self one's own name
  * @property {?MediaStream} selfView one's own camera; null when it is off
  */
@@ -24,6 +43,8 @@ export class Tiles {
   #list;
   #template;
   #onPin;
+  #onHeight;
+  #settling = null;
   /** @type {Map<string, HTMLLIElement>} by what they show: `slot 4`, `person anna`, `self` */
   #tiles = new Map();
   #onResize;
@@ -33,11 +54,14 @@ export class Tiles {
    * @param {HTMLTemplateElement} template
    * @param {(choice: {participant: string, source: ?string, pinned: boolean}) => void} onPin somebody chose a tile;
    *   `pinned` says that it is pinned now
+   * @param {(slot: string, height: number) => void} onHeight how high a slot's picture is shown, in physical pixels;
+   *   told again and again
    */
-  constructor(list, template, onPin) {
+  constructor(list, template, onPin, onHeight) {
     this.#list = list;
     this.#template = template;
     this.#onPin = onPin;
+    this.#onHeight = onHeight;
     this.#onResize = new ResizeObserver(() => this.#arrange());
     this.#onResize.observe(list);
   }
@@ -65,7 +89,7 @@ export class Tiles {
   /** Height of the large picture in physical pixels, for pins; null when none is large. */
   get featuredHeight() {
     const featured = this.#list.querySelector('.featured');
-    return featured && Math.round(featured.clientHeight * devicePixelRatio);
+    return featured && shownHeight(featured);
   }
 
   #remove(key, tile) {
@@ -88,7 +112,16 @@ export class Tiles {
     tile.dataset.participant = participant;
     tile.dataset.source = source ?? 'none';
     tile.dataset.self = each.self;
-    tile.dataset.picture = stream !== null && !each.dark;
+    if (tile.shows !== each.shows) {
+      tile.shows = each.shows;
+      tile.seen = false;
+    }
+    tile.paused = each.paused;
+    if (!tile.seen && !each.paused) this.#lookOut(tile);
+    // What was there before a pause began is better than nothing; what somebody else showed is not.
+    tile.dataset.picture = stream !== null && !each.dark && (tile.seen || !each.paused);
+    tile.dataset.paused = each.paused;
+    tile.mid = each.slot;
     tile.classList.toggle('speaking', each.speaking);
     tile.classList.toggle('featured', each.featured);
     tile.querySelector('.name span').textContent = title;
@@ -97,6 +130,16 @@ export class Tiles {
     const warning = tile.querySelector('.warning');
     warning.hidden = !each.undecryptable;
     warning.textContent = each.undecryptable ? 'This cannot be decrypted: the key is another one.' : '';
+    const paused = tile.querySelector('.paused');
+    paused.hidden = !each.paused || each.undecryptable || each.dark;
+    paused.textContent = paused.hidden ? '' : PAUSED;
+    const quality = tile.querySelector('.quality');
+    quality.hidden = each.quality === null;
+    if (each.quality) {
+      quality.dataset.level = each.quality.quality;
+      quality.title = qualityText(each.self ? null : participant, each.quality);
+      quality.setAttribute('aria-label', quality.title);
+    }
     const pin = tile.querySelector('.pin');
     pin.hidden = each.self;
     pin.setAttribute('aria-pressed', pinned);
@@ -107,13 +150,69 @@ export class Tiles {
     video.setAttribute('aria-hidden', 'true');
   }
 
+  /** Waits for a picture of whom the tile shows now: then there is one to keep when it is paused. */
+  #lookOut(tile) {
+    const { shows } = tile;
+    if (tile.awaits === shows) return;
+    tile.awaits = shows;
+    tile.querySelector('video').requestVideoFrameCallback?.(() => {
+      tile.awaits = null;
+      if (tile.shows === shows && !tile.paused) tile.seen = true;
+    });
+  }
+
+  #tellHeights() {
+    this.#settling ??= setTimeout(() => {
+      this.#settling = null;
+      for (const tile of this.#tiles.values()) {
+        // What has no room now, as in a page that is not shown, says nothing.
+        if (tile.mid !== undefined && tile.clientHeight > 0) this.#onHeight(tile.mid, shownHeight(tile));
+      }
+    }, SETTLE_MS);
+  }
+
   #arrange() {
     const count = this.#tiles.size;
     const featuring = this.#list.querySelector('.featured') !== null;
     this.#list.classList.toggle('featuring', featuring);
     this.#list.classList.toggle('single', count === 1);
     this.#list.dataset.columns = columns(count, this.#list.clientWidth, this.#list.clientHeight);
+    this.#tellHeights();
   }
+}
+
+function shownHeight(tile) {
+  const video = tile.querySelector('video');
+  const room = { width: tile.clientWidth * devicePixelRatio, height: tile.clientHeight * devicePixelRatio };
+  const ratio = video.videoWidth > 0 ? video.videoHeight / video.videoWidth : HEIGHT_PER_WIDTH;
+  return pictureHeight(room, ratio, getComputedStyle(video).objectFit === 'contain');
+}
+
+/**
+ * How high a picture is in the room it has.
+ *
+ * @param {{width: number, height: number}} room
+ * @param {number} ratio the picture's height by its width
+ * @param {boolean} whole shown as a whole; else it covers the room and is cut at its sides, or above and below
+ * @returns {number}
+ */
+export function pictureHeight(room, ratio, whole) {
+  const height = (whole ? Math.min : Math.max)(room.height, room.width * ratio);
+  return Math.max(1, Math.round(height));
+}
+
+/**
+ * Says in words how good a connection is.
+ *
+ * @param {?string} name whose; null for one's own
+ * @param {{quality: string, cause?: string}} quality
+ * @returns {string} such as `Connection of anna: poor, long delay`
+ */
+export function qualityText(name, { quality, cause }) {
+  const whose = name === null ? 'Your connection' : `Connection of ${name}`;
+  const said = [quality];
+  if (cause) said.push(name === null ? (OWN_CAUSES[cause] ?? cause) : (CAUSES[cause] ?? cause));
+  return `${whose}: ${said.join(', ')}`;
 }
 
 /**
@@ -150,7 +249,7 @@ function shortName(name) {
   return first.toUpperCase() + rest.join('');
 }
 
-function choose({ slots, roster, speakers, self, selfView }) {
+function choose({ slots, roster, speakers, qualities, self, selfView }) {
   const sourceOf = (name, source) => roster.get(name)?.sources.find((each) => each.source === source);
   const base = (participant) => ({
     participant,
@@ -159,7 +258,9 @@ function choose({ slots, roster, speakers, self, selfView }) {
     self: false,
     pinned: false,
     dark: false,
+    paused: false,
     undecryptable: false,
+    quality: qualities.get(participant) ?? null,
   });
   const filled = slots.filter(({ kind, participant }) => kind === 'video' && participant !== null);
   // The pinned one is large; without one, a shared screen is.
@@ -167,11 +268,14 @@ function choose({ slots, roster, speakers, self, selfView }) {
   const wanted = filled.map((slot) => ({
     ...base(slot.participant),
     key: `slot ${slot.mid}`,
+    slot: slot.mid,
+    shows: `${slot.source} ${slot.csrc} ${slot.participant}`,
     source: slot.source,
     title: slot.source === 'screen' ? `${slot.participant}’s screen` : slot.participant,
     stream: slot.stream,
     dark: sourceOf(slot.participant, slot.source)?.muted ?? false,
     pinned: slot.pinned,
+    paused: slot.paused,
     featured: slot === large,
     undecryptable: slot.undecryptable,
   }));

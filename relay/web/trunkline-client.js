@@ -8,6 +8,7 @@ import { TrunklineError, askIceServers, backoffMs, pause } from './api.js';
 import { FrameEncryption } from './encryption.js';
 import { Pulse } from './pulse.js';
 import { SOURCES } from './media.js';
+import { Pins } from './pins.js';
 import { Session } from './session.js';
 import { summarise } from './stats.js';
 
@@ -41,7 +42,9 @@ export { TrunklineError };
  * @property {boolean} [sends] false offers no media of one's own: right for viewers; true when not given
  * @property {{audio?: number, video?: number}} [slots] how many people one hears and sees at a time: 3 and 9
  * @property {string[]} [codecs] video codecs by preference; VP8 and VP9 when not given. AV1 and H264 are offered only
- *   when named here; with a key they need a relay and receivers that agree to raw packetization
+ *   when named here; with a key they need a relay and receivers that agree to raw packetization. The first one decides
+ *   how a camera is sent: VP8 and H264 in three encodings (simulcast), VP9 and AV1 in one that holds three sizes
+ * @property {'simulcast' | 'svc'} [layers] `simulcast`: three encodings with VP9 and AV1, too
  */
 
 /**
@@ -53,6 +56,7 @@ export { TrunklineError };
  * @property {?string} source `microphone`, `camera`, `screen` or `screen_audio`
  * @property {?number} csrc
  * @property {boolean} pinned
+ * @property {boolean} paused nothing comes: one's own connection does not carry it now
  * @property {boolean} undecryptable frames come, but they were encrypted with another key
  */
 
@@ -64,7 +68,9 @@ export { TrunklineError };
  * - `roster`: `{complete, participants, left}` as the relay sends it; all of it is in {@link TrunklineCall#roster}
  * - `slots`: `{slots}`, those that changed; all are in {@link TrunklineCall#slots}
  * - `speakers`: `{speakers}`, names, the loudest first
- * - `quality`: `{quality, cause?}`; `good`, `fair` or `poor`
+ * - `quality`: `{participant, quality, cause?}`; `good`, `fair` or `poor`, and `uplink_loss`, `downlink_loss`,
+ *   `round_trip_time` or `bandwidth`; of oneself and of those who send. All are in {@link TrunklineCall#qualities}
+ * - `layers`: `{sources}`, what anybody wants to see of what one sends; the client has done already what follows from it
  * - `moved`: the call goes on elsewhere; the client joins again by itself
  * - `ended`: `{reason}`; `left`, `replaced`, `timed_out`, `refused`, `call_ended`, `drained`, or, found out here,
  *   `lost` (no connection in spite of all attempts) and `unauthorized` (the token is not valid any more)
@@ -77,6 +83,8 @@ export class TrunklineCall extends EventTarget {
   roster = new Map();
   /** @type {string[]} who speaks, the loudest first */
   speakers = [];
+  /** @type {Map<string, {quality: string, cause?: string}>} how good connections are, by name, where that is known */
+  qualities = new Map();
   /** `idle`, `joining`, `connected`, `reconnecting` or `ended` */
   state = 'idle';
 
@@ -94,8 +102,7 @@ export class TrunklineCall extends EventTarget {
   #tracks = new Map();
   /** Muted by their owner. What has no track counts as muted whatever is said here. */
   #muted = new Set();
-  /** @type {Map<string, object>} by slot; told again to a new events connection */
-  #pins = new Map();
+  #pins = new Pins();
   #recovering = false;
   /** Ends an ICE restart that is under way: only a new join will do. */
   #hurry = () => {};
@@ -192,13 +199,21 @@ export class TrunklineCall extends EventTarget {
    * Shows a participant in a slot for as long as the pin lasts; without a participant the relay chooses again.
    *
    * @param {{slot: string, participant?: string, source?: string, height?: number}} pin `slot` is a `mid`; `height`
-   *   is that of the room for the picture, in pixels
+   *   as in {@link TrunklineCall#setHeight}
    */
-  pin({ slot, participant, source, height }) {
-    const pin = { slot, participant, source, height };
-    if (participant) this.#pins.set(slot, pin);
-    else this.#pins.delete(slot);
-    for (const session of this.#sessions()) session.send({ pin });
+  pin(pin) {
+    this.#pins.set(pin);
+    this.#tell(this.#pins.request(pin.slot));
+  }
+
+  /**
+   * Says how much room there is for a slot's picture, so that no more is sent than can be seen.
+   *
+   * @param {string} slot a `mid`
+   * @param {number} height of the picture as it is shown, in pixels of the screen
+   */
+  setHeight(slot, height) {
+    if (this.#pins.setHeight(slot, height)) this.#tell(this.#pins.request(slot));
   }
 
   /**
@@ -238,7 +253,7 @@ export class TrunklineCall extends EventTarget {
       onNotice: (session, notice) => session === this.#session && this.#onNotice(notice),
       onEventsOpen: (session) => {
         for (const source of session.senders.keys()) this.#tellMute(session, source);
-        for (const pin of this.#pins.values()) session.send({ pin });
+        for (const request of this.#pins.requests()) session.send(request);
       },
       onEventsLost: (session) => {
         this.#later(EVENTS_LOST_MS, () => {
@@ -273,7 +288,7 @@ export class TrunklineCall extends EventTarget {
   /** Slots stay the same objects when the connection is made anew; only their tracks change. */
   #adoptSlots({ receiving }) {
     this.slots = receiving.map(({ mid, receiver: { track } }, index) => {
-      const blank = { participant: null, source: null, csrc: null, pinned: false, undecryptable: false };
+      const blank = { participant: null, source: null, csrc: null, pinned: false, paused: false, undecryptable: false };
       const slot = this.slots[index] ?? { stream: new MediaStream(), ...blank };
       for (const old of slot.stream.getTracks()) slot.stream.removeTrack(old);
       slot.stream.addTrack(track);
@@ -409,7 +424,8 @@ export class TrunklineCall extends EventTarget {
       }
     }
     if (event === 'speakers') this.speakers = detail.speakers;
-    if (['roster', 'slots', 'speakers', 'quality', 'moved'].includes(event)) this.#emit(event, detail);
+    if (event === 'quality') this.qualities.set(detail.participant, { quality: detail.quality, cause: detail.cause });
+    if (['roster', 'slots', 'speakers', 'quality', 'layers', 'moved'].includes(event)) this.#emit(event, detail);
     if (event === 'moved') this.#recover('rejoin');
     if (event === 'ended') this.#onEnded(detail);
   }
@@ -424,9 +440,14 @@ export class TrunklineCall extends EventTarget {
     if (complete) this.roster.clear();
     for (const name of left) this.roster.delete(name);
     for (const entry of participants) this.roster.set(entry.participant, entry);
-    for (const [slot, { participant }] of this.#pins) {
-      if (!this.roster.has(participant)) this.#pins.delete(slot);
+    this.#pins.retain((name) => this.roster.has(name));
+    for (const name of this.qualities.keys()) {
+      if (!this.roster.has(name)) this.qualities.delete(name);
     }
+  }
+
+  #tell(request) {
+    for (const session of this.#sessions()) session.send(request);
   }
 
   #tellMute(session, source) {

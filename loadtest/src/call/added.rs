@@ -45,6 +45,7 @@ pub(super) async fn latency(
     let turn = turn.min(TURN_MAX);
     let traffic =
         Traffic { video_burst: traffic.video_burst.min(BURST_MAX), fps: traffic.fps.min(FPS_MAX), ..traffic };
+    let traffic = Traffic { simulcast: false, ..traffic };
     let through = Probe::start(entrance, site.admin(), traffic).await?;
     let direct = Probe::start(&entrance.at(twin.api), twin.admin(), traffic).await?;
     let (mut p50, mut p99) = (Vec::new(), Vec::new());

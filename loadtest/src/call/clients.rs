@@ -11,6 +11,7 @@ use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
 use tokio::sync::oneshot;
 use trunkline_relay_peer::peer::DATAGRAM_BYTES_MAX;
 use trunkline_relay_peer::{Peer, PeerEvent, Received};
+use trunkline_relay_proto::media::ENCODINGS_MAX;
 
 use super::connection::Connection;
 use super::publish::{Publisher, Wire};
@@ -52,6 +53,7 @@ enum Command {
     Join(Box<Joining>),
     Publish,
     Pause,
+    Want(u32, [bool; ENCODINGS_MAX]),
     Snapshot(oneshot::Sender<Snapshot>),
 }
 
@@ -135,6 +137,11 @@ impl Clients {
     /// Publishers send no more.
     pub(crate) fn pause(&self) {
         self.tell(Command::Pause);
+    }
+
+    /// Which encodings anybody wants of a client's camera. Clients are numbered in the order of joining.
+    pub(super) fn want(&self, number: u32, wanted: [bool; ENCODINGS_MAX]) {
+        self.tell(Command::Want(number, wanted));
     }
 
     /// What was seen so far.
@@ -250,6 +257,12 @@ impl Crowd {
                     let now = Instant::now();
                     self.publishers().for_each(|publisher| publisher.start(now));
                 }
+                Ok(Command::Want(number, wanted)) => {
+                    let client = usize::try_from(number).ok().and_then(|number| self.clients.get_mut(number));
+                    if let Some(publisher) = client.and_then(|client| client.publisher.as_mut()) {
+                        publisher.want(wanted);
+                    }
+                }
                 Ok(Command::Pause) => self.publishers().for_each(Publisher::pause),
                 Ok(Command::Snapshot(reply)) => {
                     // Whoever asked may have stopped waiting.
@@ -356,8 +369,8 @@ impl Crowd {
                 PeerEvent::Connected => {
                     self.joins.extend(client.started.take().map(|started| started.elapsed()));
                 }
-                PeerEvent::KeyFrameWanted(_) => {
-                    client.publisher.iter_mut().for_each(Publisher::want_key_frame);
+                PeerEvent::KeyFrameWanted(_, encoding) => {
+                    client.publisher.iter_mut().for_each(|publisher| publisher.want_key_frame(encoding));
                 }
                 PeerEvent::Closed | PeerEvent::Failed(_) | PeerEvent::Lost => self.failed += 1,
             }

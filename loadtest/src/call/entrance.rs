@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use http::Method;
+use http::header::LOCATION;
+use http::{HeaderMap, Method};
 use trunkline_relay_peer::{Peer, Plan, Settings};
 
 use super::clients::Joining;
@@ -41,6 +42,16 @@ pub(crate) struct Participant<'a> {
     pub(crate) seed: u64,
 }
 
+/// What came of an offer.
+pub(crate) struct Asked {
+    /// The peer, which has taken the answer.
+    pub(crate) peer: Peer,
+    /// When it began to ask.
+    pub(crate) started: Instant,
+    /// Where its session is.
+    pub(crate) location: String,
+}
+
 impl Entrance {
     /// Through the site's front door.
     pub(crate) fn new(site: &Site, settings: &Arc<Settings>, transport: Transport) -> Self {
@@ -57,22 +68,32 @@ impl Entrance {
         Self { api, ..self.clone() }
     }
 
-    /// Makes an offer: the peer that has taken the answer, and when it began to ask.
+    /// Makes an offer.
     ///
     /// # Errors
     /// When it is refused.
-    pub(crate) async fn ask(&self, who: &Participant<'_>) -> Result<(Peer, Instant), LoadError> {
+    pub(crate) async fn ask(&self, who: &Participant<'_>) -> Result<Asked, LoadError> {
         let started = Instant::now();
         let mut peer = Peer::new(&self.settings, who.seed);
         let offer = Bytes::from(peer.offer(&who.plan));
         let path = format!("/v1/calls/{}/participants", who.call);
         let mut client = Client::new(self.api, who.token);
-        let answer = client.call(Method::POST, &path, Media::Sdp, offer).await?;
+        let (status, headers, answer) =
+            client.ask(Method::POST, &path, Media::Sdp, HeaderMap::new(), offer).await?;
+        if !status.is_success() {
+            return Err(LoadError::Refused {
+                request: format!("POST {path}"),
+                status: status.as_u16(),
+                body: String::from_utf8_lossy(&answer).into_owned(),
+            });
+        }
         let wrong = |why: String| LoadError::Answer { request: format!("POST {path}"), why };
+        let location = headers.get(LOCATION).and_then(|value| value.to_str().ok());
+        let location = location.ok_or_else(|| wrong("no Location".to_owned()))?.to_owned();
         let answer = String::from_utf8(answer.into()).map_err(|error| wrong(error.to_string()))?;
         let taken = peer.answer_over(Instant::now(), &answer, self.transport.into());
         taken.map_err(|error| wrong(error.to_string()))?;
-        Ok((peer, started))
+        Ok(Asked { peer, started, location })
     }
 
     /// Opens its way to the relay.
@@ -99,7 +120,7 @@ impl Entrance {
         who: &Participant<'_>,
         publisher: Option<Publisher>,
     ) -> Result<Joining, LoadError> {
-        let (peer, started) = self.ask(who).await?;
+        let Asked { peer, started, .. } = self.ask(who).await?;
         let connection = self.connect(&peer).await?;
         Ok(Joining { peer, connection, started, publisher })
     }

@@ -5,7 +5,7 @@ use trunkline_benches::forward::Forward;
 use trunkline_benches::stream::Streams;
 
 use super::clients::Snapshot;
-use super::publish::{AUDIO_BYTES, Traffic, VIDEO_BYTES};
+use super::publish::{AUDIO_BYTES, OVERHEAD_BYTES, SMALL_BYTES, Traffic, VIDEO_BYTES};
 use super::site::{Transport, Via};
 use crate::error::LoadError;
 
@@ -20,6 +20,19 @@ pub(super) struct Job {
     pub(super) via: Via,
     /// How many receivers a packet has.
     pub(super) receivers: usize,
+    /// With simulcast: tiles of each receiver, and how many receivers each smallest and each largest encoding has.
+    pub(super) tiles: Option<Tiles>,
+}
+
+/// Who sees cameras how large.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Tiles {
+    /// Small pictures of one receiver, besides its large one.
+    pub(super) tiles: usize,
+    /// Receivers of each small picture.
+    pub(super) small: usize,
+    /// Receivers of each large one.
+    pub(super) large: usize,
 }
 
 /// The jobs for each kind of packet.
@@ -43,14 +56,31 @@ impl Limits {
     pub(super) fn new(job: Job, snapshot: &Snapshot) -> Result<Self, LoadError> {
         let traffic = job.traffic;
         let mean = snapshot.received_bytes as f64 / snapshot.received.max(1) as f64;
-        let video = ((mean - AUDIO_BYTES as f64) / (VIDEO_BYTES - AUDIO_BYTES) as f64).clamp(0.0, 1.0);
+        let picture = match job.tiles {
+            None => VIDEO_BYTES as f64,
+            Some(tiles) => {
+                let (small, large) = (tiles.tiles as f64, f64::from(traffic.video_burst));
+                (small * SMALL_BYTES as f64 + large * VIDEO_BYTES as f64) / (small + large)
+            }
+        };
+        let video = ((mean - AUDIO_BYTES as f64) / (picture - AUDIO_BYTES as f64)).clamp(0.0, 1.0);
         let (video, audio) = match (traffic.video_burst, traffic.audio) {
             (0, _) => (0.0, 1.0),
             (_, false) => (1.0, 0.0),
             _ => (video, 1.0 - video),
         };
         let burst = usize::try_from(traffic.video_burst).unwrap_or(BURST_MAX).clamp(1, BURST_MAX);
-        let plans = [(Plan::video(burst, job.receivers), video), (Plan::audio(job.receivers), audio)];
+        let mut plans = vec![(Plan::audio(job.receivers), audio)];
+        match job.tiles {
+            None => plans.push((Plan::video(burst, job.receivers), video)),
+            Some(tiles) => {
+                let (small, large) = (tiles.tiles as f64, burst as f64);
+                let packet_bytes = SMALL_BYTES + OVERHEAD_BYTES;
+                let tile = Plan { packet_bytes, rounds: 1000, ..Plan::video(1, tiles.small) };
+                plans.push((tile, video * small / (small + large)));
+                plans.push((Plan::video(burst, tiles.large), video * large / (small + large)));
+            }
+        }
         let parts = plans.into_iter().filter(|(_, share)| *share > 0.0).map(|(plan, share)| {
             // The clients here take trains, too.
             let plan = Plan { receivers_take_trains: true, receivers_sleep: true, ..plan };

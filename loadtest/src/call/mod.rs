@@ -6,10 +6,11 @@
 //! # Layout
 //! - [`site`]: a node and an ingress before it; [`relay`] and [`process`] what they are made of
 //! - [`entrance`]: joining; [`connection`] and `wire`: how datagrams get there
-//! - [`clients`]: everybody on calls, on one thread; [`publish`] what they send
+//! - [`clients`]: everybody on calls, on one thread; [`publish`] what they send; `events` what they want to see
 //! - `limits`: the bare jobs; `added`: the latency an ingress adds
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -23,15 +24,18 @@ use crate::progress::Progress;
 use crate::report::round;
 use crate::{Common, Judged};
 use clients::{Clients, Joining};
-use entrance::{Entrance, Participant};
-use limits::{Job, Limits};
+use entrance::{Asked, Entrance, Participant};
+use events::{Events, Follower};
+use limits::{Job, Limits, Tiles};
 use publish::{Publisher, Traffic};
+use relay::{CONFERENCE_MAX, Mode};
 use site::{Site, Transport, Via, Workers};
 
 mod added;
 pub(crate) mod clients;
 pub(crate) mod connection;
 pub(crate) mod entrance;
+mod events;
 mod limits;
 pub(crate) mod process;
 pub(crate) mod publish;
@@ -66,6 +70,9 @@ const SHAPED_DELAY: Duration = Duration::from_millis(5);
 const PARTICIPANTS_MAX: u32 = 500;
 const RECEIVERS_MAX: usize = 500;
 
+/// Sections that a relay takes in one offer, less those that somebody sends in.
+const SLOTS_MAX: usize = 120;
+
 /// What the relay counts.
 const SENT: &str = "trunkline_relay_sent_datagrams_total";
 const SENT_IN_TRAINS: &str = "trunkline_relay_sent_in_trains_datagrams_total";
@@ -94,6 +101,20 @@ pub(crate) struct CallArgs {
     /// Video sections that everybody receives in.
     #[arg(long, default_value_t = 9)]
     slots_video: usize,
+    /// Small pictures that everybody sees besides a large one, of cameras with --simulcast.
+    #[arg(long, conflicts_with = "slots_video")]
+    slots: Option<usize>,
+    /// Cameras send three encodings at a time. Everybody asks for one picture of 720 lines, and for 180 in the other
+    /// slots; encodings nobody wants are not sent.
+    #[arg(long)]
+    simulcast: bool,
+    /// Everybody tells when packets arrive, as browsers do, so that the relay adapts to each line.
+    #[arg(long)]
+    adaptive: bool,
+    /// What kind of call: a conference has up to 100 people, a broadcast 500 and one publisher [default: as many people
+    /// need]
+    #[arg(long, value_enum)]
+    mode: Option<Mode>,
     /// How long the relay is measured, all turns together.
     #[arg(long, default_value_t = 10)]
     duration_s: u64,
@@ -129,7 +150,40 @@ pub(crate) struct CallArgs {
 impl CallArgs {
     fn traffic(&self) -> Traffic {
         let video_burst = self.video_burst.unwrap_or(if self.audio { 0 } else { 8 });
-        Traffic { video_burst, fps: self.fps, audio: self.audio }
+        Traffic { video_burst, fps: self.fps, audio: self.audio, simulcast: self.simulcast() }
+    }
+
+    fn simulcast(&self) -> bool {
+        self.simulcast || self.slots.is_some()
+    }
+
+    /// Video sections.
+    fn slots_video(&self) -> usize {
+        self.slots.map_or(self.slots_video, |tiles| tiles + 1)
+    }
+
+    fn mode(&self) -> Mode {
+        let conference = self.participants <= CONFERENCE_MAX;
+        self.mode.unwrap_or(if conference { Mode::Conference } else { Mode::Broadcast })
+    }
+
+    /// What everybody offers.
+    fn plan(&self, publishes: bool) -> Plan {
+        let sources = if publishes { self.traffic().sources() } else { Vec::new() };
+        let plan = Plan::receiver(self.slots_audio, self.slots_video()).sending(&sources);
+        let plan = if self.simulcast() { plan.simulcast() } else { plan };
+        if self.adaptive { plan.adaptive() } else { plan }
+    }
+
+    /// Who sees how many cameras how large.
+    fn tiles(&self) -> Option<Tiles> {
+        let people = |count: u32| usize::try_from(count).unwrap_or(RECEIVERS_MAX);
+        let (participants, publishers) = (people(self.participants), people(self.publishers));
+        let shown = self.slots_video().min(publishers.saturating_sub(1)).max(1);
+        let receivers =
+            |pictures: usize| (participants * pictures / publishers.max(1)).clamp(1, RECEIVERS_MAX);
+        let tiles = shown - 1;
+        self.simulcast().then(|| Tiles { tiles, small: receivers(tiles), large: receivers(1) })
     }
 
     fn turn(&self) -> Duration {
@@ -154,6 +208,22 @@ impl CallArgs {
         if self.workers == 0 || (self.workers > 1 && self.via == Via::Ingress) {
             return usage("--workers: expected 1 or more, and 1 with --via ingress");
         }
+        if self.mode() == Mode::Conference && self.participants > CONFERENCE_MAX {
+            return usage("--mode conference: expected --participants 2 to 100");
+        }
+        if self.mode == Some(Mode::Broadcast) && self.publishers != 1 {
+            return usage("--mode broadcast: expected --publishers 1");
+        }
+        if self.simulcast() && traffic.video_burst == 0 {
+            return usage(
+                "--slots, --simulcast: expected --video-burst 1 or more, --audio alone has no pictures",
+            );
+        }
+        if self.simulcast() && self.slots_video() == 0 || self.slots_video() + self.slots_audio > SLOTS_MAX {
+            return usage(
+                "--slots, --slots-video, --slots-audio: expected 120 at most, and one for pictures with simulcast",
+            );
+        }
         if self.joins_per_s <= 0.0 {
             return usage("--joins-per-s: expected more than 0");
         }
@@ -177,6 +247,11 @@ pub(crate) struct CallReport {
     transport: Transport,
     participants: u32,
     publishers: u32,
+    mode: Mode,
+    /// Sections for pictures, and whether cameras send three encodings, of which one picture is seen large.
+    slots_video: usize,
+    simulcast: bool,
+    adaptive: bool,
     video_burst: u32,
     fps: u32,
     audio: bool,
@@ -268,15 +343,17 @@ pub(crate) async fn run(common: &Common, args: &CallArgs) -> Result<CallReport, 
         relay_bin: args.relay_bin.clone(),
     };
     let mut site = Site::start(&mut fleet, &plan).await?;
-    let call = relay::create_call(&mut site.admin(), args.participants).await?;
+    let call = relay::create_call_of(&mut site.admin(), args.participants, args.mode()).await?;
     let shaped = args.is_shaped();
     let epoch = Instant::now();
     let settings = Settings::new(epoch).map_err(|error| LoadError::Usage(error.to_string()))?;
     let settings = if shaped { settings.like_a_browser() } else { settings }.shared();
     let entrance = Entrance::new(&site, &settings, args.transport);
-    let clients = Clients::start(epoch, shaped)?;
+    let clients = Arc::new(Clients::start(epoch, shaped)?);
 
-    let (joined, _shaper) = join_all(args, &site, &entrance, &call, &clients).await?;
+    let (joined, followers, _shaper) = join_all(args, &site, &entrance, &call, &clients).await?;
+    let wishes = (args.publishers, args.slots_video());
+    let _events = Events::open(site.api(), followers, wishes, &clients).await?;
     let turns = measure(args, &mut site, &call, &clients).await?;
     let last = clients.snapshot().await?;
     let added = match &site.twin {
@@ -304,6 +381,10 @@ pub(crate) async fn run(common: &Common, args: &CallArgs) -> Result<CallReport, 
         transport: args.transport,
         participants: args.participants,
         publishers: args.publishers,
+        mode: args.mode(),
+        slots_video: args.slots_video(),
+        simulcast: args.simulcast(),
+        adaptive: args.adaptive,
         video_burst: traffic.video_burst,
         fps: args.fps,
         audio: args.audio,
@@ -342,8 +423,9 @@ async fn join_all(
     entrance: &Entrance,
     call: &str,
     clients: &Clients,
-) -> Result<(Joined, Option<Shaper>), LoadError> {
+) -> Result<(Joined, Vec<Follower>, Option<Shaper>), LoadError> {
     let traffic = args.traffic();
+    let mut followers = Vec::new();
     let mut tokens = Vec::new();
     let mut admin = site.admin();
     for number in 0..args.participants {
@@ -358,10 +440,11 @@ async fn join_all(
     for (number, token) in (0..).zip(&tokens) {
         tokio::time::sleep_until(began + Duration::from_secs_f64(f64::from(number) / args.joins_per_s)).await;
         let publishes = number < args.publishers;
-        let sources = if publishes { traffic.sources() } else { Vec::new() };
-        let plan = Plan::receiver(args.slots_audio, args.slots_video).sending(&sources);
-        let who = Participant { call, token, plan, seed: u64::from(number) + 1 };
-        let (mut peer, started) = entrance.ask(&who).await?;
+        let who = Participant { call, token, plan: args.plan(publishes), seed: u64::from(number) + 1 };
+        let Asked { mut peer, started, location } = entrance.ask(&who).await?;
+        if args.simulcast() {
+            followers.push(Follower { number, location });
+        }
         if args.is_shaped() {
             let through = through_shaper(args, &mut shaper, peer.remote_address())?;
             peer.set_remote_address(through);
@@ -374,7 +457,7 @@ async fn join_all(
     everybody_joined(clients, tokens.len(), JOINED_WITHIN).await?;
     let cpu = process.cpu()?.saturating_sub(cpu_before);
     let rss_bytes = process.rss_bytes()?.saturating_sub(rss_before);
-    Ok((Joined { cpu, rss_bytes }, shaper))
+    Ok((Joined { cpu, rss_bytes }, followers, shaper))
 }
 
 /// Waits until so many clients have their keys.
@@ -469,7 +552,8 @@ async fn measure(
     let snapshot = clients.snapshot().await?;
     let each = relay.forwarded(&mut admin, call).await?.div_ceil(snapshot.sent.max(1));
     let each = usize::try_from(each).unwrap_or(usize::MAX).clamp(1, RECEIVERS_MAX);
-    let job = Job { traffic: args.traffic(), transport: args.transport, via: args.via, receivers: each };
+    let (traffic, tiles) = (args.traffic(), args.tiles());
+    let job = Job { traffic, transport: args.transport, via: args.via, receivers: each, tiles };
     let mut limits = if args.is_shaped() { None } else { Some(Limits::new(job, &snapshot)?) };
     let turn = args.turn();
     let count = u128::from(args.duration_s) * 1000 / turn.as_millis().max(1);

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use trunkline_relay_peer::outgoing::{KEY_DESCRIPTOR_LEN, descriptor};
 use trunkline_relay_peer::{Frame, Peer, stamp};
 use trunkline_relay_proto::event::SourceName;
+use trunkline_relay_proto::media::ENCODINGS_MAX;
 
 use super::connection::Connection;
 
@@ -13,6 +14,12 @@ pub(super) const OVERHEAD_BYTES: usize = 12 + 4 + 8 + 16;
 
 /// Payload of a video packet: the relay's datagrams have 1200 bytes then.
 pub(super) const VIDEO_BYTES: usize = 1200 - OVERHEAD_BYTES;
+
+/// Payloads of the smaller encodings' packets, and how many make a picture: at 30 pictures a second 144 and 480 kbit/s.
+/// The largest has those of a picture without simulcast.
+pub(super) const SMALL_BYTES: usize = 600;
+const MEDIUM_BYTES: usize = 1000;
+const MEDIUM_BURST: u32 = 2;
 
 /// Payload of an audio packet: the relay's datagrams have 160 bytes then.
 pub(super) const AUDIO_BYTES: usize = 160 - OVERHEAD_BYTES;
@@ -35,6 +42,8 @@ pub(crate) struct Traffic {
     pub(crate) fps: u32,
     /// Sound, too.
     pub(crate) audio: bool,
+    /// Video in three encodings at a time, the largest like the one there would be without.
+    pub(crate) simulcast: bool,
 }
 
 impl Traffic {
@@ -44,9 +53,26 @@ impl Traffic {
         self.audio.then_some(SourceName::Microphone).into_iter().chain(video).collect()
     }
 
+    /// Packets of a picture and payload of each, by encoding.
+    fn encodings(self) -> [Option<(u32, usize)>; ENCODINGS_MAX] {
+        let largest = Some((self.video_burst, VIDEO_BYTES));
+        if !self.simulcast {
+            return [largest, None, None];
+        }
+        [Some((1, SMALL_BYTES)), Some((MEDIUM_BURST, MEDIUM_BYTES)), largest]
+    }
+
     fn video_every(self) -> Duration {
         Duration::from_secs(1) / self.fps.max(1)
     }
+}
+
+/// One encoding of a publisher's video.
+#[derive(Clone, Copy, Debug)]
+struct Encoding {
+    frame: u16,
+    key_frame: bool,
+    wanted: bool,
 }
 
 /// One publisher.
@@ -58,8 +84,7 @@ pub(crate) struct Publisher {
     of: u32,
     next_video: Option<Instant>,
     next_audio: Option<Instant>,
-    frame: u16,
-    key_frame: bool,
+    encodings: [Encoding; ENCODINGS_MAX],
     timestamps: (u32, u32),
     run: Vec<u8>,
 }
@@ -72,16 +97,25 @@ impl Publisher {
             of: of.max(1),
             next_video: None,
             next_audio: None,
-            frame: 0,
-            key_frame: true,
+            encodings: [Encoding { frame: 0, key_frame: true, wanted: true }; ENCODINGS_MAX],
             timestamps: (0, 0),
             run: Vec::with_capacity(RUN_BYTES_MAX),
         }
     }
 
-    /// The next picture is a key frame.
-    pub(super) fn want_key_frame(&mut self) {
-        self.key_frame = true;
+    /// The next picture of an encoding is a key frame.
+    pub(super) fn want_key_frame(&mut self, encoding: usize) {
+        if let Some(encoding) = self.encodings.get_mut(encoding) {
+            encoding.key_frame = true;
+        }
+    }
+
+    /// Which encodings anybody wants: the others are not sent, and begin with a key frame when they are wanted again.
+    pub(super) fn want(&mut self, wanted: [bool; ENCODINGS_MAX]) {
+        for (encoding, wanted) in self.encodings.iter_mut().zip(wanted) {
+            encoding.key_frame |= wanted && !encoding.wanted;
+            encoding.wanted = wanted;
+        }
     }
 
     pub(super) fn start(&mut self, now: Instant) {
@@ -128,23 +162,42 @@ impl Publisher {
     }
 
     fn video(&mut self, peer: &mut Peer, wire: &mut Wire<'_>) -> u64 {
-        let burst = self.traffic.video_burst;
-        let key_frame = std::mem::take(&mut self.key_frame);
-        self.frame = self.frame.wrapping_add(1);
         self.timestamps.1 = self.timestamps.1.wrapping_add(90_000 / self.traffic.fps.max(1));
+        let (mut sent, mut encodings) = (0, self.encodings);
+        for (number, (encoding, picture)) in encodings.iter_mut().zip(self.traffic.encodings()).enumerate() {
+            if let Some(picture) = picture.filter(|_| encoding.wanted) {
+                sent += self.picture((number, encoding), picture, peer, wire);
+            }
+        }
+        self.encodings = encodings;
+        sent
+    }
+
+    /// One picture of one encoding.
+    fn picture(
+        &mut self,
+        (number, encoding): (usize, &mut Encoding),
+        (burst, bytes): (u32, usize),
+        peer: &mut Peer,
+        wire: &mut Wire<'_>,
+    ) -> u64 {
+        let key_frame = std::mem::take(&mut encoding.key_frame);
+        encoding.frame = encoding.frame.wrapping_add(1);
         let mut payload = [0x5a; VIDEO_BYTES];
+        let payload = payload.get_mut(..bytes).unwrap_or_default();
         let mut out = [0; DATAGRAM_BYTES];
         let (mut sent, mut segment) = (0, 0);
         self.run.clear();
         for packet in 0..burst {
             let now = Instant::now();
-            stamp::write(&mut payload, wire.epoch, now);
+            stamp::write(payload, wire.epoch, now);
             let mut bytes = [0; KEY_DESCRIPTOR_LEN];
             let ends = (packet == 0, packet + 1 == burst);
-            let len = descriptor(&mut bytes, self.frame, key_frame, ends);
+            let len = descriptor(&mut bytes, encoding.frame, key_frame, ends);
             let frame = Frame {
+                encoding: number,
                 descriptor: bytes.get(..len),
-                ..Frame::new(self.timestamps.1, packet + 1 == burst, &payload)
+                ..Frame::new(self.timestamps.1, packet + 1 == burst, payload)
             };
             let len = peer.send_media(now, &mut out, SourceName::Camera, &frame);
             if len != segment || self.run.len() + len > RUN_BYTES_MAX {

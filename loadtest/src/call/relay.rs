@@ -15,6 +15,19 @@ use crate::http::{Client, Media};
 /// How old metrics are at most.
 const METRICS_AFTER: Duration = Duration::from_millis(1100);
 
+/// People in a conference, as the relay limits them.
+pub(super) const CONFERENCE_MAX: u32 = 100;
+
+/// Kinds of calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Mode {
+    /// Up to 100 people.
+    Conference,
+    /// Up to 500, most of whom watch.
+    Broadcast,
+}
+
 /// A node's process.
 pub(crate) struct Relay {
     /// Its process.
@@ -69,12 +82,24 @@ impl Relay {
     }
 }
 
-/// Creates a call: its id.
+/// Creates a call, a broadcast if a conference is not for so many: its id.
 ///
 /// # Errors
 /// When it is refused.
 pub(crate) async fn create_call(admin: &mut Client, participants_max: u32) -> Result<String, LoadError> {
-    let mode = if participants_max > 100 { "broadcast" } else { "conference" };
+    let mode = if participants_max > CONFERENCE_MAX { Mode::Broadcast } else { Mode::Conference };
+    create_call_of(admin, participants_max, mode).await
+}
+
+/// Creates a call of one kind: its id.
+///
+/// # Errors
+/// When it is refused.
+pub(super) async fn create_call_of(
+    admin: &mut Client,
+    participants_max: u32,
+    mode: Mode,
+) -> Result<String, LoadError> {
     let body = json!({ "max_participants": participants_max.max(2), "mode": mode });
     let answer = ask(admin, "/v1/calls", &body).await?;
     field(&answer, "POST /v1/calls", "call_id")

@@ -30,7 +30,7 @@ const LOOK: Duration = Duration::from_millis(50);
 const MEDIA_PACKETS: u64 = 50;
 
 /// What both send on the call: a small picture fifteen times a second, and sound.
-const TRAFFIC: Traffic = Traffic { video_burst: 3, fps: 15, audio: true };
+const TRAFFIC: Traffic = Traffic { video_burst: 3, fps: 15, audio: true, simulcast: false };
 
 /// Plays it, and answers how many messages were delivered.
 ///

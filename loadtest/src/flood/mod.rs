@@ -255,7 +255,7 @@ async fn turn(
 
 /// Lets everybody join.
 async fn call(args: &FloodArgs, site: &Site) -> Result<Clients, LoadError> {
-    let traffic = Traffic { video_burst: args.video_burst, fps: args.fps, audio: false };
+    let traffic = Traffic { video_burst: args.video_burst, fps: args.fps, audio: false, simulcast: false };
     let epoch = Instant::now();
     let settings = Settings::new(epoch).map_err(|error| LoadError::Usage(error.to_string()))?.shared();
     let entrance = Entrance::new(site, &settings, Transport::Udp);

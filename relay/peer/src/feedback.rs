@@ -57,10 +57,11 @@ impl Peer {
                     }
                 }
                 Packet::ReceiverReport { .. } => self.counters.reports += 1,
-                Packet::Nack { media, lost, .. } => self.send_again(media, lost),
+                Packet::Nack { media, lost, .. } => self.send_again(now, media, lost),
                 Packet::Pli { media, .. } => self.want_key_frame(media),
+                Packet::TransportFeedback(feedback) => self.handle_transport_feedback(now, &feedback),
                 Packet::Fir { entries, .. } => entries.for_each(|(ssrc, _)| self.want_key_frame(ssrc)),
-                Packet::TransportFeedback(_) | Packet::Remb { .. } | Packet::Bye { .. } | Packet::Other => {}
+                Packet::Remb { .. } | Packet::Bye { .. } | Packet::Other => {}
             }
         }
     }
@@ -68,32 +69,35 @@ impl Peer {
     fn want_key_frame(&mut self, media: u32) {
         self.counters.key_frame_requests += 1;
         let mut all = self.sections.iter().filter_map(|section| section.outgoing());
-        if let Some(source) = all.find(|outgoing| outgoing.ssrc() == media).map(|outgoing| outgoing.source())
-        {
-            self.tell(PeerEvent::KeyFrameWanted(source));
+        let found = all.find_map(|outgoing| Some((outgoing.source(), outgoing.position(media)?)));
+        if let Some((source, encoding)) = found {
+            self.tell(PeerEvent::KeyFrameWanted(source, encoding));
         }
     }
 
-    fn send_again(&mut self, media: u32, lost: rtcp::Lost<'_>) {
+    fn send_again(&mut self, now: Instant, media: u32, lost: rtcp::Lost<'_>) {
         let mut out = [0; DATAGRAM_BYTES_MAX];
         for sequence in lost {
             self.counters.nacks += 1;
+            let wire = self.wire();
             let Some(secure) = &self.secure else { return };
             let mut all = self.sections.iter_mut().filter_map(|section| section.outgoing_mut());
-            let Some(outgoing) = all.find(|outgoing| outgoing.ssrc() == media) else { return };
-            let len = outgoing.send_again(sequence, &secure.sealer, &mut out);
+            let found = all.find_map(|outgoing| Some((outgoing.position(media)?, outgoing)));
+            let Some((encoding, outgoing)) = found else { return };
+            let len = outgoing.send_again(encoding, sequence, wire, &secure.sealer, &mut out);
+            self.sent(now, len, false);
             self.enqueue(out.get(..len).unwrap_or_default());
         }
     }
 
     /// Asks for what is missing and was not asked for lately.
     pub(crate) fn ask_again(&mut self, now: Instant) {
-        let mut sequences = Vec::new();
+        let (mut sequences, retry) = (Vec::new(), self.settings.repair_retry);
         for at in 0..self.sections.len() {
             let Some(section) = self.sections.get_mut(at) else { continue };
             let mid = section.mid;
             let Some(incoming) = section.incoming_mut() else { continue };
-            incoming.poll_wanted(now, &mut sequences);
+            incoming.poll_wanted(now, retry, &mut sequences);
             if !sequences.is_empty() {
                 self.nack(mid, &sequences);
                 sequences.clear();
@@ -111,10 +115,11 @@ impl Peer {
         let mut blocks: Vec<Block> = Vec::new();
         let mut senders = Vec::new();
         for section in &mut self.sections {
-            if let Some(outgoing) = section.outgoing()
-                && let Some(timestamp) = outgoing.timestamp_at(now)
-            {
-                senders.push((outgoing.ssrc(), timestamp, outgoing.packets(), outgoing.octets()));
+            if let Some(outgoing) = section.outgoing() {
+                senders.extend(outgoing.encodings().iter().filter_map(|encoding| {
+                    let timestamp = encoding.timestamp_at(now, outgoing.source())?;
+                    Some((encoding.ssrc(), timestamp, encoding.packets(), encoding.octets()))
+                }));
             }
             if blocks.len() < rtcp::COUNT_MAX {
                 blocks.extend(section.incoming_mut().and_then(|incoming| incoming.report(now)));
@@ -141,7 +146,7 @@ impl Peer {
     }
 
     /// Writes, seals and queues one datagram. False when there are no keys, or not all of it fitted.
-    fn send_rtcp(&mut self, write: impl FnOnce(&mut Writer<'_>, u32) -> bool) -> bool {
+    pub(crate) fn send_rtcp(&mut self, write: impl FnOnce(&mut Writer<'_>, u32) -> bool) -> bool {
         let mut out = [0; DATAGRAM_BYTES_MAX];
         let Some(secure) = &mut self.secure else { return false };
         let mut writer = Writer::new(out.get_mut(..PLAIN_BYTES_MAX).unwrap_or_default());

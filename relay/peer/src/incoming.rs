@@ -26,9 +26,6 @@ const TRIES_MAX: u8 = 10;
 /// A packet may be late for so long before it is asked for.
 const PATIENCE: Duration = Duration::from_millis(10);
 
-/// Between two requests for the same packet.
-const RETRY: Duration = Duration::from_millis(40);
-
 /// What a slot received.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SlotStatistics {
@@ -236,13 +233,13 @@ impl Incoming {
         self.wanted.iter().map(|wanted| wanted.at).min()
     }
 
-    /// Sequence numbers to ask for now, in ascending order.
-    pub(crate) fn poll_wanted(&mut self, now: Instant, sequences: &mut Vec<u16>) {
+    /// Sequence numbers to ask for now, in ascending order; those asked for are due again after `retry`.
+    pub(crate) fn poll_wanted(&mut self, now: Instant, retry: Duration, sequences: &mut Vec<u16>) {
         let oldest = self.highest.unwrap_or(0).saturating_sub(WINDOW - 1);
         self.wanted.retain(|wanted| wanted.tries < TRIES_MAX && wanted.index >= oldest);
         for wanted in self.wanted.iter_mut().filter(|wanted| wanted.at <= now) {
             wanted.tries += 1;
-            wanted.at = now + RETRY;
+            wanted.at = now + retry;
             sequences.push(low(wanted.index));
         }
     }
@@ -367,11 +364,11 @@ mod tests {
         let (mut incoming, mut now) = (incoming(), Instant::now());
         feed(&mut incoming, now, &[10, 13]);
         let mut asked = Vec::new();
-        incoming.poll_wanted(now, &mut asked);
+        incoming.poll_wanted(now, Duration::from_millis(40), &mut asked);
         assert!(asked.is_empty(), "it may just be late");
         while let Some(at) = incoming.repair_at() {
             now = at;
-            incoming.poll_wanted(now, &mut asked);
+            incoming.poll_wanted(now, Duration::from_millis(40), &mut asked);
         }
         assert_eq!(asked.len(), 2 * usize::from(TRIES_MAX));
         assert_eq!(asked[..2], [11, 12]);

@@ -10,12 +10,15 @@
 //! - [`settings`]: what peers share, and what each of them sends and receives
 //! - [`sdp`]: the offer as text, and what is read of an answer
 //! - [`framed`]: datagrams as frames on a TCP or TLS connection
-//! - [`peer`]: one client; `check` its connectivity checks, `receive` what arrives, `feedback` its RTCP
-//! - [`outgoing`]: a stream it sends, with what is kept to send again
+//! - [`peer`]: one client; `check` its connectivity checks, `receive` what arrives, `feedback` its RTCP, `adapt` what it
+//!   knows of its line
+//! - [`outgoing`]: a source it sends; [`encoding`] one stream of it, with what is kept to send again
 //! - [`incoming`]: a stream it receives: what came, what is missing, what came twice
 //! - [`stamp`]: the time in a payload that latency is measured by
 
+mod adapt;
 mod check;
+pub mod encoding;
 mod feedback;
 pub mod framed;
 pub mod incoming;

@@ -15,6 +15,7 @@ use trunkline_relay_proto::rtp::Header;
 use trunkline_relay_proto::srtp::{Opener, Profile, Sealer};
 use trunkline_testkit::rng::Rng;
 
+use crate::adapt::Adaptation;
 use crate::check::Checks;
 use crate::incoming::{Incoming, SlotStatistics};
 use crate::outgoing::{self, Frame, Outgoing};
@@ -47,8 +48,8 @@ pub struct Remote {
 pub enum PeerEvent {
     /// Media flows from now on.
     Connected,
-    /// A key frame of a source is wanted, by PLI or FIR.
-    KeyFrameWanted(SourceName),
+    /// A key frame of a source is wanted, by PLI or FIR: of which of its encodings.
+    KeyFrameWanted(SourceName, usize),
     /// The relay ended the session.
     Closed,
     /// The handshake failed.
@@ -110,6 +111,10 @@ pub struct PeerCounters {
     pub nacks_sent: u64,
     /// Sender and receiver reports that came.
     pub reports: u64,
+    /// Messages that came on when packets arrived at the other side.
+    pub transport_feedback: u64,
+    /// Messages sent on when packets arrived here.
+    pub transport_feedback_sent: u64,
 }
 
 /// What an SSRC of the other side is.
@@ -136,6 +141,7 @@ pub struct Peer {
     pub(crate) dtls: Option<Handshake>,
     pub(crate) secure: Option<Secure>,
     pub(crate) names_ssrcs: bool,
+    pub(crate) adaptation: Option<Box<Adaptation>>,
     pub(crate) sections: Vec<PeerSection>,
     streams: Vec<Stream>,
     queue: VecDeque<Box<[u8]>>,
@@ -166,6 +172,7 @@ impl Peer {
             dtls: None,
             secure: None,
             names_ssrcs: true,
+            adaptation: None,
             sections: Vec::new(),
             streams: Vec::new(),
             queue: VecDeque::new(),
@@ -190,7 +197,11 @@ impl Peer {
             fingerprint: self.settings.dtls.fingerprint(),
             extmap_allow_mixed: true,
             reduced_size_rtcp: true,
-            sections: self.sections.iter().map(|section| section.agreed(plan.names_ssrcs)).collect(),
+            sections: self
+                .sections
+                .iter()
+                .map(|section| section.agreed(plan.names_ssrcs, plan.adaptive))
+                .collect(),
         }
     }
 
@@ -256,6 +267,7 @@ impl Peer {
         let len = datagram.len().saturating_sub(header.len + profile.tag_len());
         incoming.media(now, header.sequence, len, repair);
         incoming.note(csrc(&header, datagram), None);
+        self.arrived(now, &header, datagram);
         true
     }
 
@@ -270,7 +282,7 @@ impl Peer {
         if let Some(len) = self.dtls.as_mut().and_then(|dtls| dtls.poll_transmit(out)) {
             return Some(len);
         }
-        let datagram = self.queue.pop_front()?;
+        let Some(datagram) = self.queue.pop_front() else { return self.poll_padding(now, out) };
         out.get_mut(..datagram.len())?.copy_from_slice(&datagram);
         Some(datagram.len())
     }
@@ -286,6 +298,7 @@ impl Peer {
         }
         self.report(now);
         self.ask_again(now);
+        self.adapt(now);
     }
 
     /// When something is due next.
@@ -294,7 +307,7 @@ impl Peer {
         let checks = self.checks.as_ref().map(Checks::poll_timeout);
         let dtls = self.dtls.as_ref().and_then(Handshake::poll_timeout);
         let repair = self.sections.iter().filter_map(|section| section.incoming()?.repair_at()).min();
-        [checks, dtls, self.report_at, repair].into_iter().flatten().min()
+        [checks, dtls, self.report_at, repair, self.adapt_at()].into_iter().flatten().min()
     }
 
     /// What happened.
@@ -336,13 +349,16 @@ impl Peer {
         source: SourceName,
         frame: &Frame<'_>,
     ) -> usize {
-        let history_packets = self.settings.history_packets;
+        let (history_packets, wire) = (self.settings.history_packets, self.wire());
         let Some(secure) = &self.secure else { return 0 };
         let outgoing = self
             .sections
             .iter_mut()
             .find_map(|section| section.outgoing_mut().filter(|outgoing| outgoing.source() == source));
-        outgoing.map_or(0, |outgoing| outgoing.send(now, frame, history_packets, &secure.sealer, out))
+        let len = outgoing
+            .map_or(0, |outgoing| outgoing.send(now, frame, (wire, history_packets), &secure.sealer, out));
+        self.sent(now, len, false);
+        len
     }
 
     /// A stream it sends.
@@ -372,11 +388,15 @@ impl Peer {
     /// Makes sections of a plan; those that are there keep their place and streams.
     pub(crate) fn plan(&mut self, plan: &Plan) {
         self.names_ssrcs = plan.names_ssrcs;
+        if self.adaptation.is_some() != plan.adaptive {
+            self.adaptation = plan.adaptive.then(|| Box::new(Adaptation::new(self.settings.epoch)));
+        }
         self.sections.iter_mut().for_each(|section| section.active = false);
         for source in plan.sources.iter().copied() {
             let mid = Mid::new(mid_of(source)).expect("a valid mid");
             if !self.activate(mid) {
-                let usage = Use::Send(Outgoing::new(source, mid, &mut self.rng));
+                let encodings = if source == SourceName::Camera { plan.encodings } else { 1 };
+                let usage = Use::Send(Outgoing::new(source, mid, encodings, &mut self.rng));
                 self.sections.push(PeerSection { mid, kind: source.kind(), usage, active: true });
             }
         }
@@ -390,7 +410,7 @@ impl Peer {
                 }
                 // The relay's, unless an answer says other ones.
                 let ssrc = outgoing::ssrc(&mut self.rng);
-                let rtx_ssrc = payload_type(kind).rtx.map(|_| outgoing::ssrc(&mut self.rng));
+                let rtx_ssrc = payload_type(kind, plan.adaptive).rtx.map(|_| outgoing::ssrc(&mut self.rng));
                 let usage = Use::Receive(Box::new(Incoming::new(Downstream { ssrc, rtx_ssrc }, kind)));
                 self.sections.push(PeerSection { mid, kind, usage, active: true });
             }

@@ -72,6 +72,7 @@ impl Peer {
             return None;
         };
         let packet = datagram.get(..len)?;
+        self.arrived(now, &header, packet);
         let Ok(payload) = rtp::payload(packet, &header) else {
             self.counters.malformed += 1;
             return None;

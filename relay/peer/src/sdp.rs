@@ -162,11 +162,17 @@ impl Peer {
             write!(out, "{}{byte:02X}", if index == 0 { "" } else { ":" })?;
         }
         write!(out, "\r\na=setup:actpass\r\n")?;
-        self.sections.iter().try_for_each(|section| write_section(out, section, self.names_ssrcs))
+        let (names_ssrcs, adaptive) = (self.names_ssrcs, self.adaptation.is_some());
+        self.sections.iter().try_for_each(|section| write_section(out, section, names_ssrcs, adaptive))
     }
 }
 
-fn write_section(out: &mut String, section: &PeerSection, names_ssrcs: bool) -> std::fmt::Result {
+fn write_section(
+    out: &mut String,
+    section: &PeerSection,
+    names_ssrcs: bool,
+    adaptive: bool,
+) -> std::fmt::Result {
     match section.kind {
         Kind::Audio => write!(out, "m=audio 9 UDP/TLS/RTP/SAVPF {OPUS}\r\n")?,
         Kind::Video => write!(out, "m=video 9 UDP/TLS/RTP/SAVPF {VP8} {VP8_RTX}\r\n")?,
@@ -178,7 +184,7 @@ fn write_section(out: &mut String, section: &PeerSection, names_ssrcs: bool) -> 
     };
     write!(out, "c=IN IP4 0.0.0.0\r\na=mid:{}\r\na={direction}\r\n", section.mid.as_str())?;
     write!(out, "a=rtcp-mux\r\na=rtcp-rsize\r\n")?;
-    for (id, extension) in section::extensions(section.kind) {
+    for (id, extension) in section.extensions(adaptive) {
         write!(out, "a=extmap:{id} {}\r\n", extension.uri())?;
     }
     match section.kind {
@@ -191,6 +197,10 @@ fn write_section(out: &mut String, section: &PeerSection, names_ssrcs: bool) -> 
             write!(out, "a=fmtp:{VP8_RTX} apt={VP8}\r\n")?;
         }
     }
+    if adaptive {
+        let number = section::payload_type(section.kind, adaptive).number;
+        write!(out, "a=rtcp-fb:{number} transport-cc\r\n")?;
+    }
     section.outgoing().map_or(Ok(()), |outgoing| write_streams(out, outgoing, names_ssrcs))
 }
 
@@ -202,6 +212,15 @@ fn write_streams(out: &mut String, outgoing: &Outgoing, names_ssrcs: bool) -> st
     let stream =
         if matches!(source, SourceName::Screen | SourceName::ScreenAudio) { "screen" } else { "main" };
     write!(out, "a=msid:{stream} {}\r\n", section::mid_of(source))?;
+    let mut separator = "a=simulcast:send ";
+    for rid in outgoing.rids() {
+        write!(out, "{separator}{}", rid.as_str())?;
+        separator = ";";
+    }
+    if separator == ";" {
+        write!(out, "\r\n")?;
+        return outgoing.rids().try_for_each(|rid| write!(out, "a=rid:{} send\r\n", rid.as_str()));
+    }
     if !names_ssrcs {
         return Ok(());
     }

@@ -2,7 +2,7 @@
 
 use trunkline_relay_proto::event::SourceName;
 use trunkline_relay_proto::media::{
-    Codec, Content, Extension, ExtensionIds, Kind, Mid, PayloadType, Section, Upstream,
+    Codec, Content, Extension, ExtensionIds, Kind, Mid, PayloadType, Rid, Section, Upstream,
 };
 
 use crate::incoming::Incoming;
@@ -58,21 +58,31 @@ impl PeerSection {
         }
     }
 
+    /// The extensions it offers.
+    pub(crate) fn extensions(&self, adaptive: bool) -> impl Iterator<Item = (u8, Extension)> {
+        let simulcast = self.outgoing().is_some_and(|outgoing| outgoing.rids().next().is_some());
+        extensions(self.kind, adaptive, simulcast)
+    }
+
     /// The section as both sides agree on it when the relay takes all that is offered.
-    pub(crate) fn agreed(&self, names_ssrcs: bool) -> Section {
+    pub(crate) fn agreed(&self, names_ssrcs: bool, adaptive: bool) -> Section {
         let send = self.outgoing().map(|outgoing| {
             let ssrcs = [Some(outgoing.ssrc()), outgoing.rtx_ssrc()].into_iter().flatten();
+            let rids: Vec<Rid> = outgoing.rids().collect();
             Upstream {
                 content: content(outgoing.source()),
-                ssrcs: if names_ssrcs { ssrcs.collect() } else { Vec::new() },
-                rids: Vec::new(),
+                // Of simulcast, RIDs alone tell: browsers name no SSRCs then.
+                ssrcs: if names_ssrcs && rids.is_empty() { ssrcs.collect() } else { Vec::new() },
+                rids,
             }
         });
+        let mut extensions = ExtensionIds::default();
+        self.extensions(adaptive).for_each(|(id, extension)| extensions.set(extension, id));
         Section {
             mid: self.mid,
             kind: self.kind,
-            payload_types: vec![payload_type(self.kind)],
-            extensions: extension_ids(self.kind),
+            payload_types: vec![payload_type(self.kind, adaptive)],
+            extensions,
             send,
             receive: self.incoming().map(Incoming::stream),
         }
@@ -96,7 +106,8 @@ pub(crate) const fn mid_of(source: SourceName) -> &'static str {
     }
 }
 
-pub(crate) fn payload_type(kind: Kind) -> PayloadType {
+/// The payload type of a kind; `adaptive` says whether arrivals are told by transport-wide sequence number.
+pub(crate) fn payload_type(kind: Kind, adaptive: bool) -> PayloadType {
     match kind {
         Kind::Audio => PayloadType {
             number: OPUS,
@@ -105,7 +116,7 @@ pub(crate) fn payload_type(kind: Kind) -> PayloadType {
             nack: false,
             pli: false,
             fir: false,
-            transport_cc: false,
+            transport_cc: adaptive,
             remb: false,
             raw: false,
         },
@@ -116,23 +127,38 @@ pub(crate) fn payload_type(kind: Kind) -> PayloadType {
             nack: true,
             pli: true,
             fir: true,
-            transport_cc: false,
+            transport_cc: adaptive,
             remb: false,
             raw: false,
         },
     }
 }
 
-/// The extensions of a section with their identifiers.
-pub(crate) const fn extensions(kind: Kind) -> &'static [(u8, Extension)] {
-    match kind {
-        Kind::Audio => &[(1, Extension::AudioLevel), (2, Extension::Mid)],
-        Kind::Video => &[(2, Extension::Mid), (3, Extension::DependencyDescriptor)],
-    }
-}
+/// The identifier of transport-wide sequence numbers.
+pub(crate) const TRANSPORT_SEQUENCE: u8 = 4;
 
-pub(crate) fn extension_ids(kind: Kind) -> ExtensionIds {
-    let mut ids = ExtensionIds::default();
-    extensions(kind).iter().for_each(|(id, extension)| ids.set(*extension, *id));
-    ids
+/// The extensions of a section with their identifiers, in the order they are written.
+const EXTENSIONS: [(u8, Extension); 7] = [
+    (1, Extension::AudioLevel),
+    (2, Extension::Mid),
+    (3, Extension::DependencyDescriptor),
+    (TRANSPORT_SEQUENCE, Extension::TransportSequence),
+    (5, Extension::Rid),
+    (6, Extension::RepairedRid),
+    (7, Extension::LayersAllocation),
+];
+
+/// Those that a section offers; `adaptive` as above, `simulcast` where it sends encodings with names.
+pub(crate) fn extensions(
+    kind: Kind,
+    adaptive: bool,
+    simulcast: bool,
+) -> impl Iterator<Item = (u8, Extension)> {
+    EXTENSIONS.into_iter().filter(move |(_, extension)| match extension {
+        Extension::AudioLevel => kind == Kind::Audio,
+        Extension::DependencyDescriptor => kind == Kind::Video,
+        Extension::TransportSequence => adaptive,
+        Extension::Rid | Extension::RepairedRid | Extension::LayersAllocation => simulcast,
+        _ => true,
+    })
 }

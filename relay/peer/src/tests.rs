@@ -1,5 +1,7 @@
 //! A peer against the other side's pieces, in memory.
 
+mod simulcast;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -329,7 +331,7 @@ fn it_sends_again_what_is_asked_for_and_tells_of_key_frames_wanted() {
     let received = pair.peer.handle_datagram(pair.now, &mut feedback);
     assert!(matches!(received, Some(Received::Rtcp(_))));
     for _ in 0..2 {
-        assert_eq!(pair.peer.poll_event(), Some(PeerEvent::KeyFrameWanted(SourceName::Camera)));
+        assert_eq!(pair.peer.poll_event(), Some(PeerEvent::KeyFrameWanted(SourceName::Camera, 0)));
     }
     pair.run(Duration::ZERO, &mut || false);
     assert_eq!(pair.host.received.len(), 1);

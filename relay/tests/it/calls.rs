@@ -47,7 +47,7 @@ pub(crate) fn create(relay: &Relay) -> String {
 }
 
 /// A join token.
-fn token(relay: &Relay, call: &str, participant: &str, more: &[&str]) -> String {
+pub(crate) fn token(relay: &Relay, call: &str, participant: &str, more: &[&str]) -> String {
     let made = relay.json(&[&["call", "token", call, "--participant", participant], more].concat());
     made["token"].as_str().unwrap().to_owned()
 }
@@ -71,9 +71,14 @@ fn metric(relay: &Relay, name: &str) -> u64 {
 
 /// Goes to an invitation, and sees connections from then on.
 async fn visit(page: &Page, invitation: &str) {
-    let source = json!({ "source": include_str!("calls.js") });
-    page.devtools("Page.addScriptToEvaluateOnNewDocument", source).await.unwrap();
+    script(page, include_str!("calls.js")).await;
     page.open(invitation).await.unwrap();
+}
+
+/// Runs a script in a page from now on before its own.
+pub(crate) async fn script(page: &Page, source: &str) {
+    let source = json!({ "source": source });
+    page.devtools("Page.addScriptToEvaluateOnNewDocument", source).await.unwrap();
 }
 
 /// Joins by an invitation, with camera and microphone.

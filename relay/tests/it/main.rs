@@ -5,6 +5,7 @@
     reason = "a test's helpers fail the test: clippy excuses only functions marked as tests"
 )]
 
+mod adapts;
 mod calls;
 mod front;
 mod fuzz_seeds;

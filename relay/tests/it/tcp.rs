@@ -214,7 +214,7 @@ async fn a_stalled_receiver_delays_nobody_and_goes_on_with_a_new_picture() {
     scene.people[filming].events.clear();
     scene.people[stalled].media.clear();
     scene.people[stalled].reading = true;
-    let wanted = PeerEvent::KeyFrameWanted(SourceName::Camera);
+    let wanted = PeerEvent::KeyFrameWanted(SourceName::Camera, 0);
     scene.until(|people| people[filming].events.contains(&wanted));
     let newest = picture(filming, number + 1);
     scene.people[filming].film(&newest);

@@ -76,7 +76,7 @@ export async function install({ self, key, people, refuse, links }) {
       await transceiver.sender.replaceTrack(kind === 'audio' ? tone() : picture(participant, source));
     }
     mirror.slots = shown.map(({ transceiver, participant, source }, index) => ({
-      slot: transceiver.mid, participant, source, csrc: index + 1, pinned: false,
+      slot: transceiver.mid, participant, source, csrc: index + 1, pinned: false, paused: false,
     }));
     await pc.setLocalDescription();
     await new Promise((resolve) => {
@@ -154,7 +154,7 @@ export async function install({ self, key, people, refuse, links }) {
         this.onopen?.();
         mirror.tell({ event: 'roster', complete: true, participants: roster(), left: [] });
         mirror.tell({ event: 'slots', slots: mirror.slots });
-        mirror.tell({ event: 'quality', quality: 'good' });
+        mirror.tell({ event: 'quality', participant: self, quality: 'good' });
       });
     }
 
@@ -164,7 +164,7 @@ export async function install({ self, key, people, refuse, links }) {
       if (!request.pin) return;
       const { slot, participant, source } = request.pin;
       const known = mirror.slots.find((each) => each.slot === slot);
-      const pinned = participant !== undefined;
+      const pinned = participant != null;
       mirror.tell({ event: 'slots', slots: [{ ...known, pinned, ...(pinned && { participant, source: source ?? known.source }) }] });
     }
 

@@ -199,17 +199,17 @@ impl Call {
             return;
         };
 
+        let mut elements = ElementsBuffer::default();
+        let seen = read_elements(section, &header, packet, &mut elements);
+        if let (Some(arrivals), Some(sequence)) = (&mut participant.arrivals, seen.transport_sequence) {
+            arrivals.record(now, sequence);
+        }
         let (repaired, payload) = match payload.split_first_chunk::<2>() {
             Some((sequence, rest)) if stream.rtx => (Some(u16::from_be_bytes(*sequence)), rest),
             // Padding on the retransmission stream: a probe for bandwidth.
             None if stream.rtx => return,
             _ => (None, payload),
         };
-        let mut elements = ElementsBuffer::default();
-        let seen = read_elements(section, &header, packet, &mut elements);
-        if let (Some(arrivals), Some(sequence)) = (&mut participant.arrivals, seen.transport_sequence) {
-            arrivals.record(now, sequence);
-        }
         if let (Some(uplink), Some(time)) = (&mut participant.uplink, seen.send_time) {
             uplink.record(now, time, bytes);
         }

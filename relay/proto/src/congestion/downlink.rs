@@ -41,6 +41,9 @@ const SILENCE_LEAST: f64 = 0.2;
 const PROBE_FEEDBACK_US: i64 = 500_000;
 const PROBE_QUEUE_US: i64 = 40_000;
 
+/// Where nothing was sent for this long there is no feedback to wait for, and what was known of the queue is old.
+const IDLE_US: i64 = 1_000_000;
+
 /// A queue longer than this is drained even while a probe may have made it.
 const PROBE_DISTURBS_US: i64 = 120_000;
 
@@ -96,6 +99,9 @@ pub struct Downlink {
     /// Packets that may still be reported.
     reports: u32,
     feedback_us: Option<i64>,
+    sent_us: i64,
+    /// When the first packet was sent after feedback came.
+    unheard_us: Option<i64>,
     shrunk_us: i64,
     /// The largest estimate of late.
     peak: (f64, i64),
@@ -128,6 +134,8 @@ impl Downlink {
             rtt_reported: false,
             reports: 0,
             feedback_us: None,
+            sent_us: 0,
+            unheard_us: None,
             shrunk_us: 0,
             peak: (0.0, 0),
         }
@@ -159,6 +167,8 @@ impl Downlink {
         {
             self.pacer.sent(now_us, self.pace(estimate), bytes);
         }
+        self.sent_us = now_us;
+        self.unheard_us.get_or_insert(now_us);
         self.silence(now_us);
     }
 
@@ -201,6 +211,7 @@ impl Downlink {
         }
         self.losses.count(arrived, missing, late);
         self.feedback_us = Some(now_us);
+        self.unheard_us = None;
         self.update(now_us, signal.unwrap_or(self.trend.signal()), missing > late);
         let estimate = self.estimate();
         if let Some(found) = self.probes.concluded(now_us, newest, estimate)
@@ -285,10 +296,12 @@ impl Downlink {
         if !self.agreed {
             return 0;
         }
-        // The first probe needs no feedback; the others do.
         let heard = self.feedback_us.is_some_and(|heard| now_us - heard < PROBE_FEEDBACK_US);
         let calm = self.queue.us() < PROBE_QUEUE_US && self.trend.signal() != Signal::Over;
-        self.probes.poll(now_us, self.estimate(), heard && calm && !self.losses.holds())
+        // Where everything stopped, nothing but a probe brings feedback.
+        let idle = now_us - self.sent_us > IDLE_US;
+        let may_begin = idle || (heard && calm && !self.losses.holds());
+        self.probes.poll(now_us, self.estimate(), may_begin)
     }
 
     /// Bytes of video that pacing lets go now. Without an estimate there is no limit.
@@ -411,9 +424,9 @@ impl Downlink {
 
     /// Less where nothing is heard.
     fn silence(&mut self, now_us: i64) {
-        let Some(heard_us) = self.feedback_us else { return };
+        let Some(unheard_us) = self.unheard_us.filter(|_| self.feedback_us.is_some()) else { return };
         let long_us = (SILENCE_ROUND_TRIPS * self.round_trip_us()).max(SILENCE_US);
-        if now_us - heard_us < long_us || now_us - self.shrunk_us < SILENCE_AGAIN_US {
+        if now_us - unheard_us < long_us || now_us - self.shrunk_us < SILENCE_AGAIN_US {
             return;
         }
         self.shrunk_us = now_us;

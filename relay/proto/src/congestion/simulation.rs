@@ -24,6 +24,8 @@ pub(super) struct Scenario {
     pub(super) delay_ms: u64,
     pub(super) queue_ms: f64,
     pub(super) loss: f64,
+    /// Of what the receiver reports.
+    pub(super) loss_back: f64,
     pub(super) jitter_ms: u64,
     /// What the best pictures take, or the steps there are.
     pub(super) layers: &'static [f64],
@@ -41,6 +43,7 @@ impl Default for Scenario {
             delay_ms: 25,
             queue_ms: 400.0,
             loss: 0.0,
+            loss_back: 0.0,
             jitter_ms: 3,
             layers: &[5e6],
             smooth: true,
@@ -167,7 +170,9 @@ pub(super) fn run(scenario: &Scenario, seed: u64) -> Outcome {
             let mut writer = Writer::new(&mut out);
             if arrivals.write(now, &mut writer, 1, 2) {
                 let len = writer.len();
-                back.push_back((now_us + scenario.delay_ms * 1_000, out[..len].to_vec()));
+                if link.chance() >= scenario.loss_back {
+                    back.push_back((now_us + scenario.delay_ms * 1_000, out[..len].to_vec()));
+                }
             }
         }
         while let Some((_, message)) = back.pop_front_if(|(at, _)| *at <= now_us) {

@@ -21,7 +21,9 @@ fn a_steady_link_is_used_within_ten_seconds_and_its_queue_stays_short() {
             let share = outcome.share(10, 30, bps);
             assert!(share >= 0.85, "{share:.2} of {bps} with seed {seed}");
             let queue_ms = outcome.queue_p95_ms();
-            assert!(queue_ms < 100.0, "{queue_ms:.0} ms of queue at {bps} with seed {seed}");
+            // A packet alone takes 32 ms of the slowest.
+            let most_ms = if bps < 5e5 { 130.0 } else { 100.0 };
+            assert!(queue_ms < most_ms, "{queue_ms:.0} ms of queue at {bps} with seed {seed}");
         }
     }
 }
@@ -31,7 +33,8 @@ fn a_long_way_is_used_as_well() {
     for seed in SEEDS {
         let outcome = run(&Scenario { rate: |_| 1e6, delay_ms: 150, ..Scenario::default() }, seed);
         let share = outcome.share(10, 30, 1e6);
-        assert!(share >= 0.85 && outcome.queue_p95_ms() < 100.0, "{share:.2} with seed {seed}");
+        let queue_ms = outcome.queue_p95_ms();
+        assert!(share >= 0.85 && queue_ms < 130.0, "{share:.2}, {queue_ms:.0} ms with seed {seed}");
     }
 }
 
@@ -43,7 +46,7 @@ fn after_a_drop_four_fifths_are_back_within_ten_seconds() {
         let back = outcome.reaches(25, 1.6e6);
         assert!(back.is_some_and(|second| second <= 35), "{back:?} with seed {seed}");
         let low = outcome.share(18, 25, 3e5);
-        assert!(low >= 0.7, "{low:.2} of what is left meanwhile, with seed {seed}");
+        assert!(low >= 0.5, "{low:.2} of what is left meanwhile, with seed {seed}");
     }
 }
 
@@ -61,10 +64,11 @@ fn after_an_outage_four_fifths_are_back_within_ten_seconds() {
 fn random_loss_leaves_most_of_the_line() {
     for (loss, least) in [(0.05, 0.6), (0.2, 0.3)] {
         for seed in SEEDS {
-            let wide = Scenario { rate: |_| 1e7, loss, layers: &[2e6], ..Scenario::default() };
+            let wide =
+                Scenario { rate: |_| 1e7, loss, loss_back: loss, layers: &[2e6], ..Scenario::default() };
             let share = run(&wide, seed).share(10, 30, 2e6);
             assert!(share >= least, "{share:.2} at {loss} with seed {seed}");
-            let narrow = Scenario { rate: |_| 1e6, loss, ..Scenario::default() };
+            let narrow = Scenario { rate: |_| 1e6, loss, loss_back: loss, ..Scenario::default() };
             let share = run(&narrow, seed).share(10, 30, 1e6);
             assert!(share >= least, "{share:.2} of a bottleneck at {loss} with seed {seed}");
         }
@@ -173,6 +177,22 @@ fn what_is_not_heard_of_is_sent_less() {
     send(&mut downlink, &mut now, 300, Duration::from_millis(10));
     let after = downlink.estimate_bps().expect("feedback came");
     assert!(after < before && after >= 30_000, "{after} of {before}");
+}
+
+#[test]
+fn a_pause_is_no_silence_and_where_everything_stopped_a_probe_asks() {
+    let mut now = Instant::now();
+    let mut downlink = Downlink::new(now);
+    send(&mut downlink, &mut now, 20, Duration::from_millis(10));
+    feed(&mut downlink, now, 0, 0, &[Some(0); 20]);
+    let before = downlink.estimate_bps();
+    now += Duration::from_secs(30);
+    send(&mut downlink, &mut now, 20, Duration::from_millis(10));
+    assert_eq!(downlink.estimate_bps(), before, "nothing was sent that could be heard of");
+    downlink.want(Some(2_000_000));
+    assert_eq!(downlink.poll_probe(now), 0, "feedback is on its way");
+    now += Duration::from_secs(2);
+    assert!(downlink.poll_probe(now) > 0);
 }
 
 fn feed(downlink: &mut Downlink, now: Instant, base: u16, reference: i32, arrivals: &[Option<i32>]) {

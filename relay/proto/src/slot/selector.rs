@@ -129,7 +129,10 @@ fn follow(shown: Layer, target: Layer, encoding: &Encoding, frame: &Frame, key_f
     candidates
         .into_iter()
         .find(|(spatial, temporal)| {
-            key_frame || frame.switch & encoding.layers.target(*spatial, *temporal) != 0
+            let switches = frame.switch & encoding.layers.target(*spatial, *temporal) != 0;
+            // A frame says that its own layers can be switched to, and means: by who decoded what it builds on. Of
+            // more pixels that is certain at a key frame only.
+            key_frame || (*spatial <= shown.spatial && switches)
         })
         .map_or(fewer, |(spatial, temporal)| Layer { encoding: shown.encoding, spatial, temporal })
 }

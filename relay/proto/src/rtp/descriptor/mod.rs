@@ -5,7 +5,7 @@
 //! - [`Descriptor`]: the fields that need no structure, read from every packet
 //! - [`Structure`] (`structure.rs`): which layers and decode targets a stream has, as its key frames say
 //! - [`Frame`] (`frame.rs`): what a packet says of its frame, read against the structure
-//! - [`write`]: descriptors of simulated senders
+//! - [`mod@write`]: descriptors of simulated senders
 //! - `bits.rs`: numbers of any width
 
 mod bits;

@@ -485,6 +485,8 @@ impl World {
                 assert!(view.as_ref().is_none_or(|view| view.participant != peer.name), "one's own");
                 let Some(slot) = peer.slots.get_mut(&entry.slot) else { continue };
                 slot.view = view;
+                // Who is shown anew begins with the last key frame, also where that was shown before.
+                slot.shown.clear();
             }
             if self.verbose {
                 let views: Vec<_> = self.peers[index]

@@ -159,7 +159,7 @@ fn what_one_sends_the_others_receive() {
         world.run(Duration::from_millis(33));
     }
     while let Some(event) = world.peers[0].poll_event() {
-        wanted += u32::from(event == PeerEvent::KeyFrameWanted(SourceName::Camera));
+        wanted += u32::from(event == PeerEvent::KeyFrameWanted(SourceName::Camera, 0));
     }
     assert!(wanted < 4, "{wanted} requests");
     assert!(world.peers[0].slots().all(|(_, slot)| slot.statistics().packets == 0), "not to oneself");
