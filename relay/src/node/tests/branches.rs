@@ -184,7 +184,7 @@ async fn behind_an_ingress_a_branch_needs_no_port() {
     let (node, _records) = start(NodeConfig { ingress: Some(ingress), ..spreading() });
     let (call, _) = create(&node);
     for name in ["ann", "ben", "cid"] {
-        assert_eq!(self::port(&join(&node, &call, name).await.answer), 4000);
+        assert_eq!(port(&join(&node, &call, name).await.answer), 4000);
     }
     until(async || node.load().iter().map(|load| load.branches).sum::<usize>() == 1).await;
     node.shutdown();
