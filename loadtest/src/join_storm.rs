@@ -121,6 +121,7 @@ pub(crate) async fn run(common: &Common, args: &JoinStormArgs) -> Result<JoinSto
         transport: args.transport,
         calls,
         twin: false,
+        workers: site::Workers::ONE,
         relay_bin: args.relay_bin.clone(),
     };
     let site = Site::start(&mut fleet, &plan).await?;

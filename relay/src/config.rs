@@ -126,6 +126,8 @@ pub struct MediaConfig {
     pub tls_name: Option<String>,
     /// Worker threads; one per core when 0.
     pub workers: usize,
+    /// People of a call on one worker before it grows onto others.
+    pub worker_participants: usize,
     /// Offer DTLS 1.3.
     pub dtls_13: bool,
     /// Codecs in order of preference; those not named are not agreed on.
@@ -341,6 +343,10 @@ impl MediaConfig {
         if self.workers > WORKERS_CEILING {
             return Err(("media.workers", format!("expected 0 (one per core) to {WORKERS_CEILING}")));
         }
+        if !(1..=PARTICIPANTS_CEILING).contains(&self.worker_participants) {
+            let problem = format!("expected 1 to {PARTICIPANTS_CEILING}, found {}", self.worker_participants);
+            return Err(("media.worker_participants", problem));
+        }
         match (&self.tls_certificate, &self.tls_key) {
             (Some(_), None) => {
                 return Err(("media.tls_certificate", "expected media.tls_key with it".into()));
@@ -469,6 +475,7 @@ impl Default for MediaConfig {
             tls_key: None,
             tls_name: None,
             workers: 0,
+            worker_participants: 64,
             dtls_13: false,
             codecs: CodecName::DEFAULT.to_vec(),
             ufrag_key_file: "ufrag.key".into(),

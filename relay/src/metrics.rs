@@ -25,7 +25,7 @@ const SECONDS: [f64; 13] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.02, 0.04, 0.06
 const DROPPED: &str = "dropped_";
 
 /// Counts of the workers: the name there, the metric, what it says.
-const COUNTS: [(&str, &str, &str); 14] = [
+const COUNTS: [(&str, &str, &str); 17] = [
     (
         "datagrams_in",
         "trunkline_relay_received_datagrams_total",
@@ -43,6 +43,16 @@ const COUNTS: [(&str, &str, &str); 14] = [
         "retransmissions_out",
         "trunkline_relay_retransmitted_packets_total",
         "Retransmissions sent to receivers",
+    ),
+    (
+        "shared_out",
+        "trunkline_relay_shared_packets_sent_total",
+        "Packets handed to other workers that a large call is on, once for all of them",
+    ),
+    (
+        "shared_in",
+        "trunkline_relay_shared_packets_received_total",
+        "Packets taken in from other workers that a large call is on",
     ),
     (
         "probe_bytes_out",
@@ -197,6 +207,12 @@ fn observe(view: &View) {
     metrics::describe_gauge!("trunkline_relay_calls", "Calls now");
     let calls: usize = view.load.iter().map(|worker| worker.calls).sum();
     gauge!("trunkline_relay_calls").set(calls as f64);
+    metrics::describe_gauge!(
+        "trunkline_relay_call_branches",
+        "Further workers that calls larger than one worker are on now"
+    );
+    let branches: usize = view.load.iter().map(|worker| worker.branches).sum();
+    gauge!("trunkline_relay_call_branches").set(branches as f64);
     metrics::describe_gauge!("trunkline_relay_participants", "Participants of all calls now");
     let participants: usize = view.load.iter().map(|worker| worker.participants).sum();
     gauge!("trunkline_relay_participants").set(participants as f64);
@@ -316,7 +332,7 @@ mod tests {
     fn view() -> View {
         let counters = Counters { media_out: 42, dropped_replay: 3, ..Counters::default() };
         let sockets = SocketCounters { dropped_full: 7, ..SocketCounters::default() };
-        let load = |busy| WorkerLoad { busy, calls: 1, participants: 3 };
+        let load = |busy| WorkerLoad { busy, calls: 1, branches: 2, participants: 3 };
         let connections =
             ConnectionCounters { open_tls: 4, dropped: 9, refused: 2, ..ConnectionCounters::default() };
         let load = vec![load(0.25), load(0.5)];

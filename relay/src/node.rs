@@ -7,6 +7,7 @@
 //! - `info`: what it is asked for, and what it tells; `ids`: names of calls and sessions
 //! - here: calls, and draining
 //! - `door`: the TCP port; who comes in is handed to the workers
+//! - `branches`: calls larger than one worker, and on which one somebody joins
 //! - `session`: joining, and what people in a call ask for
 //! - `moves`: calls that are made again, or handed over to another node
 
@@ -22,6 +23,7 @@ use trunkline_relay_proto::call::Settings;
 use trunkline_relay_proto::counters::Counters;
 use trunkline_relay_proto::dtls;
 use trunkline_relay_proto::event::{EndReason, ParticipantId};
+use trunkline_relay_proto::snapshot::Snapshot;
 use trunkline_relay_proto::{turn, ufrag};
 
 use crate::interfaces;
@@ -29,8 +31,9 @@ use crate::ports::Ports;
 use crate::tcp::LobbyCounters;
 use crate::tunnel::TunnelCounters;
 use crate::udp::{Socket, SocketCounters};
-use crate::worker::{Command, Handle, Hosted, Report};
+use crate::worker::{Command, Empty, Handle, Hosted, Report};
 
+mod branches;
 mod config;
 mod door;
 mod ids;
@@ -50,6 +53,7 @@ pub use info::{
 };
 pub use moves::{Asked, Standing};
 
+use branches::{Place, Seat};
 use door::Door;
 use moves::{Fate, Fates};
 use session::SessionEntry;
@@ -62,15 +66,13 @@ const NAMES_MAX: usize = 10_000;
 
 struct CallEntry {
     id: CallId,
-    key: u32,
-    worker: usize,
-    /// Its own UDP port, or the ingress's.
-    port: u16,
+    /// Where it is: its home first.
+    places: Vec<Place>,
     force_tcp: bool,
     info: CallInfo,
     started: SystemTime,
     names: Vec<Arc<str>>,
-    sessions: HashMap<ParticipantId, SessionId>,
+    seats: HashMap<ParticipantId, Seat>,
     /// Handed over: it takes nobody new.
     moved: bool,
     /// Somebody asked for its end.
@@ -80,7 +82,10 @@ struct CallEntry {
 #[derive(Default)]
 struct Registry {
     calls: HashMap<CallId, CallEntry>,
+    /// Each place of each call has a key.
     by_key: HashMap<u32, CallId>,
+    /// Ports of places whose call has ended, until they are closed, by key.
+    closing: HashMap<u32, u16>,
     sessions: HashMap<SessionId, SessionEntry>,
     drain: Option<Drain>,
     fates: Fates,
@@ -204,8 +209,7 @@ impl Node {
         let has_ipv6 = socket.as_ref().is_none_or(Socket::is_ipv6);
         let most = create.mode.participants_max();
         let participants_max = create.participants_max.map_or(most, |wanted| wanted.clamp(1, most));
-        let seed = u64::from_ne_bytes(ids::random());
-        let settings = Settings { participants_max, dtls: inner.dtls.clone(), seed };
+        let settings = self.call_settings(participants_max);
         let key = inner.next_key.fetch_add(1, Ordering::Relaxed);
         let info = CallInfo {
             call_id: id.as_str().to_owned(),
@@ -229,23 +233,15 @@ impl Node {
             return Ok(info);
         }
         let worker = self.least_loaded(&registry);
-        let hosted = Hosted::new(
-            now,
-            socket,
-            settings,
-            inner.config.never_joined_timeout,
-            inner.config.all_left_timeout,
-        );
+        let hosted = Hosted::new(now, socket, settings, self.empty(now));
         let entry = CallEntry {
             id: id.clone(),
-            key,
-            worker,
-            port,
+            places: vec![Place::home(key, worker, port)],
             force_tcp: create.force_tcp || inner.config.force_tcp,
             info: info.clone(),
             started,
             names: Vec::new(),
-            sessions: HashMap::new(),
+            seats: HashMap::new(),
             moved: false,
             deleted: false,
         };
@@ -267,13 +263,10 @@ impl Node {
     /// # Errors
     /// When there is none.
     pub fn end(&self, call: &CallId, reason: EndReason) -> Result<(), NodeError> {
-        let (worker, key) = {
-            let mut registry = self.registry();
-            let entry = registry.calls.get_mut(call).ok_or(NodeError::NoSuchCall)?;
-            entry.deleted |= reason == EndReason::CallEnded;
-            (entry.worker, entry.key)
-        };
-        self.tell(worker, Command::End { key, reason })
+        let mut registry = self.registry();
+        let entry = registry.calls.get_mut(call).ok_or(NodeError::NoSuchCall)?;
+        entry.deleted |= reason == EndReason::CallEnded;
+        self.tell_all(&entry.places, |key| Command::End { key, reason })
     }
 
     /// All calls, in no order.
@@ -282,7 +275,7 @@ impl Node {
         let registry = self.registry();
         let summary = |entry: &CallEntry| CallSummary {
             info: entry.info.clone(),
-            participants: entry.sessions.len(),
+            participants: entry.seats.len(),
             moved: entry.moved,
         };
         registry.calls.values().map(summary).collect()
@@ -293,12 +286,29 @@ impl Node {
     /// # Errors
     /// When there is none.
     pub async fn snapshot(&self, call: &CallId) -> Result<CallSnapshot, NodeError> {
-        let (worker, key) = self.locate(call)?;
-        let info =
-            self.registry().calls.get(call).map(|entry| entry.info.clone()).ok_or(NodeError::NoSuchCall)?;
-        let (reply, answer) = oneshot::channel();
-        self.tell(worker, Command::Snapshot { key, reply })?;
-        let (live, counters) = answer.await.map_err(|_| NodeError::NoSuchCall)?;
+        let mut answers = Vec::new();
+        let info = {
+            let registry = self.registry();
+            let entry = registry.calls.get(call).ok_or(NodeError::NoSuchCall)?;
+            self.tell_all(&entry.places, |key| {
+                let (reply, answer) = oneshot::channel();
+                answers.push(answer);
+                Command::Snapshot { key, reply }
+            })?;
+            entry.info.clone()
+        };
+        let (mut live, mut counters) = (Snapshot::default(), Counters::default());
+        for (at, answer) in answers.into_iter().enumerate() {
+            match answer.await {
+                Ok((part, counted)) => {
+                    live.merge(part);
+                    counters.add(&counted);
+                }
+                // Without its home the call is over; another place may just have gone.
+                Err(_) if at == 0 => return Err(NodeError::NoSuchCall),
+                Err(_) => {}
+            }
+        }
         Ok(CallSnapshot { info, live, counters: counters.named().into_iter().collect() })
     }
 
@@ -371,6 +381,7 @@ impl Node {
         let load = |handle: &Handle| WorkerLoad {
             busy: f64::from(handle.shared.busy_permille.load(Ordering::Relaxed)) / 1000.0,
             calls: handle.shared.calls.load(Ordering::Relaxed),
+            branches: handle.shared.branches.load(Ordering::Relaxed),
             participants: handle.shared.participants.load(Ordering::Relaxed),
         };
         self.0.workers.iter().map(load).collect()
@@ -424,20 +435,21 @@ impl Node {
         if told { Ok(()) } else { Err(NodeError::Worker) }
     }
 
-    fn locate(&self, call: &CallId) -> Result<(usize, u32), NodeError> {
-        self.registry().calls.get(call).map(|entry| (entry.worker, entry.key)).ok_or(NodeError::NoSuchCall)
-    }
-
     /// The worker with the fewest participants, then calls. Published load is up to a second old, and many calls may
     /// be made within one.
     fn least_loaded(&self, registry: &Registry) -> usize {
-        let mut weights = vec![(0_usize, 0_usize); self.0.workers.len()];
-        for entry in registry.calls.values() {
-            if let Some(weight) = weights.get_mut(entry.worker) {
-                *weight = (weight.0 + entry.sessions.len(), weight.1 + 1);
-            }
-        }
+        let weights = self.weights(registry);
         weights.iter().enumerate().min_by_key(|(_, weight)| **weight).map_or(0, |(worker, _)| worker)
+    }
+
+    fn call_settings(&self, participants_max: usize) -> Settings {
+        let seed = u64::from_ne_bytes(ids::random());
+        Settings { participants_max, dtls: self.0.dtls.clone(), seed }
+    }
+
+    fn empty(&self, now: Instant) -> Empty {
+        let config = &self.0.config;
+        Empty::new(now, config.never_joined_timeout, config.all_left_timeout)
     }
 
     fn uri(&self, port: u16, fits: impl Fn(&IpAddr) -> bool) -> Option<String> {
@@ -457,14 +469,12 @@ impl Node {
                 Report::Left { key, id } => {
                     let mut registry = self.registry();
                     let Some(call) = registry.by_key.get(&key).cloned() else { continue };
-                    let Some(session) =
-                        registry.calls.get_mut(&call).and_then(|entry| entry.sessions.remove(&id))
-                    else {
+                    let Some(seat) = registry.calls.get_mut(&call).and_then(|entry| entry.vacate(id)) else {
                         continue;
                     };
-                    registry.sessions.remove(&session);
+                    registry.sessions.remove(&seat.session);
                 }
-                Report::Ended { key, reason } => self.forget(key, reason),
+                Report::Ended { key, reason } => self.ended(key, reason),
             }
         }
     }
@@ -476,18 +486,31 @@ impl Node {
         }
     }
 
-    fn forget(&self, key: u32, reason: EndReason) {
+    /// A place is closed. With a call's home the call has ended.
+    fn ended(&self, key: u32, reason: EndReason) {
         let mut registry = self.registry();
-        let Some(entry) = registry.by_key.remove(&key).and_then(|call| registry.calls.remove(&call)) else {
-            return;
-        };
-        for session in entry.sessions.values() {
-            registry.sessions.remove(session);
+        if let Some(port) = registry.closing.remove(&key) {
+            drop(registry);
+            return self.release(Instant::now(), port);
         }
+        let Some(call) = registry.by_key.remove(&key) else { return };
+        if registry.calls.get(&call).is_some_and(|entry| entry.home().key != key) {
+            return self.prune(registry, &call, key);
+        }
+        let Some(entry) = registry.calls.remove(&call) else { return };
+        for seat in entry.seats.values() {
+            registry.sessions.remove(&seat.session);
+        }
+        for place in entry.places.iter().skip(1) {
+            registry.by_key.remove(&place.key);
+            registry.closing.insert(place.key, place.port);
+        }
+        // A worker that is gone has ended them.
+        let _ = self.tell_all(entry.places.get(1..).unwrap_or_default(), |key| Command::End { key, reason });
         let fate = if entry.moved && !entry.deleted { Fate::Moved } else { Fate::Ended };
         registry.fates.set(&entry.id, fate);
         drop(registry);
-        self.release(Instant::now(), entry.port);
+        self.release(Instant::now(), entry.home().port);
         let call = Redacted::new(&entry.id, Detail::Messaging, "call");
         tracing::info!(%call, ?reason, "call ended");
         let CallEntry { info, started, names, .. } = entry;

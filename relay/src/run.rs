@@ -224,6 +224,7 @@ fn node_config(config: &Config) -> Result<NodeConfig, RunError> {
         codecs: media.codecs.clone(),
         ufrag_key: *key::read(&media.ufrag_key_file)?,
         calls_max: config.limits.calls_max,
+        worker_participants: media.worker_participants,
         hands_over: config.ingress.is_there(),
         never_joined_timeout: config.calls.unjoined_timeout.0,
         all_left_timeout: config.calls.empty_timeout.0,

@@ -11,21 +11,26 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
 use tokio::sync::{mpsc as channel, oneshot};
-use trunkline_relay_proto::call::{Call, Join, JoinError, RequestError, Settings};
+use trunkline_relay_proto::call::{Call, Join, JoinError, RequestError};
 use trunkline_relay_proto::counters::Counters;
 use trunkline_relay_proto::egress::Egress;
 use trunkline_relay_proto::event::{Audience, EndReason, Event, Notice, ParticipantId, Request};
+use trunkline_relay_proto::exchange::{Branch, Message};
 use trunkline_relay_proto::media::{Description, IceCredentials};
 use trunkline_relay_proto::snapshot::Snapshot;
 
 use crate::tcp::Admitted;
 use crate::tunnel::{Tunnel, TunnelCounters, TunnelSettings};
-use crate::udp::{Batch, Socket, SocketCounters};
+use crate::udp::{Batch, SocketCounters};
 
 mod connections;
+mod exchange;
+mod hosted;
 
 pub use connections::ConnectionCounters;
 use connections::Connections;
+pub(crate) use exchange::{Mailbox, Peer};
+pub(crate) use hosted::{Empty, Hosted};
 
 /// Commands taken before sockets are looked at again.
 const COMMANDS_PER_TURN: usize = 64;
@@ -93,6 +98,24 @@ pub(crate) enum Command {
         key: u32,
         reply: oneshot::Sender<(Snapshot, Counters)>,
     },
+    /// The call has another branch, elsewhere.
+    Attach {
+        key: u32,
+        peer: Box<Peer>,
+    },
+    /// A branch of the call is gone, with those who were on it.
+    Detach {
+        key: u32,
+        branch: Branch,
+    },
+    /// What another branch of the call has to say.
+    Exchange {
+        key: u32,
+        from: Branch,
+        messages: Vec<Message>,
+        /// What they count for in the mailbox.
+        bytes: usize,
+    },
     HandOver {
         key: u32,
     },
@@ -112,63 +135,11 @@ pub(crate) enum Report {
     Ended { key: u32, reason: EndReason },
 }
 
-/// A call and its socket, on their worker.
-pub(crate) struct Hosted {
-    /// None behind an ingress.
-    socket: Option<Socket>,
-    call: Call,
-    empty: Empty,
-    events: HashMap<ParticipantId, channel::Sender<Arc<str>>>,
-    /// Handed over: everybody is told to join elsewhere, and it ends with the last who leaves.
-    moved: bool,
-    wake_at: Option<Instant>,
-    /// Datagrams that found no room in the arena.
-    dropped: u64,
-}
-
-/// When a call that nobody is in ends.
-#[derive(Clone, Copy, Debug)]
-struct Empty {
-    since: Option<Instant>,
-    never_joined: Duration,
-    all_left: Duration,
-    joined: bool,
-}
-
-impl Hosted {
-    pub(crate) fn new(
-        now: Instant,
-        socket: Option<Socket>,
-        settings: Settings,
-        never_joined: Duration,
-        all_left: Duration,
-    ) -> Self {
-        Self {
-            socket,
-            call: Call::new(now, settings),
-            empty: Empty { since: Some(now), never_joined, all_left, joined: false },
-            events: HashMap::new(),
-            moved: false,
-            wake_at: None,
-            dropped: 0,
-        }
-    }
-
-    pub(crate) fn call_mut(&mut self) -> &mut Call {
-        &mut self.call
-    }
-
-    fn counters(&self) -> Counters {
-        let mut counters = self.call.counters();
-        counters.dropped_egress += self.dropped;
-        counters
-    }
-}
-
 /// What a worker shows to the API, about once a second.
 #[derive(Debug, Default)]
 pub(crate) struct Shared {
     pub(crate) calls: AtomicUsize,
+    pub(crate) branches: AtomicUsize,
     pub(crate) participants: AtomicUsize,
     /// Share of the last second it was busy, in thousandths.
     pub(crate) busy_permille: AtomicU32,
@@ -181,25 +152,6 @@ pub(crate) type Counts = (Counters, SocketCounters, ConnectionCounters, TunnelCo
 impl Shared {
     pub(crate) fn counts(&self) -> Counts {
         *self.counts.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Where a worker is told what to do. Clones are the same worker's.
-#[derive(Clone)]
-pub(crate) struct Mailbox {
-    commands: mpsc::Sender<Command>,
-    wake: Arc<OwnedFd>,
-}
-
-impl Mailbox {
-    /// Hands a command over. False when the worker is gone.
-    pub(crate) fn tell(&self, command: Command) -> bool {
-        // A full counter (EAGAIN) wakes it as well.
-        self.commands.send(command).is_ok()
-            && matches!(
-                rustix::io::write(&*self.wake, &1_u64.to_ne_bytes()),
-                Ok(_) | Err(rustix::io::Errno::AGAIN)
-            )
     }
 }
 
@@ -226,10 +178,12 @@ impl Handle {
         if let Some(tunnel) = &tunnel {
             epoll::add(&epoll, tunnel.as_fd(), epoll::EventData::new_u64(TUNNEL), epoll::EventFlags::IN)?;
         }
+        let mailbox = Mailbox::new(commands, wake.clone());
         let worker = Worker {
             epoll,
-            wake: wake.clone(),
+            wake,
             commands: receiver,
+            mailbox: mailbox.clone(),
             reports,
             shared: shared.clone(),
             calls: HashMap::new(),
@@ -242,7 +196,6 @@ impl Handle {
         };
         let thread =
             std::thread::Builder::new().name(format!("media-{number}")).spawn(move || worker.run())?;
-        let mailbox = Mailbox { commands, wake };
         Ok(Self { mailbox, shared, thread: Mutex::new(Some(thread)) })
     }
 
@@ -266,6 +219,8 @@ struct Worker {
     epoll: OwnedFd,
     wake: Arc<OwnedFd>,
     commands: mpsc::Receiver<Command>,
+    /// Its own, of which it takes note what was taken out.
+    mailbox: Mailbox,
     reports: channel::UnboundedSender<Report>,
     shared: Arc<Shared>,
     calls: HashMap<u32, Hosted>,
@@ -302,6 +257,7 @@ impl Worker {
                     if token == COMMANDS {
                         let mut count = [0; 8];
                         let _ = rustix::io::read(&*self.wake, &mut count);
+                        self.mailbox.awake();
                     } else if token == TUNNEL {
                         self.receive_tunnelled();
                     } else if let Ok(key) = u32::try_from(token) {
@@ -417,6 +373,7 @@ impl Worker {
         let Some(hosted) = self.calls.get_mut(&key) else { return };
         loop {
             let more = hosted.call.poll_egress(now, &mut self.egress);
+            hosted.export();
             if let Some(socket) = &mut hosted.socket {
                 socket.send(&self.egress);
             }
@@ -442,13 +399,9 @@ impl Worker {
                 hosted.events.remove(&id);
             }
         }
-        let empty = hosted.call.participants() == 0;
-        hosted.empty.joined |= !empty;
-        if !empty {
-            hosted.empty.since = None;
-        } else if hosted.empty.since.is_none() {
-            hosted.empty.since = Some(now);
-        }
+        // Events may have come with messages for other branches after the last media.
+        hosted.export();
+        hosted.note_empty(now);
         if let Some(at) = hosted.call.poll_timeout()
             && hosted.wake_at.is_none_or(|before| at < before)
         {
@@ -514,6 +467,14 @@ impl Worker {
                     let _ = reply.send((hosted.call.snapshot(now), hosted.counters()));
                 }
             }
+            Command::Attach { key, peer } => self.attach(key, now, *peer),
+            Command::Detach { key, branch } => self.detach(key, now, branch),
+            Command::Exchange { key, from, messages, bytes } => {
+                self.mailbox.taken(bytes);
+                self.with(key, now, |call| {
+                    messages.into_iter().for_each(|message| call.import(now, from, message));
+                });
+            }
             Command::HandOver { key } => {
                 if let Some(hosted) = self.calls.get_mut(&key) {
                     hosted.moved = true;
@@ -551,19 +512,8 @@ impl Worker {
     }
 
     fn end_empty(&mut self, now: Instant) {
-        let over: Vec<u32> = self
-            .calls
-            .iter()
-            .filter(|(_, hosted)| {
-                let limit = match hosted.empty {
-                    _ if hosted.moved => Duration::ZERO,
-                    Empty { joined: true, all_left, .. } => all_left,
-                    Empty { never_joined, .. } => never_joined,
-                };
-                hosted.empty.since.is_some_and(|since| now.saturating_duration_since(since) >= limit)
-            })
-            .map(|(key, _)| *key)
-            .collect();
+        let over: Vec<u32> =
+            self.calls.iter().filter(|(_, hosted)| hosted.is_over(now)).map(|(key, _)| *key).collect();
         over.into_iter().for_each(|key| self.end(key, EndReason::CallEnded));
     }
 
@@ -582,7 +532,9 @@ impl Worker {
             socket_counters.add(tunnel.socket_counters());
             tunnel_counters = tunnel.counters();
         }
-        self.shared.calls.store(self.calls.len(), Ordering::Relaxed);
+        let branches = self.calls.values().filter(|hosted| !hosted.is_home()).count();
+        self.shared.calls.store(self.calls.len() - branches, Ordering::Relaxed);
+        self.shared.branches.store(branches, Ordering::Relaxed);
         self.shared.participants.store(participants, Ordering::Relaxed);
         let permille = u32::try_from(busy.as_millis() * 1000 / PUBLISH.as_millis()).unwrap_or(1000);
         self.shared.busy_permille.store(permille.min(1000), Ordering::Relaxed);

@@ -29,7 +29,7 @@ use events::{Events, Follower};
 use limits::{Job, Limits, Tiles};
 use publish::{Publisher, Traffic};
 use relay::{CONFERENCE_MAX, Mode};
-use site::{Site, Transport, Via};
+use site::{Site, Transport, Via, Workers};
 
 mod added;
 pub(crate) mod clients;
@@ -136,6 +136,12 @@ pub(crate) struct CallArgs {
     /// How they connect
     #[arg(long, value_enum, default_value_t = Transport::Udp)]
     transport: Transport,
+    /// Threads of the relay that forward media.
+    #[arg(long, default_value_t = 1)]
+    workers: u16,
+    /// People of the call on one of them before it grows onto others.
+    #[arg(long, default_value_t = 64)]
+    worker_participants: u32,
     /// The relay program to run [default: the relay this program was built with]
     #[arg(long)]
     relay_bin: Option<std::path::PathBuf>,
@@ -198,6 +204,9 @@ impl CallArgs {
         }
         if traffic.sources().is_empty() || self.fps == 0 || traffic.video_burst > 1000 {
             return usage("nothing to send: expected --audio, or --video-burst 1 to 1000 at --fps 1 or more");
+        }
+        if self.workers == 0 || (self.workers > 1 && self.via == Via::Ingress) {
+            return usage("--workers: expected 1 or more, and 1 with --via ingress");
         }
         if self.mode() == Mode::Conference && self.participants > CONFERENCE_MAX {
             return usage("--mode conference: expected --participants 2 to 100");
@@ -330,6 +339,7 @@ pub(crate) async fn run(common: &Common, args: &CallArgs) -> Result<CallReport, 
         transport: args.transport,
         calls: 2,
         twin: through_ingress,
+        workers: Workers { count: args.workers, participants: args.worker_participants },
         relay_bin: args.relay_bin.clone(),
     };
     let mut site = Site::start(&mut fleet, &plan).await?;

@@ -93,8 +93,23 @@ pub(crate) struct Plan {
     pub(crate) calls: u16,
     /// A second node without an ingress.
     pub(crate) twin: bool,
+    /// Threads of node 1.
+    pub(crate) workers: Workers,
     /// The relay program, when it is not this very one.
     pub(crate) relay_bin: Option<PathBuf>,
+}
+
+/// Threads of a node that forward media.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Workers {
+    pub(crate) count: u16,
+    /// People of a call on one before it grows onto others.
+    pub(crate) participants: u32,
+}
+
+impl Workers {
+    /// One, which takes any call.
+    pub(crate) const ONE: Self = Self { count: 1, participants: 64 };
 }
 
 impl Site {
@@ -117,14 +132,14 @@ impl Site {
             Transport::Udp | Transport::Tcp => "",
         };
         let ports = (plan.via == Via::Ingress).then(|| IngressPorts::take(fleet)).transpose()?;
-        let (api, config) = node(fleet, 1, plan.calls, tls_files, ports.as_ref())?;
+        let (api, config) = node(fleet, (1, plan.workers), plan.calls, tls_files, ports.as_ref())?;
         let relay = Relay::start(&launcher, &config, api, &token).await?;
         let ingress = match &ports {
             Some(ports) => Some(ports.start(&launcher, &root, tls_files, api, &token).await?),
             None => None,
         };
         let twin = if plan.twin {
-            let (api, config) = node(fleet, 2, 1, tls_files, None)?;
+            let (api, config) = node(fleet, (2, Workers::ONE), 1, tls_files, None)?;
             Some(Relay::start(&launcher, &config, api, &token).await?)
         } else {
             None
@@ -202,24 +217,25 @@ impl IngressPorts {
     }
 }
 
-/// Writes the configuration of a node with one worker: its API and where it is.
+/// Writes the configuration of a node: its API and where it is.
 fn node(
     fleet: &mut Fleet,
-    number: u16,
+    (number, workers): (u16, Workers),
     calls: u16,
     tls_files: &str,
     ingress: Option<&IngressPorts>,
 ) -> Result<(SocketAddr, PathBuf), LoadError> {
     let (api, tcp) = (fleet.port()?, fleet.port()?);
-    let udp_ports = fleet.port_range(calls.saturating_add(SPARE_PORTS))?;
+    let udp_ports = fleet.port_range(calls.saturating_mul(workers.count).saturating_add(SPARE_PORTS))?;
+    let Workers { count, participants } = workers;
     let (ip, tcp): (IpAddr, u16) = (api.ip(), tcp.port());
     let ingress = ingress.map(IngressPorts::section).unwrap_or_default();
     let config = format!(
         "node = {number}\n\
          [api]\nlisten = \"{api}\"\nadmin_token_file = \"admin.token\"\n\
          [tokens]\nhs256_secret_file = \"tokens.secret\"\n\
-         [media]\nudp_ports = \"{udp_ports}\"\nlisten = [\"{ip}\"]\nworkers = 1\nufrag_key_file = \"ufrag.key\"\n\
-         tcp_port = {tcp}\n{tls_files}\
+         [media]\nudp_ports = \"{udp_ports}\"\nlisten = [\"{ip}\"]\nworkers = {count}\nworker_participants = {participants}\n\
+         ufrag_key_file = \"ufrag.key\"\ntcp_port = {tcp}\n{tls_files}\
          [limits]\njoins_per_s = {JOINS_PER_S}\n{ingress}"
     );
     let path = fleet.root().join(format!("node{number}.toml"));

@@ -144,6 +144,7 @@ pub(crate) async fn run(common: &Common, args: &FloodArgs) -> Result<FloodReport
         transport: Transport::Udp,
         calls: 1,
         twin: false,
+        workers: site::Workers::ONE,
         relay_bin: args.relay_bin.clone(),
     };
     let site = Site::start(&mut fleet, &plan).await?;

@@ -6,6 +6,7 @@
 //! - `feedback`: reports, lost packets and key frames, in both directions
 //! - `show`: who speaks, and which source each slot shows
 //! - `adapt`: which layers of it, as each receiver's line carries, and what senders need not send
+//! - `branches`, `import`: what goes to other branches of a call that is in several places, and what comes from them
 //! - `view`: the roster, and what operators see
 
 use std::collections::{HashMap, VecDeque};
@@ -19,6 +20,7 @@ use crate::congestion::Downlink;
 use crate::counters::Counters;
 use crate::dtls;
 use crate::egress::{DATAGRAM_BYTES_MAX, Egress};
+use crate::elsewhere::Owner;
 use crate::encoding::Encoding;
 use crate::event::{Audience, EndReason, Event, Notice, ParticipantId, Pin, Request, Role, SourceName};
 use crate::ice::Agent;
@@ -31,7 +33,9 @@ use crate::source::{Source, Subscriber};
 use crate::speaker::Loudest;
 
 mod adapt;
+mod branches;
 mod feedback;
+mod import;
 mod receive;
 mod send;
 mod show;
@@ -133,6 +137,7 @@ pub struct Call {
     loss_at: Option<Instant>,
     /// When people's lines are looked at for room.
     pace_at: Option<Instant>,
+    exchange: branches::Exchange,
     events: VecDeque<Event>,
     counters: Counters,
 }
@@ -168,6 +173,7 @@ impl Call {
             tick_at: None,
             loss_at: None,
             pace_at: None,
+            exchange: branches::Exchange::default(),
             events: VecDeque::new(),
             counters: Counters::default(),
         }
@@ -211,7 +217,7 @@ impl Call {
         self.by_ufrag.insert(ice.ufrag, index);
         self.counters.joins += 1;
         self.tick_at.get_or_insert(now + TICK);
-        self.announce(index);
+        self.announce(now, index);
         self.rearrange(now);
         Ok(())
     }
@@ -251,7 +257,7 @@ impl Call {
         }
         self.put_back(index, participant);
         if verdict.is_ok() {
-            self.announce(index);
+            self.announce(now, index);
             self.rearrange(now);
         }
         verdict
@@ -291,9 +297,9 @@ impl Call {
             source.subscribers.retain(|subscriber| subscriber.receiver != index);
         }
         self.tell(Audience::One(id), Notice::Ended { reason });
+        self.share_left(id, reason);
         if reason != EndReason::Replaced {
-            let left = vec![participant.name.clone()];
-            self.tell(Audience::Everyone, Notice::Roster { complete: false, participants: Vec::new(), left });
+            self.tell_left(&participant.name);
         }
         if self.by_id.is_empty() {
             self.tick_at = None;
@@ -325,7 +331,7 @@ impl Call {
                 if let Some(source) = self.source_mut(source) {
                     source.muted = mute.muted;
                 }
-                self.announce(index);
+                self.announce(now, index);
             }
         }
         self.rearrange(now);
@@ -424,8 +430,10 @@ impl Call {
         }
         self.report(now, egress);
         self.tell_arrivals(now, egress);
+        self.share_state(now);
         self.listen(now);
         self.adapt_all(now);
+        self.share_wanted(now);
         self.send_key_frame_requests(now, egress);
     }
 
@@ -470,8 +478,14 @@ impl Call {
             }
             // A CSRC is never used again, so that nobody takes an old packet for a new source's.
             let csrc = self.rng.next_u32();
-            let source =
-                Source::new(csrc, index, section.mid, name, section.payload_types.clone(), &send.rids);
+            let source = Source::new(
+                csrc,
+                Owner::Here(index),
+                section.mid,
+                name,
+                section.payload_types.clone(),
+                &send.rids,
+            );
             let at = self.sources.iter().position(Option::is_none).unwrap_or(self.sources.len());
             if at == self.sources.len() {
                 self.sources.push(None);

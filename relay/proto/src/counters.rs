@@ -44,6 +44,10 @@ counters! {
     retransmissions_out,
     /// Bytes sent only to find out what lines carry.
     probe_bytes_out,
+    /// Packets handed to other branches of the call, once for all of them.
+    shared_out,
+    /// Packets taken in from other branches of the call.
+    shared_in,
     /// Packets asked for again from senders.
     nacks_out,
     /// Packets receivers asked for again.

@@ -191,6 +191,28 @@ impl Encoding {
         self.take(now, &arrival, true)
     }
 
+    /// Takes a packet that another branch of the call numbered, and had from its sender.
+    pub(crate) fn adopt(&mut self, now: Instant, generation: u32, arrival: &Arrival<'_>) -> Taken {
+        if self.ssrc.is_none() || self.generation != generation {
+            if self.ssrc.is_none() {
+                self.history = History::new(self.capacity);
+            } else {
+                self.reception = Reception::default();
+            }
+            self.ssrc = Some(arrival.ssrc);
+            self.generation = generation;
+            self.newest = None;
+            self.key_frame = None;
+        }
+        self.last_media = Some(now);
+        self.take(now, arrival, false)
+    }
+
+    /// What comes next does not follow what came before.
+    pub(crate) fn interrupted(&mut self) {
+        self.key_frame = None;
+    }
+
     /// A sequence number as its sender knows it.
     #[must_use]
     #[expect(clippy::cast_possible_truncation, reason = "a sequence number is the lower half")]

@@ -9,6 +9,7 @@
 //! - [`backlog`]: what waits for one connection
 //! - [`flow`]: where an ingress sends what clients send
 //! - [`event`], [`snapshot`], [`counters`]: what is told to people and operators
+//! - [`exchange`]: what a call in several places tells itself
 //!
 //! The journey of one packet through a [`call`]:
 //! - [`demux`]: what a datagram is (RFC 7983)
@@ -16,7 +17,7 @@
 //! - [`dtls`], [`srtp`]: keys, and what they open and seal
 //! - [`rtp`]: headers and extensions
 //! - `participant`: who sends it, and under which SSRC
-//! - `source`, `encoding`, `layers`: what it belongs to
+//! - `source`, `encoding`, `layers`: what it belongs to; `elsewhere`: who wants it in other branches of the call
 //! - `history`, `reception`, `loss`: what is kept of it, and what is missing
 //! - `speaker`, `allocate`: who is to hear and see it
 //! - [`congestion`], [`bandwidth`]: how much each receiver's line carries, and which layers go into that
@@ -32,8 +33,10 @@ pub mod counters;
 pub mod demux;
 pub mod dtls;
 pub mod egress;
+mod elsewhere;
 mod encoding;
 pub mod event;
+pub mod exchange;
 pub mod flow;
 pub mod framing;
 mod history;

@@ -72,6 +72,11 @@ impl Reception {
         self.clock = Some(SenderClock { rtp, at: now, ntp_middle: (ntp >> 16) as u32 });
     }
 
+    /// Another branch of the call heard where the sender's clock stood.
+    pub(crate) fn adopt_clock(&mut self, clock: SenderClock) {
+        self.clock = Some(clock);
+    }
+
     /// The sender's clock, once it sent a report.
     #[must_use]
     pub(crate) fn clock(&self) -> Option<SenderClock> {

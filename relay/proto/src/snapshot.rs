@@ -13,9 +13,20 @@ pub struct Snapshot {
     pub participants: Vec<ParticipantSnapshot>,
 }
 
+impl Snapshot {
+    /// Adds what another branch of the same call shows.
+    pub fn merge(&mut self, other: Self) {
+        self.participants.extend(other.participants);
+        self.participants.sort_by_key(|participant| participant.order);
+    }
+}
+
 /// One participant.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ParticipantSnapshot {
+    /// When it joined, in the order of all branches of the call.
+    #[serde(skip)]
+    pub order: u64,
     /// The name from the join token.
     pub participant: Arc<str>,
     /// What it may do.

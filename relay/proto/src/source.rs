@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::bandwidth::Layer as Offer;
+use crate::elsewhere::{Elsewhere, Owner};
 use crate::encoding::Encoding;
 use crate::event::{SourceName, WantedEncoding, WantedLayers};
 use crate::history::{self, ElementsBuffer};
@@ -89,8 +90,8 @@ pub(crate) struct Subscriber {
 pub(crate) struct Source {
     /// The number that names it in forwarded packets; never used again in this call.
     pub csrc: u32,
-    /// Index of its participant.
-    pub owner: usize,
+    /// Whose it is.
+    pub owner: Owner,
     /// Its section.
     pub mid: Mid,
     /// Which of its owner's sources.
@@ -107,6 +108,8 @@ pub(crate) struct Source {
     pub meter: Meter,
     /// Who receives it.
     pub subscribers: Vec<Subscriber>,
+    /// What other branches of the call have to do with it.
+    pub elsewhere: Elsewhere,
     /// What its sender says that it sends.
     told: Option<(Instant, LayersAllocation)>,
     /// Picture heights of its encodings' spatial layers, as its sender said once; zero where it did not.
@@ -123,7 +126,7 @@ impl Source {
     #[must_use]
     pub(crate) fn new(
         csrc: u32,
-        owner: usize,
+        owner: Owner,
         mid: Mid,
         name: SourceName,
         payload_types: Vec<PayloadType>,
@@ -151,6 +154,7 @@ impl Source {
             encodings,
             meter: Meter::default(),
             subscribers: Vec::new(),
+            elsewhere: Elsewhere::default(),
             told: None,
             heights: Default::default(),
             layers: Vec::new(),
@@ -198,7 +202,8 @@ impl Source {
     /// Whether it is sending.
     #[must_use]
     pub(crate) fn is_live(&self, now: Instant) -> bool {
-        self.encodings.iter().any(|encoding| encoding.came_within(now, LIVE_TIMEOUT))
+        let comes = || self.encodings.iter().any(|encoding| encoding.came_within(now, LIVE_TIMEOUT));
+        self.elsewhere.live.unwrap_or_else(comes)
     }
 
     /// Whether anything of it ever came.

@@ -49,6 +49,20 @@ impl Meter {
         }
     }
 
+    /// Another branch of the call says how loud it is; `None` when it does not know. Silent when it says nothing.
+    pub(crate) fn adopt(&mut self, now: Instant, heard: Option<(Option<f32>, bool)>) {
+        self.heard_at = heard.map(|_| now);
+        self.spoke_at = heard.filter(|(_, speech)| *speech).map(|_| now);
+        self.smoothed = heard.map_or(Some(127.0), |(level, _)| level);
+    }
+
+    /// Smoothed level, if it says how loud it is, and whether somebody speaks: for other branches. `None` when there is
+    /// nothing to hear.
+    #[must_use]
+    pub(crate) fn share(&self, now: Instant) -> Option<(Option<f32>, bool)> {
+        (!self.is_silent(now)).then(|| (self.smoothed, self.is_speech(now)))
+    }
+
     /// Whether there is nothing to hear. Never, for a source that does not say how loud it is.
     #[must_use]
     pub(crate) fn is_silent(&self, now: Instant) -> bool {

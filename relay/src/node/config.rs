@@ -49,6 +49,8 @@ pub struct NodeConfig {
     pub ufrag_lifetime: Duration,
     /// Calls at a time.
     pub calls_max: usize,
+    /// People of a call on one worker before it grows onto others.
+    pub worker_participants: usize,
     /// There is an ingress that knows other nodes: a drain with a deadline hands calls over to them.
     pub hands_over: bool,
     /// A call nobody ever joined ends after this,
@@ -106,6 +108,7 @@ impl Default for NodeConfig {
             ufrag_key: ids::random(),
             ufrag_lifetime: Duration::from_secs(48 * 3600),
             calls_max: 3600,
+            worker_participants: 64,
             hands_over: false,
             never_joined_timeout: Duration::from_secs(600),
             all_left_timeout: Duration::from_secs(60),

@@ -201,9 +201,11 @@ pub enum CallEvent {
 pub struct WorkerLoad {
     /// Share of the last second that its thread worked, 0 to 1.
     pub busy: f64,
-    /// Calls on it.
+    /// Calls that began on it.
     pub calls: usize,
-    /// People in them.
+    /// Branches on it of calls that began on another.
+    pub branches: usize,
+    /// People on both.
     pub participants: usize,
 }
 

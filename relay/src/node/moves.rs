@@ -198,9 +198,8 @@ impl Node {
     fn hand_over_locked(&self, registry: &mut super::Registry, call: &CallId) -> Result<(), NodeError> {
         let entry = registry.calls.get_mut(call).ok_or(NodeError::NoSuchCall)?;
         if !std::mem::replace(&mut entry.moved, true) {
-            let (worker, key) = (entry.worker, entry.key);
             metrics::counter!("trunkline_relay_handed_over_calls_total").increment(1);
-            self.tell(worker, Command::HandOver { key })?;
+            self.tell_all(&entry.places, |key| Command::HandOver { key })?;
         }
         Ok(())
     }

@@ -13,6 +13,7 @@ use trunkline_relay_proto::event::{ParticipantId, Request, Role};
 use trunkline_relay_proto::media::{Description, IceCredentials};
 use trunkline_relay_proto::ufrag;
 
+use super::branches::{Place, Seat};
 use super::{
     CallEntry, CallId, EventStream, IceServer, Joined, NAMES_MAX, Node, NodeError, SessionId, SessionInfo,
     ids,
@@ -43,8 +44,9 @@ impl Node {
         offer: &str,
     ) -> Result<Joined, NodeError> {
         let inner = &*self.0;
-        let (worker, key, candidates) = {
-            let registry = self.registry();
+        let offer = Offer::parse(offer);
+        let (place, candidates, offer) = {
+            let mut registry = self.registry();
             if registry.drain.is_some() {
                 return Err(NodeError::Draining);
             }
@@ -52,11 +54,15 @@ impl Node {
             if entry.moved {
                 return Err(NodeError::Moved);
             }
-            (entry.worker, entry.key, self.candidates(entry))
+            // Nothing is made for those who cannot join.
+            let offer = offer?;
+            let place = self.place(&mut registry, call, name)?;
+            let entry = registry.calls.get(call).ok_or(NodeError::NoSuchCall)?;
+            (place, self.candidates(entry, place.port), offer)
         };
+        let Place { worker, key, .. } = place;
         let id = ParticipantId(inner.next_participant.fetch_add(1, Ordering::Relaxed));
         let ice = self.credentials(worker, key, id.0);
-        let offer = Offer::parse(offer)?;
         let fingerprint = inner.dtls.fingerprint();
         let local = Local {
             ice: &ice,
@@ -72,7 +78,7 @@ impl Node {
         {
             let mut registry = self.registry();
             let entry = registry.calls.get_mut(call).ok_or(NodeError::NoSuchCall)?;
-            entry.sessions.insert(id, session.clone());
+            entry.seat(id, Seat::new(session.clone(), name.clone(), place.branch))?;
             registry.sessions.insert(
                 session.clone(),
                 SessionEntry {
@@ -96,9 +102,7 @@ impl Node {
         let mut registry = self.registry();
         if let Err(error) = verdict {
             registry.sessions.remove(&session);
-            if let Some(entry) = registry.calls.get_mut(call) {
-                entry.sessions.remove(&id);
-            }
+            registry.calls.get_mut(call).and_then(|entry| entry.vacate(id));
             return Err(error);
         }
         if let Some(entry) = registry.calls.get_mut(call)
@@ -122,13 +126,14 @@ impl Node {
             let registry = self.registry();
             let entry = registry.sessions.get(session).ok_or(NodeError::NoSuchSession)?;
             let call = registry.calls.get(&entry.call).ok_or(NodeError::NoSuchSession)?;
+            let place = call.place_of(entry.id).ok_or(NodeError::NoSuchSession)?;
             let restarts = offer.ice().ufrag != entry.description.ice.ufrag;
             let ice = if restarts {
-                self.credentials(call.worker, call.key, self.restart_number())
+                self.credentials(place.worker, place.key, self.restart_number())
             } else {
                 entry.ice.clone()
             };
-            let (fingerprint, candidates) = (inner.dtls.fingerprint(), self.candidates(call));
+            let (fingerprint, candidates) = (inner.dtls.fingerprint(), self.candidates(call, place.port));
             let local = Local {
                 ice: &ice,
                 fingerprint: &fingerprint,
@@ -137,7 +142,7 @@ impl Node {
                 codecs: &inner.config.codecs,
             };
             let answer = sdp::answer(&offer, Some(&entry.description), &local, &mut random_ssrc)?;
-            (call.worker, call.key, entry.id, answer.description, answer.text, ice, restarts)
+            (place.worker, place.key, entry.id, answer.description, answer.text, ice, restarts)
         };
         let (reply, updated) = oneshot::channel();
         let new_ice = restarts.then(|| ice.clone());
@@ -169,12 +174,13 @@ impl Node {
             let registry = self.registry();
             let entry = registry.sessions.get(session).ok_or(NodeError::NoSuchSession)?;
             let call = registry.calls.get(&entry.call).ok_or(NodeError::NoSuchSession)?;
+            let place = call.place_of(entry.id).ok_or(NodeError::NoSuchSession)?;
             if if_match.is_some_and(|tag| tag != "*" && tag != etag(&entry.ice)) {
                 return Err(NodeError::Precondition);
             }
             let Some(remote) = fragment.restart(&entry.description.ice).cloned() else { return Ok(None) };
-            let ice = self.credentials(call.worker, call.key, self.restart_number());
-            let (fingerprint, candidates) = (inner.dtls.fingerprint(), self.candidates(call));
+            let ice = self.credentials(place.worker, place.key, self.restart_number());
+            let (fingerprint, candidates) = (inner.dtls.fingerprint(), self.candidates(call, place.port));
             let local = Local {
                 ice: &ice,
                 fingerprint: &fingerprint,
@@ -183,7 +189,7 @@ impl Node {
                 codecs: &inner.config.codecs,
             };
             let text = sdp::fragment_answer(&entry.description, &local);
-            (call.worker, call.key, entry.id, remote, ice, text)
+            (place.worker, place.key, entry.id, remote, ice, text)
         };
         let (reply, restarted) = oneshot::channel();
         let command =
@@ -204,6 +210,7 @@ impl Node {
     /// When it already has.
     pub fn leave(&self, session: &SessionId) -> Result<(), NodeError> {
         let (worker, key, id) = self.locate_session(session)?;
+        self.registry().leaving(session);
         self.tell(worker, Command::Leave { key, id })
     }
 
@@ -254,15 +261,16 @@ impl Node {
         let registry = self.registry();
         let entry = registry.sessions.get(session).ok_or(NodeError::NoSuchSession)?;
         let call = registry.calls.get(&entry.call).ok_or(NodeError::NoSuchSession)?;
-        Ok((call.worker, call.key, entry.id))
+        let place = call.place_of(entry.id).ok_or(NodeError::NoSuchSession)?;
+        Ok((place.worker, place.key, entry.id))
     }
 
-    fn candidates(&self, call: &CallEntry) -> Vec<Candidate> {
+    fn candidates(&self, call: &CallEntry, port: u16) -> Vec<Candidate> {
         let at = |port: u16, transport| {
             let addresses = self.0.addresses.iter().filter(move |_| port != 0);
             addresses.map(move |ip| Candidate { address: SocketAddr::new(*ip, port), transport })
         };
-        let udp = at(if call.force_tcp { 0 } else { call.port }, Transport::Udp);
+        let udp = at(if call.force_tcp { 0 } else { port }, Transport::Udp);
         udp.chain(at(self.0.config.public_tcp_port(), Transport::TcpPassive)).collect()
     }
 

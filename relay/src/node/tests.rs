@@ -7,6 +7,8 @@ use trunkline_relay_proto::event::{Mute, Request, Role, SourceName};
 use super::*;
 use crate::worker::EVENTS_MAX;
 
+mod branches;
+
 /// An offer that sends a microphone and a camera.
 const OFFER: &str = include_str!("../../tests/data/offers/chromium_plain.sdp");
 

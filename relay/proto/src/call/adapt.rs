@@ -70,7 +70,7 @@ impl Call {
 
     /// Chooses layers for one participant's slots.
     pub(super) fn allocate(&mut self, now: Instant, index: usize) {
-        let latest = self.everybody().map(|(_, participant)| participant.spoke).max().unwrap_or(0);
+        let latest = self.latest_spoke();
         let priorities: Vec<Priority> = match self.participant(index) {
             Some(participant) => participant.slots.iter().map(|slot| self.priority(slot, latest)).collect(),
             None => return,
@@ -149,7 +149,7 @@ impl Call {
         if slot.pin.is_some() || source.name == SourceName::Screen {
             return Priority::First;
         }
-        let spoke = self.participant(source.owner).map_or(0, |owner| owner.spoke);
+        let spoke = self.face(source.owner).map_or(0, |owner| owner.spoke);
         if spoke > 0 && spoke == latest { Priority::Speaker } else { Priority::Rest }
     }
 
@@ -181,6 +181,7 @@ impl Call {
                     participants.get(subscriber.receiver)?.as_deref()?.slots.get(subscriber.slot)
                 });
                 let height = slots.map(|slot| slot.height_max.unwrap_or(u32::MAX)).max().unwrap_or(0);
+                let height = height.max(source.elsewhere.height());
                 changed.extend(source.wanted(now, height));
             }
             let id = participant.id;

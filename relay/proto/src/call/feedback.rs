@@ -51,6 +51,7 @@ impl Call {
                         && let Some(encoding) = self.encoding_mut(stream.source, stream.encoding)
                     {
                         encoding.reception.sender_report(now, ntp, rtp);
+                        self.share_clock(stream.source, stream.encoding);
                     }
                     blocks.for_each(|block| self.handle_block(now, index, &block));
                 }
@@ -156,7 +157,8 @@ impl Call {
             let pli = payload_type.is_none_or(|payload_type| payload_type.pli || !payload_type.fir);
             for encoding in source.encodings.iter_mut().filter(|encoding| encoding.key_frames.is_waiting()) {
                 let Some(media) = encoding.ssrc() else { continue };
-                let Some(owner) = participants.get_mut(source.owner).and_then(Option::as_deref_mut) else {
+                let owner = source.owner.here().and_then(|at| participants.get_mut(at));
+                let Some(owner) = owner.and_then(Option::as_deref_mut) else {
                     continue;
                 };
                 if owner.secure.is_none() || !encoding.key_frames.poll(now, encoding.has_descriptors) {
@@ -174,6 +176,7 @@ impl Call {
                 counters.key_frame_requests_out += 1;
             }
         }
+        self.share_key_frames(now);
     }
 
     /// Asks senders for packets that are missing.
@@ -182,7 +185,8 @@ impl Call {
         let mut missing = false;
         for source in sources.iter_mut().flatten() {
             for encoding in source.encodings.iter_mut().filter(|encoding| !encoding.losses.is_empty()) {
-                let Some(owner) = participants.get_mut(source.owner).and_then(Option::as_deref_mut) else {
+                let owner = source.owner.here().and_then(|at| participants.get_mut(at));
+                let Some(owner) = owner.and_then(Option::as_deref_mut) else {
                     continue;
                 };
                 let mut wanted = [0_u64; NACKS_MAX];
@@ -276,6 +280,7 @@ impl Call {
             }
             if participant.judge(uplink_loss) {
                 self.tell_quality(index);
+                self.share_person(now, index);
             }
         }
     }

@@ -233,6 +233,7 @@ impl Call {
         };
         if let Some(allocation) = seen.layers_allocation {
             source.told(now, allocation);
+            self.exchange.share_allocation(source, allocation);
         }
         let Some(encoding) = source.encodings.get(stream.encoding) else { return };
         match taken {
@@ -250,7 +251,7 @@ impl Call {
             Taken::Overflow => counters.dropped_egress += 1,
         }
         if !was_live {
-            self.announce(index);
+            self.announce(now, index);
             self.rearrange(now);
         } else if !was_sent {
             self.reconsider(now, stream.source);

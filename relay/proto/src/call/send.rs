@@ -41,7 +41,10 @@ impl Call {
             egress.push(path, &datagram);
             self.counters.bytes_out += datagram.len() as u64;
         }
-        self.forward_pending(now, egress) || self.send_waiting(now, egress)
+        self.share_media();
+        let more = self.forward_pending(now, egress) || self.send_waiting(now, egress);
+        self.exchange.media_shared = more;
+        more
     }
 
     /// What just came goes to everybody whose line has room for it; for the others it waits.

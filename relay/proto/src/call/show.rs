@@ -5,9 +5,11 @@ use std::time::Instant;
 
 use super::Call;
 use crate::allocate::{Place, choose};
+use crate::elsewhere::Owner;
 use crate::event::{Audience, Notice, ParticipantId, SourceName};
 use crate::layers::Layer;
 use crate::media::Kind;
+use crate::participant::Participant;
 use crate::slot;
 use crate::source::Subscriber;
 
@@ -23,14 +25,8 @@ impl Call {
             let heard = source.kind() == Kind::Audio && !source.muted && source.is_live(now);
             (heard && !source.meter.is_silent(now)).then(|| (at, source.meter.smoothed()))
         });
-        let places = 1 + self
-            .participants
-            .iter()
-            .flatten()
-            .map(|participant| participant.slots_of(Kind::Audio).count())
-            .max()
-            .unwrap_or(0);
-        let mut changed = self.loudest.rank(audible, places.min(LOUDEST_MAX));
+        let places = self.places_wanted().max(self.exchange.places()).min(LOUDEST_MAX);
+        let mut changed = self.loudest.rank(audible, places);
         changed |= self.hear_speakers(now);
         changed |= self.order_video(now);
         if changed {
@@ -38,15 +34,22 @@ impl Call {
         }
     }
 
+    /// How many speakers have to be known here.
+    pub(super) fn places_wanted(&self) -> usize {
+        let slots = |participant: &Participant| participant.slots_of(Kind::Audio).count();
+        let most = self.everybody().map(|(_, participant)| slots(participant)).max().unwrap_or(0);
+        (1 + most).min(LOUDEST_MAX)
+    }
+
     /// Tells who speaks, when that changed. True when somebody began.
     fn hear_speakers(&mut self, now: Instant) -> bool {
-        let speaking: Vec<(usize, Arc<str>)> = self
+        let speaking: Vec<(Owner, Arc<str>)> = self
             .loudest
             .ranked()
             .iter()
             .filter_map(|at| self.source(*at))
             .filter(|source| source.name == SourceName::Microphone && source.meter.is_speech(now))
-            .filter_map(|source| Some((source.owner, self.participant(source.owner)?.name.clone())))
+            .filter_map(|source| Some((source.owner, self.face(source.owner)?.name.clone())))
             .collect();
         if speaking.len() == self.speakers.len()
             && speaking.iter().zip(&self.speakers).all(|(a, b)| a.1 == *b)
@@ -60,9 +63,7 @@ impl Call {
                 began = true;
                 let spoke = self.next_spoke;
                 self.next_spoke += 1;
-                if let Some(participant) = self.participant_mut(*owner) {
-                    participant.spoke = spoke;
-                }
+                self.set_spoke(*owner, spoke);
             }
         }
         self.speakers = speaking.into_iter().map(|(_, name)| name).collect();
@@ -80,7 +81,7 @@ impl Call {
             .filter_map(|(at, source)| {
                 let source = source.as_ref()?;
                 let shown = source.kind() == Kind::Video && !source.muted && source.is_live(now);
-                let owner = self.participant(source.owner).filter(|_| shown)?;
+                let owner = self.face(source.owner).filter(|_| shown)?;
                 Some((source.name != SourceName::Screen, u64::MAX - owner.spoke, owner.order, at))
             })
             .collect();
@@ -116,7 +117,7 @@ impl Call {
                     .collect();
                 let fits = |at: &usize| {
                     self.source(*at).is_some_and(|source| {
-                        source.owner != index
+                        source.owner != Owner::Here(index)
                             && !source.muted
                             && participant
                                 .slots_of(kind)
@@ -128,7 +129,9 @@ impl Call {
                 // from its first packet on.
                 let keep = |at: usize| {
                     kind == Kind::Audio
-                        && self.source(at).is_some_and(|source| source.owner != index && !source.muted)
+                        && self
+                            .source(at)
+                            .is_some_and(|source| source.owner != Owner::Here(index) && !source.muted)
                 };
                 let chosen = choose(&places, wanted.iter().copied().filter(fits), keep);
                 changes.extend(
@@ -143,19 +146,19 @@ impl Call {
             self.show(now, index, &changes);
             self.tell_slots(index);
         }
+        self.share_wanted(now);
     }
 
     /// What a pin stands for now, if that is there.
     fn pinned(&self, receiver: usize, slot: &slot::Slot, pin: &slot::Pin) -> Option<usize> {
-        let (owner, _) =
-            self.everybody().find(|(at, other)| other.name == pin.participant && *at != receiver)?;
+        let owner = self.find(&pin.participant, receiver)?;
         let names = match (pin.source, slot.kind) {
             (Some(name), _) => [name, name],
             (None, Kind::Video) => [SourceName::Screen, SourceName::Camera],
             (None, Kind::Audio) => [SourceName::Microphone, SourceName::ScreenAudio],
         };
         names.into_iter().find_map(|name| {
-            self.source_of(owner, name)
+            self.source_by(owner, name)
                 .filter(|at| self.source(*at).is_some_and(|source| !source.muted && slot.can_show(source)))
         })
     }
@@ -211,7 +214,8 @@ impl Call {
     pub fn resend_state(&mut self, id: ParticipantId) {
         let Some(index) = self.by_id.get(&id).copied() else { return };
         let Some(participant) = self.participant(index) else { return };
-        let roster = self.everybody().map(|(at, _)| at).filter_map(|at| self.roster_entry(at)).collect();
+        let here = self.everybody().map(|(at, _)| at).filter_map(|at| self.roster_entry(at));
+        let roster = here.chain(self.roster_elsewhere()).collect();
         let slots = participant.slots.iter().map(|slot| self.slot_entry(slot)).collect();
         let (quality, cause) = participant.quality;
         let name = participant.name.clone();
@@ -230,7 +234,7 @@ impl Call {
         self.tell(to, Notice::Slots { slots });
         self.tell(to, Notice::Speakers { speakers });
         self.tell(to, Notice::Quality { participant: name, quality, cause });
-        for notice in others {
+        for notice in others.into_iter().chain(self.quality_elsewhere()) {
             self.tell(to, notice);
         }
         self.tell_all_wanted(index);

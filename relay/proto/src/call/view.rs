@@ -20,7 +20,8 @@ impl Call {
     }
 
     /// Tells everybody what a participant is and sends now.
-    pub(super) fn announce(&mut self, index: usize) {
+    pub(super) fn announce(&mut self, now: Instant, index: usize) {
+        self.share_person(now, index);
         let Some(entry) = self.roster_entry(index) else { return };
         let participants = vec![entry];
         self.tell(Audience::Everyone, Notice::Roster { complete: false, participants, left: Vec::new() });
@@ -43,7 +44,7 @@ impl Call {
         let source = slot.source.and_then(|at| self.source(at));
         SlotEntry {
             slot: slot.mid.as_str().to_owned(),
-            participant: source.and_then(|source| Some(self.participant(source.owner)?.name.clone())),
+            participant: source.and_then(|source| Some(self.face(source.owner)?.name.clone())),
             source: source.map(|source| source.name),
             csrc: source.map(|source| source.csrc),
             pinned: slot.pin.is_some(),
@@ -59,6 +60,7 @@ impl Call {
             .map(|encoding| encoding.reception.fraction_lost)
             .fold(0.0, f64::max);
         ParticipantSnapshot {
+            order: participant.order,
             participant: participant.name.clone(),
             role: participant.role,
             state: if participant.secure.is_some() { "connected" } else { "joining" },
@@ -97,8 +99,7 @@ impl Call {
                     let source = slot.source.and_then(|at| self.source(at));
                     SlotSnapshot {
                         slot: slot.mid.as_str().to_owned(),
-                        participant: source
-                            .and_then(|source| Some(self.participant(source.owner)?.name.clone())),
+                        participant: source.and_then(|source| Some(self.face(source.owner)?.name.clone())),
                         source: source.map(|source| source.name),
                         packets: slot.packets,
                         retransmissions: slot.retransmissions,

@@ -21,6 +21,7 @@ use trunkline_relay_proto::{demux, rtcp, stun};
 pub(crate) const AUDIO_LEVEL: u8 = 1;
 pub(crate) const MID: u8 = 4;
 pub(crate) const DESCRIPTOR: u8 = 12;
+pub(crate) const RID: u8 = 5;
 
 /// A certificate with its settings.
 pub(crate) fn dtls_settings() -> Arc<dtls::Settings> {
@@ -106,6 +107,7 @@ pub(crate) fn section(mid: &str, kind: Kind, send: Option<Content>, ssrc: u32) -
     let mut extensions = ExtensionIds::default();
     extensions.set(Extension::Mid, MID);
     extensions.set(Extension::AudioLevel, AUDIO_LEVEL);
+    extensions.set(Extension::Rid, RID);
     extensions.set(Extension::DependencyDescriptor, DESCRIPTOR);
     let receive =
         send.is_none().then_some(Downstream { ssrc, rtx_ssrc: (kind == Kind::Video).then_some(ssrc + 1) });
@@ -133,9 +135,14 @@ pub(crate) fn usual(base: u32) -> Vec<Section> {
 
 impl World {
     pub(crate) fn new(participants_max: usize) -> Self {
+        Self::seeded(participants_max, 7)
+    }
+
+    /// The same with other numbers where they only have to differ.
+    pub(crate) fn seeded(participants_max: usize, seed: u64) -> Self {
         let now = Instant::now();
         let relay = dtls_settings();
-        let settings = Settings { participants_max, dtls: relay.clone(), seed: 7 };
+        let settings = Settings { participants_max, dtls: relay.clone(), seed };
         Self {
             now,
             call: Call::new(now, settings),
@@ -344,22 +351,33 @@ pub(crate) struct Sent<'a> {
     pub(crate) payload: Vec<u8>,
     /// Another sequence number than the next.
     pub(crate) index: Option<u64>,
+    /// Another SSRC than the section's.
+    pub(crate) ssrc: Option<u32>,
 }
 
 impl<'a> Sent<'a> {
     pub(crate) fn video(timestamp: u32, payload: &[u8]) -> Self {
         let payload = payload.to_vec();
-        Self { mid: "cam", timestamp, marker: true, extensions: Vec::new(), payload, index: None }
+        Self { mid: "cam", timestamp, marker: true, extensions: Vec::new(), payload, index: None, ssrc: None }
     }
 
     /// Sound at a level in −dBov.
     pub(crate) fn audio(timestamp: u32, level: u8) -> Self {
         let extensions = vec![(AUDIO_LEVEL, vec![level])];
-        Self { mid: "mic", timestamp, marker: false, extensions, payload: b"sound".to_vec(), index: None }
+        let payload = b"sound".to_vec();
+        Self { mid: "mic", timestamp, marker: false, extensions, payload, index: None, ssrc: None }
     }
 
     pub(crate) fn at(mut self, index: u64) -> Self {
         self.index = Some(index);
+        self
+    }
+
+    /// One encoding of several, under an SSRC of its own.
+    pub(crate) fn encoding(mut self, rid: &str, ssrc: u32) -> Self {
+        self.extensions.push((MID, self.mid.as_bytes().to_vec()));
+        self.extensions.push((RID, rid.as_bytes().to_vec()));
+        self.ssrc = Some(ssrc);
         self
     }
 
@@ -384,7 +402,7 @@ impl Client {
     }
 
     pub(crate) fn seal(&mut self, packet: &Sent<'_>) -> Vec<u8> {
-        let ssrc = self.ssrc(packet.mid);
+        let ssrc = packet.ssrc.unwrap_or_else(|| self.ssrc(packet.mid));
         let kind =
             self.description.sections.iter().find(|s| s.mid.as_str() == packet.mid).expect("a section").kind;
         let next = self.sequences.entry(ssrc).or_insert(60_000);
