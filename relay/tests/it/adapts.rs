@@ -21,8 +21,9 @@ const QUEUE_PER_S: u64 = 4;
 /// can know.
 const FREEZES_MAX: u64 = 4;
 
-/// The picture is sent in 180, 360 and 720 lines.
+/// The picture is sent in 180, 360 and 720 lines, or three quarters of that where the sender's machine is too slow.
 const WHOLE: u64 = 720;
+const WHOLE_AT_LEAST: u64 = 540;
 const HALF: u64 = 360;
 
 /// Windows in which one picture is shown nearly whole, and in a corner.
@@ -154,7 +155,7 @@ async fn the_received_height_follows_the_line_down_and_up() {
     line.carries(WIDE_BPS);
     stage.sender(&ann, "ann").await;
     stage.viewer(&bob, "bob", Some(&line)).await;
-    shows(&bob, "ann", &format!("height === {WHOLE}")).await;
+    shows(&bob, "ann", &format!("height >= {WHOLE_AT_LEAST}")).await;
     let before = freezes(&bob, "ann").await;
 
     line.carries(NARROW_BPS);
@@ -162,7 +163,7 @@ async fn the_received_height_follows_the_line_down_and_up() {
     decodes_more(&bob, "ann", WATCHED_FRAMES).await;
 
     line.carries(WIDE_BPS);
-    shows(&bob, "ann", &format!("height === {WHOLE}")).await;
+    shows(&bob, "ann", &format!("height >= {WHOLE_AT_LEAST}")).await;
     decodes_more(&bob, "ann", WATCHED_FRAMES).await;
     let froze = freezes(&bob, "ann").await - before;
     println!("stood still {froze} times");
@@ -176,7 +177,7 @@ async fn what_nobody_has_room_for_is_not_sent_until_somebody_has() {
     let (ann, bob) = (stage.browser.first_page(), stage.browser.new_page().await.unwrap());
     stage.sender(&ann, "ann").await;
     stage.viewer(&bob, "bob", None).await;
-    shows(&bob, "ann", &format!("height === {WHOLE}")).await;
+    shows(&bob, "ann", &format!("height >= {WHOLE_AT_LEAST}")).await;
 
     bob.set_size(SMALL.0, SMALL.1).await.unwrap();
     sends(&ann, "f", false).await;
@@ -185,12 +186,12 @@ async fn what_nobody_has_room_for_is_not_sent_until_somebody_has() {
     let before = bytes_sent(&ann, "f").await;
     sends_more(&ann, WATCHED_FRAMES).await;
     assert_eq!(bytes_sent(&ann, "f").await, before);
-    shows(&bob, "ann", &format!("height > 0 && height < {WHOLE}")).await;
+    shows(&bob, "ann", &format!("height > 0 && height <= {HALF}")).await;
     decodes_more(&bob, "ann", WATCHED_FRAMES).await;
 
     bob.set_size(LARGE.0, LARGE.1).await.unwrap();
     sends(&ann, "f", true).await;
-    shows(&bob, "ann", &format!("height === {WHOLE}")).await;
+    shows(&bob, "ann", &format!("height >= {WHOLE_AT_LEAST}")).await;
     assert!(bytes_sent(&ann, "f").await > before);
     assert_eq!(errors(&stage.browser).await, Vec::<String>::new());
 }
@@ -207,7 +208,7 @@ async fn one_receivers_line_is_nobody_elses_matter() {
     stage.viewer(&bob, "bob", Some(&wide)).await;
     stage.viewer(&carl, "carl", Some(&narrow)).await;
     for page in [&bob, &carl] {
-        shows(page, "ann", &format!("height === {WHOLE}")).await;
+        shows(page, "ann", &format!("height >= {WHOLE_AT_LEAST}")).await;
     }
     let before = freezes(&bob, "ann").await;
     let lowest = "window.lowest = Infinity; setInterval(async () => { \
@@ -219,7 +220,8 @@ async fn one_receivers_line_is_nobody_elses_matter() {
     for page in [&bob, &carl] {
         decodes_more(page, "ann", WATCHED_FRAMES).await;
     }
-    assert_eq!(bob.value("window.lowest").await.unwrap(), WHOLE, "bob's line is as wide as before");
+    let lowest = bob.value("window.lowest").await.unwrap();
+    assert!(lowest.as_u64() >= Some(WHOLE_AT_LEAST), "{lowest}: bob's line is as wide as before");
     assert!(freezes(&bob, "ann").await - before <= 1);
     assert_eq!(errors(&stage.browser).await, Vec::<String>::new());
 }
@@ -233,9 +235,9 @@ async fn is_seen_in_two_heights(codec: &str, layers: &str) {
     stage.join(&ann, "ann", sent).await;
     let watched = json!({ "codecs": [codec], "slots": { "audio": 0, "video": 1 } });
     stage.join(&bob, "bob", watched).await;
-    for (room, condition) in
-        [(WHOLE, "height === 720"), (180, "height > 0 && height < 720"), (WHOLE, "height === 720")]
-    {
+    let whole = format!("height >= {WHOLE_AT_LEAST}");
+    let quarter = format!("height > 0 && height < {HALF}");
+    for (room, condition) in [(WHOLE, &whole), (WHOLE / 4, &quarter), (WHOLE, &whole)] {
         let tell = "trunklineCall.setHeight(trunklineCall.slots[0].mid, arguments[0])";
         bob.run(tell, &[json!(room)]).await.unwrap();
         shows(&bob, "ann", condition).await;
