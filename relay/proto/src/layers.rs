@@ -63,8 +63,8 @@ pub(crate) struct Layers {
     targets: [[u32; TEMPORAL_MAX]; SPATIAL_MAX],
     highest: (u8, u8),
     window: Option<Instant>,
+    /// Bytes of everything up to each pair of layers, in this window, and bits per second of that.
     bytes: [[u64; TEMPORAL_MAX]; SPATIAL_MAX],
-    /// Bits per second of each layer by itself.
     rates: [[u64; TEMPORAL_MAX]; SPATIAL_MAX],
     windows: u32,
 }
@@ -73,10 +73,10 @@ impl Layers {
     /// Reads a packet's descriptor, and counts the packet.
     pub(crate) fn read(&mut self, now: Instant, arrival: &Arrival<'_>) -> Option<Frame> {
         let frame = self.resolve(arrival);
-        let (spatial, temporal) = frame.map_or((0, 0), |frame| (frame.spatial, frame.temporal));
-        let bytes = arrival.payload.len() as u64;
-        if let Some(place) = at(&mut self.bytes, spatial, temporal) {
-            *place += bytes;
+        let present = frame.map_or(u32::MAX, |frame| frame.present);
+        let shown_with = self.targets.iter().flatten().zip(self.bytes.iter_mut().flatten());
+        for (_, bytes) in shown_with.filter(|(target, _)| frame.is_none() || present & **target != 0) {
+            *bytes += arrival.payload.len() as u64;
         }
         self.turn(now);
         frame
@@ -152,8 +152,7 @@ impl Layers {
             return None;
         }
         let (spatial, temporal) = clamp(spatial, temporal);
-        let rows = self.rates.iter().take(spatial + 1);
-        Some(rows.flat_map(|row| row.iter().take(temporal + 1)).sum())
+        self.rates.get(spatial).and_then(|row| row.get(temporal)).copied()
     }
 
     /// Ends a window of counting when it is over.
@@ -181,9 +180,4 @@ impl Layers {
 
 fn clamp(spatial: u8, temporal: u8) -> (usize, usize) {
     (usize::from(spatial).min(SPATIAL_MAX - 1), usize::from(temporal).min(TEMPORAL_MAX - 1))
-}
-
-fn at(matrix: &mut [[u64; TEMPORAL_MAX]; SPATIAL_MAX], spatial: u8, temporal: u8) -> Option<&mut u64> {
-    let (spatial, temporal) = clamp(spatial, temporal);
-    matrix.get_mut(spatial)?.get_mut(temporal)
 }
