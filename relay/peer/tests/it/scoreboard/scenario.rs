@@ -225,6 +225,8 @@ impl Scenario {
                 microphone: true,
                 slots: 0,
                 audio_slots: 0,
+                // How fast senders find out is another question than how well receivers' lines are used.
+                looks_up: self.encodings < 3,
                 up: self.senders.clone(),
                 down: good.clone(),
             });
@@ -234,6 +236,7 @@ impl Scenario {
             microphone: false,
             slots,
             audio_slots: 3,
+            looks_up: false,
             up: up.clone(),
             down: down.clone(),
         };

@@ -91,6 +91,8 @@ pub(super) struct Person {
     pub(super) slots: usize,
     /// Slots for sound.
     pub(super) audio_slots: usize,
+    /// Sends no more than it finds its line to carry. Without, its line is known to carry everything.
+    pub(super) looks_up: bool,
     /// To the relay and from it.
     pub(super) up: Line,
     pub(super) down: Line,
@@ -130,6 +132,7 @@ pub(super) struct Member {
     pub(super) camera: Option<Camera>,
     pub(super) microphone: Option<Microphone>,
     pub(super) watcher: Watcher,
+    looks_up: bool,
     up: Link,
     down: Link,
     line: Line,
@@ -218,6 +221,7 @@ impl World {
                 waits: Vec::new(),
                 now: Sample::default(),
             },
+            looks_up: person.looks_up,
             up: Link::new(person.up.clone(), self.now, self.rng.fork()),
             down: Link::new(person.down.clone(), self.now, self.rng.fork()),
             line: person.down.clone(),
@@ -317,10 +321,12 @@ impl World {
             microphone.act(now, &mut member.peer, &mut send);
         }
         if let Some(camera) = member.camera.as_mut().filter(|camera| camera.poll_timeout() <= now) {
-            // Before anything is known of its line, a browser begins small.
-            let uplink = member.peer.uplink_bps().unwrap_or(UPLINK_FIRST_BPS);
-            let next = camera.afford(uplink.saturating_sub(SOUND_BPS));
-            member.peer.want_uplink(next.map(|bps| bps + SOUND_BPS));
+            if member.looks_up {
+                // Before anything is known of its line, a browser begins small.
+                let uplink = member.peer.uplink_bps().unwrap_or(UPLINK_FIRST_BPS);
+                let next = camera.afford(uplink.saturating_sub(SOUND_BPS));
+                member.peer.want_uplink(next.map(|bps| bps + SOUND_BPS));
+            }
             camera.act(now, &mut member.peer, &mut send);
         }
         for datagram in sent {
