@@ -215,7 +215,13 @@ impl Slot {
 
     /// Which layers to show from now on; none: nothing, because the line carries no more, which is estimated at
     /// `estimate_bps`. True when a key frame of the layers' encoding is needed for it.
-    pub(crate) fn aim(&mut self, source: &Source, layer: Option<Layer>, estimate_bps: Option<u64>) -> bool {
+    pub(crate) fn aim(
+        &mut self,
+        now: Instant,
+        source: &Source,
+        layer: Option<Layer>,
+        estimate_bps: Option<u64>,
+    ) -> bool {
         let before = self.selector.target();
         if before == layer && layer.is_some() {
             return false;
@@ -229,21 +235,26 @@ impl Slot {
             self.freezes.pause();
             return false;
         };
-        let packets_max = if self.selector.shown().is_some() {
+        let shown = self.selector.shown();
+        if !self.queue.is_empty() && shown.is_some_and(|shown| layer.encoding < shown.encoding) {
+            // What waits of the larger one would only keep the smaller one waiting.
+            self.restart();
+        }
+        let packets_max = if shown.is_some() {
             CATCH_UP_PACKETS_IN_SIGHT
         } else {
             estimate_bps.map_or(u64::MAX, |bits| bits / CATCH_UP_BPS_PER_PACKET).min(CATCH_UP_PACKETS_MAX)
         };
-        needs_key_frame && !self.catch_up(source, layer.encoding, packets_max)
+        needs_key_frame && !self.catch_up(now, source, layer.encoding, packets_max)
     }
 
     /// Lets what was kept of an encoding since its last key frame go first, if that is little: a picture at once, and nobody
     /// has to make a key frame.
-    fn catch_up(&mut self, source: &Source, at: u8, packets_max: u64) -> bool {
+    fn catch_up(&mut self, now: Instant, source: &Source, at: u8, packets_max: u64) -> bool {
         let Some(encoding) = source.encoding(at).filter(|encoding| encoding.has_descriptors) else {
             return false;
         };
-        let Some((first, newest)) = encoding.since_key_frame() else { return false };
+        let Some((first, newest)) = encoding.since_key_frame(now) else { return false };
         if newest - first >= packets_max {
             return false;
         }
@@ -503,6 +514,10 @@ impl Slot {
             return None;
         }
         let (run, index) = self.runs.sent(number)?;
+        // Of a picture that nobody waits for any more nothing is missing; it would take the room of the one that is to come.
+        if !self.selector.cares_for(run.encoding) {
+            return None;
+        }
         let (source, encoding) = run.encoding(sources)?;
         let packet = encoding.history.get(index)?;
         let theirs = source.known_types.get(usize::from(packet.meta.payload_type))?;

@@ -186,11 +186,11 @@ impl Call {
     }
 
     /// A branch begins to want an encoding: what was forwarded since its last key frame gives it a picture at once.
-    pub(super) fn catch_up(&mut self, branch: Branch, at: usize, place: usize) {
+    pub(super) fn catch_up(&mut self, now: Instant, branch: Branch, at: usize, place: usize) {
         let Some(source) = self.source(at) else { return };
         let Some(encoding) = source.encodings.get(place) else { return };
         let (first, newest) = encoding
-            .since_key_frame()
+            .since_key_frame(now)
             .filter(|(first, newest)| newest.saturating_sub(*first) < CATCH_UP_PACKETS_MAX)
             .unwrap_or((1, 0));
         let Some(mut batch) = batch_of(source, place, first..=newest) else { return };

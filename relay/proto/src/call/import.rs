@@ -258,7 +258,7 @@ impl Call {
                 encoding.wanted(now);
             }
             if is_video {
-                self.catch_up(from, at, place);
+                self.catch_up(now, from, at, place);
             }
         }
     }
