@@ -236,6 +236,13 @@ impl Call {
             if source.elsewhere.told_wanted == (encodings, height) {
                 continue;
             }
+            // What is kept of an encoding ends here: nobody must be shown what is old by the time that it is wanted again.
+            let before = source.elsewhere.told_wanted.0;
+            for (at, encoding) in (0_u8..).zip(&mut source.encodings) {
+                if before & !encodings & bit(at) != 0 {
+                    encoding.interrupted();
+                }
+            }
             source.elsewhere.tell_wanted(now, encodings, height);
             if let Some(away) = exchange.people.get(away).and_then(Option::as_ref) {
                 let wanted = Wanted { source: source.csrc, encodings, height };
