@@ -18,6 +18,10 @@ const PENDING_MAX: usize = 2048;
 /// Where the relay's own numbering of an encoding's packets begins: far enough from zero for late ones.
 const FIRST_INDEX: u64 = 1 << 20;
 
+/// So many packets without a descriptor are a codec that has none. Fewer let a picture begin where it cannot be decoded, after
+/// a descriptor that was left out; more make that codec wait.
+const BARE_MAX: u8 = 16;
+
 /// An encoding that sends nothing for so long is not there to be shown. Shorter takes a pause of the sender's network for
 /// the end of it.
 const LIVE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -57,6 +61,8 @@ pub(crate) struct Encoding {
     pub packets: u64,
     /// Whether dependency descriptors come, so that key frames can be told.
     pub has_descriptors: bool,
+    /// Packets since the last with a descriptor.
+    bare: u8,
     /// Whether its sender was told that anybody wants it.
     pub is_wanted: bool,
     /// When it was last wanted, and since when without a pause.
@@ -89,6 +95,7 @@ impl Encoding {
             pending: Vec::new(),
             packets: 0,
             has_descriptors: false,
+            bare: 0,
             is_wanted: true,
             wanted: None,
             kind,
@@ -267,7 +274,8 @@ impl Encoding {
         let key_frame = arrival.descriptor.is_some_and(|descriptor| descriptor.is_key_frame());
         if !arrival.payload.is_empty() {
             // Another codec may come without; and mere padding always does.
-            self.has_descriptors = arrival.descriptor.is_some();
+            self.bare = if arrival.descriptor.is_some() { 0 } else { self.bare.saturating_add(1) };
+            self.has_descriptors = self.bare == 0 || self.has_descriptors && self.bare < BARE_MAX;
         }
         if key_frame {
             self.key_frames.arrived();

@@ -130,9 +130,7 @@ impl Call {
             let asks = slot.aim(now, source, target, estimate) || std::mem::take(&mut slot.wants_key_frame);
             participant.waits |= !slot.queue.is_empty();
             let Some(layer) = target else { continue };
-            let waits = slot
-                .shown()
-                .is_none_or(|shown| shown.encoding != layer.encoding || shown.spatial < layer.spatial);
+            let waits = slot.needs_key_frame(source);
             let Some(encoding) = source.encodings.get_mut(usize::from(layer.encoding)) else { continue };
             encoding.wanted(now);
             if asks {
