@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::bandwidth::Priority;
+use crate::counters::Counters;
 use crate::egress::Egress;
 use crate::encoding::Encoding;
 use crate::event::SourceName;
@@ -31,11 +32,13 @@ mod freezes;
 mod queue;
 mod runs;
 mod selector;
+mod switches;
 
 pub(crate) use freezes::Freezes;
 pub(crate) use queue::Queue;
 use runs::{Beginning, Run, Runs};
 use selector::{Decision, Selector};
+use switches::Switches;
 
 /// First packets that carry the section's name, for receivers that go by it. The answer names the SSRC anyway.
 const MIDS: u8 = 20;
@@ -121,6 +124,8 @@ pub(crate) struct Slot {
     pub wants_key_frame: bool,
     /// How smoothly its pictures leave.
     pub freezes: Freezes,
+    /// How often other layers were chosen.
+    switches: Switches,
     stream: Downstream,
     /// Two-byte header extensions may come between one-byte ones.
     mixed: bool,
@@ -165,6 +170,7 @@ impl Slot {
             queue: Queue::default(),
             wants_key_frame: false,
             freezes: Freezes::default(),
+            switches: Switches::default(),
             stream,
             mixed,
             ids: section.extensions,
@@ -227,6 +233,7 @@ impl Slot {
             return false;
         }
         self.untold |= self.paused != layer.is_none();
+        self.switches.count(before, self.paused, layer);
         self.paused = layer.is_none();
         self.selector.aim(layer);
         let needs_key_frame = self.needs_key_frame(source);
@@ -280,6 +287,15 @@ impl Slot {
         self.selector.restart();
         self.queue.clear();
         self.catching_up = None;
+    }
+
+    /// Adds what happened to its pictures since it was asked last.
+    pub(crate) fn add_to(&mut self, counters: &mut Counters) {
+        let Switches { up, down, pauses } = std::mem::take(&mut self.switches);
+        counters.layer_switches_up += up;
+        counters.layer_switches_down += down;
+        counters.slot_pauses += pauses;
+        counters.freezes += self.freezes.take_new();
     }
 
     /// What it is to show of its source; none while it is paused or empty.

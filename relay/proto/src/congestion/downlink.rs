@@ -147,6 +147,12 @@ impl Downlink {
         self.history.reserve();
     }
 
+    /// Whether transport-wide feedback is agreed, or came.
+    #[must_use]
+    pub fn is_agreed(&self) -> bool {
+        self.agreed
+    }
+
     /// The transport-wide sequence number of the packet that is sent next.
     #[must_use]
     pub fn next_sequence(&self) -> u16 {
