@@ -317,4 +317,33 @@ mod tests {
         limit.update(OBSERVE_US, &sending);
         assert_eq!(limit.loss(), 0.0);
     }
+
+    #[test]
+    fn a_probe_that_loses_no_more_shows_that_the_line_loses_by_itself() {
+        let sending = Sending { bps: 2e5, arriving_bps: 2e5, estimate_bps: 3e5, queue_us: 0, crowded: false };
+        let lossy = || {
+            let mut limit = LossLimit::default();
+            (1..=10).for_each(|n| {
+                limit.observe(n * OBSERVE_US, 0.2, 20, OBSERVE_US, &sending);
+            });
+            limit
+        };
+        let mut own = lossy();
+        assert!(own.holds());
+        own.same_with_more(0.22);
+        assert!(!own.holds() && own.bps().is_none(), "{:?}", own.bps());
+        let mut policed = lossy();
+        policed.same_with_more(0.5);
+        assert!(policed.holds());
+    }
+
+    #[test]
+    fn a_loss_that_is_over_is_no_reason_to_fall_further() {
+        let sending = Sending { bps: 4e4, arriving_bps: 4e4, estimate_bps: 2e5, queue_us: 0, crowded: false };
+        let mut limit = LossLimit { loss: 0.9, ..LossLimit::default() };
+        (1..=20).for_each(|n| {
+            limit.observe(n * OBSERVE_US, 0.0, 20, OBSERVE_US, &sending);
+        });
+        assert_eq!(limit.bps(), None);
+    }
 }

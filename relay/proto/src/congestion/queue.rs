@@ -198,4 +198,19 @@ mod tests {
         );
         assert_eq!(verdicts(|n| if n % 4 == 0 { 0 } else { 200_000 }), []);
     }
+
+    #[test]
+    fn delays_that_differ_are_jitter_and_a_queue_that_is_longer_is_none() {
+        let mut queue = Queue::default();
+        let push = |queue: &mut Queue, n: i64, more_us: i64| {
+            queue.push(n * 10_000, n * 10_000, n * 10_000 + more_us + n * 7919 % 50_000);
+        };
+        (0..100).for_each(|n| push(&mut queue, n, 0));
+        assert!(queue.is_jittery() && queue.is_jitter());
+        (100..200).for_each(|n| push(&mut queue, n, 150_000));
+        assert!(!queue.is_jitter(), "{}", queue.us());
+        let mut calm = Queue::default();
+        (0..100).for_each(|n| calm.push(n * 10_000, n * 10_000, n * 10_000 + n * 300));
+        assert!(!calm.is_jittery(), "a queue that grows is no jitter: {}", calm.jitter_us());
+    }
 }
