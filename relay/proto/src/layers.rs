@@ -10,6 +10,13 @@ use crate::source::Arrival;
 pub(crate) const SPATIAL_MAX: usize = 4;
 pub(crate) const TEMPORAL_MAX: usize = 4;
 
+/// The highest of them.
+const SPATIAL_HIGHEST: u8 = 3;
+const TEMPORAL_HIGHEST: u8 = 3;
+
+const _: () =
+    assert!(SPATIAL_HIGHEST as usize + 1 == SPATIAL_MAX && TEMPORAL_HIGHEST as usize + 1 == TEMPORAL_MAX);
+
 /// What a layer takes is counted over so long. Shorter follows sooner, and takes a key frame for the usual.
 const RATE_WINDOW: Duration = Duration::from_millis(1000);
 
@@ -29,8 +36,7 @@ pub(crate) struct Layer {
 
 impl Layer {
     /// All of the smallest encoding.
-    pub(crate) const ALL: Self =
-        Self { encoding: 0, spatial: SPATIAL_MAX as u8 - 1, temporal: TEMPORAL_MAX as u8 - 1 };
+    pub(crate) const ALL: Self = Self { encoding: 0, spatial: SPATIAL_HIGHEST, temporal: TEMPORAL_HIGHEST };
 
     /// All there is of a source of sound.
     pub(crate) const SOUND: Self = Self { encoding: 0, spatial: 0, temporal: 0 };
@@ -129,7 +135,7 @@ impl Layers {
     #[must_use]
     pub(crate) fn highest(&self) -> (u8, u8) {
         let (spatial, temporal) = self.highest;
-        (spatial.min(SPATIAL_MAX as u8 - 1), temporal.min(TEMPORAL_MAX as u8 - 1))
+        (spatial.min(SPATIAL_HIGHEST), temporal.min(TEMPORAL_HIGHEST))
     }
 
     /// Whether its structure is known.

@@ -18,7 +18,7 @@ use crate::counters::Counters;
 use crate::egress::Egress;
 use crate::encoding::Encoding;
 use crate::event::SourceName;
-use crate::history::{ELEMENTS_BYTES_MAX, Packet};
+use crate::history::{ELEMENTS_BYTES_MAX, Meta, Packet};
 use crate::key_frame::Asker;
 use crate::layers::Layer;
 use crate::line::Line;
@@ -478,6 +478,7 @@ impl Slot {
                         catches_up: self.catching_up.is_some(),
                     },
                 );
+                self.take_up((at, encoding), meta);
                 Some(Place { run, number: self.runs.highest, hollow: false })
             }
             Decision::Follow if self.catching_up.is_some_and(|newest| meta.index > newest) => {
@@ -489,6 +490,21 @@ impl Slot {
                 let starts = frame.filter(|frame| frame.start).map(|frame| frame.number);
                 let (run, number) = self.runs.follow(meta.index, starts, portion)?;
                 Some(Place { run, number, hollow: false })
+            }
+        }
+    }
+
+    /// What begins came late: what was passed over while it was missing goes right after it.
+    fn take_up(&mut self, (at, encoding): (u8, &Encoding), meta: &Meta) {
+        let Some((first, newest)) = encoding.since_key_frame() else { return };
+        if first != meta.index || newest - first >= CATCH_UP_PACKETS_MAX || !encoding.has_descriptors {
+            return;
+        }
+        let passed = encoding.pending.iter().position(|index| *index == first).map_or(0, |at| at + 1);
+        let to_come = encoding.pending.get(passed..).unwrap_or_default();
+        for index in (first + 1..=newest).rev() {
+            if encoding.history.contains(index) && !to_come.contains(&index) {
+                self.queue.push_front(at, index);
             }
         }
     }

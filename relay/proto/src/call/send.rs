@@ -90,13 +90,15 @@ impl Call {
                         }
                         cursor.packet += 1;
                     }
+                    // Also what was passed over before its key frame came.
+                    held |= !slot.queue.is_empty();
                 }
                 if held
                     && let Some(receiver) =
                         participants.get_mut(subscriber.receiver).and_then(Option::as_deref_mut)
                 {
                     receiver.waits = true;
-                    pace_at.get_or_insert(now + PACE);
+                    *pace_at = Some(pace_at.map_or(now + PACE, |at| at.min(now + PACE)));
                 }
                 cursor.subscriber += 1;
                 cursor.packet = 0;
@@ -115,7 +117,7 @@ impl Call {
 
     /// What waited, where lines have room by now; and what lines are filled with to find out what they carry.
     fn send_waiting(&mut self, now: Instant, egress: &mut Egress) -> bool {
-        if !self.pace_at.is_some_and(|at| at <= now) {
+        if self.pace_at.is_none_or(|at| at > now) {
             return false;
         }
         let Self { participants, sources, counters, began, .. } = self;

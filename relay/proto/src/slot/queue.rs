@@ -21,6 +21,13 @@ impl Queue {
         fits
     }
 
+    /// A packet goes before all others. One that finds no room is left out.
+    pub(crate) fn push_front(&mut self, encoding: u8, index: u64) {
+        if self.packets.len() < QUEUE_MAX && !self.packets.contains(&(encoding, index)) {
+            self.packets.push_front((encoding, index));
+        }
+    }
+
     /// The next one: encoding and index.
     #[must_use]
     pub(crate) fn front(&self) -> Option<(u8, u64)> {

@@ -6,4 +6,5 @@ mod calls;
 mod client;
 mod connections;
 mod fuzz_seeds;
+mod layers;
 mod simulation;
