@@ -18,9 +18,16 @@ const PENDING_MAX: usize = 2048;
 /// Where the relay's own numbering of an encoding's packets begins: far enough from zero for late ones.
 const FIRST_INDEX: u64 = 1 << 20;
 
+/// So many packets without a descriptor are a codec that has none. Fewer let a picture begin where it cannot be decoded, after
+/// a descriptor that was left out; more make that codec wait.
+const BARE_MAX: u8 = 16;
+
 /// An encoding that sends nothing for so long is not there to be shown. Shorter takes a pause of the sender's network for
 /// the end of it.
 const LIVE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Between two packets of an encoding that is being sent. Longer shows pictures of before to those who are to see it.
+const FLOWING_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// An encoding stays wanted for so long after the last who wanted it. Shorter saves its sender more, and makes those who come
 /// back wait.
@@ -54,6 +61,8 @@ pub(crate) struct Encoding {
     pub packets: u64,
     /// Whether dependency descriptors come, so that key frames can be told.
     pub has_descriptors: bool,
+    /// Packets since the last with a descriptor.
+    bare: u8,
     /// Whether its sender was told that anybody wants it.
     pub is_wanted: bool,
     /// When it was last wanted, and since when without a pause.
@@ -86,6 +95,7 @@ impl Encoding {
             pending: Vec::new(),
             packets: 0,
             has_descriptors: false,
+            bare: 0,
             is_wanted: true,
             wanted: None,
             kind,
@@ -155,9 +165,14 @@ impl Encoding {
     }
 
     /// What was forwarded since the last key frame began, with it: first and last packet. None when a part of it is not
-    /// kept any more, or there was none.
+    /// kept any more, there was none, or nothing has come for a while: what comes next will begin anew.
     #[must_use]
-    pub(crate) fn since_key_frame(&self) -> Option<(u64, u64)> {
+    pub(crate) fn since_key_frame(&self, now: Instant) -> Option<(u64, u64)> {
+        // One of several may have been told to stop.
+        let within = if self.rid.is_some() { FLOWING_TIMEOUT } else { LIVE_TIMEOUT };
+        if !self.came_within(now, within) {
+            return None;
+        }
         let (first, newest) = (self.key_frame?, self.newest?);
         self.history.get(first)?;
         Some((first, newest))
@@ -259,7 +274,8 @@ impl Encoding {
         let key_frame = arrival.descriptor.is_some_and(|descriptor| descriptor.is_key_frame());
         if !arrival.payload.is_empty() {
             // Another codec may come without; and mere padding always does.
-            self.has_descriptors = arrival.descriptor.is_some();
+            self.bare = if arrival.descriptor.is_some() { 0 } else { self.bare.saturating_add(1) };
+            self.has_descriptors = self.bare == 0 || self.has_descriptors && self.bare < BARE_MAX;
         }
         if key_frame {
             self.key_frames.arrived();

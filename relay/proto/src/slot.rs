@@ -221,7 +221,13 @@ impl Slot {
 
     /// Which layers to show from now on; none: nothing, because the line carries no more, which is estimated at
     /// `estimate_bps`. True when a key frame of the layers' encoding is needed for it.
-    pub(crate) fn aim(&mut self, source: &Source, layer: Option<Layer>, estimate_bps: Option<u64>) -> bool {
+    pub(crate) fn aim(
+        &mut self,
+        now: Instant,
+        source: &Source,
+        layer: Option<Layer>,
+        estimate_bps: Option<u64>,
+    ) -> bool {
         let before = self.selector.target();
         if before == layer && layer.is_some() {
             return false;
@@ -229,28 +235,40 @@ impl Slot {
         self.untold |= self.paused != layer.is_none();
         self.switches.count(before, self.paused, layer);
         self.paused = layer.is_none();
-        let needs_key_frame = self.selector.aim(layer) && self.kind == Kind::Video;
+        self.selector.aim(layer);
+        let needs_key_frame = self.needs_key_frame(source);
         let Some(layer) = layer else {
             self.queue.clear();
             self.catching_up = None;
             self.freezes.pause();
             return false;
         };
-        let packets_max = if self.selector.shown().is_some() {
+        let shown = self.selector.shown();
+        if !self.queue.is_empty() && shown.is_some_and(|shown| layer.encoding < shown.encoding) {
+            // What waits of the larger one would only keep the smaller one waiting.
+            self.restart();
+        }
+        let packets_max = if shown.is_some() {
             CATCH_UP_PACKETS_IN_SIGHT
         } else {
             estimate_bps.map_or(u64::MAX, |bits| bits / CATCH_UP_BPS_PER_PACKET).min(CATCH_UP_PACKETS_MAX)
         };
-        needs_key_frame && !self.catch_up(source, layer.encoding, packets_max)
+        needs_key_frame && !self.catch_up(now, source, layer.encoding, packets_max)
+    }
+
+    /// Whether what it is to show has to wait for a key frame.
+    pub(crate) fn needs_key_frame(&self, source: &Source) -> bool {
+        let encoding = self.selector.target().and_then(|target| source.encoding(target.encoding));
+        self.kind == Kind::Video && self.selector.needs_key_frame(encoding)
     }
 
     /// Lets what was kept of an encoding since its last key frame go first, if that is little: a picture at once, and nobody
     /// has to make a key frame.
-    fn catch_up(&mut self, source: &Source, at: u8, packets_max: u64) -> bool {
+    fn catch_up(&mut self, now: Instant, source: &Source, at: u8, packets_max: u64) -> bool {
         let Some(encoding) = source.encoding(at).filter(|encoding| encoding.has_descriptors) else {
             return false;
         };
-        let Some((first, newest)) = encoding.since_key_frame() else { return false };
+        let Some((first, newest)) = encoding.since_key_frame(now) else { return false };
         if newest - first >= packets_max {
             return false;
         }
@@ -334,7 +352,7 @@ impl Slot {
         };
         let header = OutHeader {
             payload_type: mapped.number,
-            marker: self.selector.ends_picture(&packet.meta),
+            marker: run.portion.ends_picture(&packet.meta),
             index: number,
             timestamp: run.timestamp(packet.meta.timestamp),
             ssrc: self.stream.ssrc,
@@ -359,10 +377,7 @@ impl Slot {
             self.sent_at = Some(now);
         }
         if let Some(frame) = frame_number(packet) {
-            let frame = frame.wrapping_add(run.frame_delta);
-            if frame.wrapping_sub(self.frame) < 0x8000 {
-                self.frame = frame;
-            }
+            self.reach(frame.wrapping_add(run.frame_delta));
         }
         if self.kind == Kind::Video && header.marker && !hollow {
             self.freezes.picture(now, self.catching_up.is_some());
@@ -423,14 +438,24 @@ impl Slot {
             let (run, number) = late?;
             // Its number was kept for it. If it turns out to be of a layer that is left out, an empty packet takes it:
             // the receiver would ask for it for ever.
-            let hollow = frame.is_some_and(|frame| !self.selector.selects(encoding, frame));
+            let hollow = !run.portion.has(meta);
+            if let Some(frame) = frame.filter(|_| hollow) {
+                self.selector.left_out(frame);
+            }
             return Some(Place { run, number, hollow });
         }
         let shows = self.selector.shows(at, encoding);
-        match self.selector.decide(self.kind, at, encoding, meta) {
+        let after_gap = self.runs.is_after_gap(meta.index);
+        let decision = self.selector.decide(self.kind, (at, encoding), meta, after_gap);
+        let portion = self.selector.portion(encoding);
+        match decision {
             Decision::Skip => {
                 if shows {
                     self.runs.skip(meta.index, frame.map(|frame| frame.number));
+                    // What is missing before it may still come.
+                    if let (Some(frame), Some(run)) = (frame, self.runs.newest()) {
+                        self.reach(frame.number.wrapping_add(run.frame_delta));
+                    }
                 }
                 None
             }
@@ -449,6 +474,7 @@ impl Slot {
                         timestamp_out,
                         frame_delta: frame_number(packet)
                             .map_or(0, |frame| self.frame.wrapping_add(1).wrapping_sub(frame)),
+                        portion,
                         catches_up: self.catching_up.is_some(),
                     },
                 );
@@ -456,14 +482,21 @@ impl Slot {
             }
             Decision::Follow if self.catching_up.is_some_and(|newest| meta.index > newest) => {
                 self.catching_up = None;
-                let (run, number) = self.runs.catch_up(meta.index, self.timestamp)?;
+                let (run, number) = self.runs.catch_up(meta.index, self.timestamp, portion)?;
                 Some(Place { run, number, hollow: false })
             }
             Decision::Follow => {
                 let starts = frame.filter(|frame| frame.start).map(|frame| frame.number);
-                let (run, number) = self.runs.follow(meta.index, starts)?;
+                let (run, number) = self.runs.follow(meta.index, starts, portion)?;
                 Some(Place { run, number, hollow: false })
             }
+        }
+    }
+
+    /// A frame number of the stream is taken, or kept for what may still come.
+    fn reach(&mut self, frame: u16) {
+        if frame.wrapping_sub(self.frame) < 0x8000 {
+            self.frame = frame;
         }
     }
 
@@ -519,6 +552,10 @@ impl Slot {
             return None;
         }
         let (run, index) = self.runs.sent(number)?;
+        // Of a picture that nobody waits for any more nothing is missing; it would take the room of the one that is to come.
+        if !self.selector.cares_for(run.encoding) {
+            return None;
+        }
         let (source, encoding) = run.encoding(sources)?;
         let packet = encoding.history.get(index)?;
         let theirs = source.known_types.get(usize::from(packet.meta.payload_type))?;
@@ -526,7 +563,7 @@ impl Slot {
         let room = egress.reserve()?;
         let header = OutHeader {
             payload_type,
-            marker: self.selector.ends_picture(&packet.meta),
+            marker: run.portion.ends_picture(&packet.meta),
             index: self.rtx_index + 1,
             timestamp: run.timestamp(packet.meta.timestamp),
             ssrc,
@@ -536,6 +573,8 @@ impl Slot {
             #[expect(clippy::cast_possible_truncation, reason = "a sequence number is the lower half")]
             original: Some(number as u16),
         };
+        // A number that was only filled is filled again.
+        let packet = if run.portion.has(&packet.meta) { packet } else { packet.hollow() };
         let len = header.write(now, room, (&self.ids, self.mixed), &packet, 0, line)?;
         self.rtx_index += 1;
         self.retransmissions += u64::from(!probe);

@@ -2,11 +2,12 @@
 //!
 //! A run is a stretch without anything left out: numbers of the encoding and of the stream go up together in it, also
 //! those of packets that are late. Where packets are left out, or another encoding takes over, a run ends and another
-//! begins, and the stream goes on without a hole. What is missing before a packet that is left out keeps its number,
-//! since it may belong to the picture before; what is missing after it was most likely left out, too.
+//! begins, and the stream goes on without a hole. What is missing keeps its number, since it may still come and be of
+//! what is sent, unless frame numbers tell that it is of what was left out.
 
 use std::collections::VecDeque;
 
+use super::selector::Portion;
 use crate::encoding::Encoding;
 use crate::source::Source;
 
@@ -34,6 +35,8 @@ pub(super) struct Run {
     timestamp_shift: u8,
     /// What to add to the frame numbers of dependency descriptors.
     pub(super) frame_delta: u16,
+    /// The layers that were shown then: also what comes late, or again, is chosen by them.
+    pub(super) portion: Portion,
 }
 
 impl Run {
@@ -73,6 +76,8 @@ pub(super) struct Beginning {
     pub(super) timestamp_out: u32,
     /// See [`Run::frame_delta`].
     pub(super) frame_delta: u16,
+    /// See [`Run::portion`].
+    pub(super) portion: Portion,
     /// It is old, and to be shown as fast as can be.
     pub(super) catches_up: bool,
 }
@@ -133,6 +138,7 @@ impl Runs {
             timestamp: (what.timestamp, what.timestamp_out),
             timestamp_shift: if what.catches_up { CATCH_UP_SHIFT } else { 0 },
             frame_delta: what.frame_delta,
+            portion: what.portion,
         };
         self.push(run);
         self.next = what.index + 1;
@@ -141,14 +147,20 @@ impl Runs {
     }
 
     /// The next packet in order: its run and number. `frame` is the number of the frame that it starts, if it does.
-    pub(super) fn follow(&mut self, index: u64, frame: Option<u16>) -> Option<(Run, u64)> {
+    pub(super) fn follow(&mut self, index: u64, frame: Option<u16>, portion: Portion) -> Option<(Run, u64)> {
+        if self.open && self.newest().is_some_and(|run| run.portion != portion) {
+            // What is missing before it belongs to the layers before.
+            self.close(index);
+            self.next = index;
+            self.skipped = None;
+        }
         if !self.open {
             // Nothing is missing when the frames on both sides of the hole are neighbours.
             let skipped = self.skipped.zip(frame);
             let complete = skipped.is_some_and(|(before, frame)| frame == before.wrapping_add(1));
             let first = if complete { index } else { self.next.min(index) };
             let before = *self.runs.front()?;
-            self.push(Run { first, end: first, out: self.highest + 1, ..before });
+            self.push(Run { first, end: first, out: self.highest + 1, portion, ..before });
         }
         let run = self.runs.front_mut()?;
         run.end = index + 1;
@@ -159,7 +171,12 @@ impl Runs {
     }
 
     /// Caught up: from this packet on time runs as it does. `timestamp` is what the encoding's became.
-    pub(super) fn catch_up(&mut self, index: u64, timestamp: (u32, u32)) -> Option<(Run, u64)> {
+    pub(super) fn catch_up(
+        &mut self,
+        index: u64,
+        timestamp: (u32, u32),
+        portion: Portion,
+    ) -> Option<(Run, u64)> {
         let before = *self.runs.front()?;
         let first = self.next.min(index);
         self.push(Run {
@@ -168,6 +185,7 @@ impl Runs {
             out: self.highest + 1,
             timestamp,
             timestamp_shift: 0,
+            portion,
             ..before
         });
         let run = *self.runs.front()?;
@@ -178,18 +196,37 @@ impl Runs {
 
     /// A packet in order is left out, of the frame with this number.
     pub(super) fn skip(&mut self, index: u64, frame: Option<u16>) {
-        if self.open
-            && let Some(run) = self.runs.front_mut()
-        {
+        if self.open {
             // What is missing before it may still come, and belong to what was sent.
+            self.close(index);
+        } else if index > self.next {
+            // Between two frames that are left out there may be one that is not.
+            let between = self.skipped.zip(frame).map(|(before, frame)| frame.wrapping_sub(before));
+            if between.is_none_or(|frames| frames > 1)
+                && let Some(before) = self.runs.front().copied()
+            {
+                self.push(Run { first: self.next, end: index, out: self.highest + 1, ..before });
+                self.close(index);
+            }
+        }
+        self.next = index + 1;
+        self.skipped = frame;
+    }
+
+    /// The newest run ends before a packet.
+    fn close(&mut self, index: u64) {
+        if let Some(run) = self.runs.front_mut() {
             run.end = index;
             if index > run.first {
                 self.highest = self.highest.max(run.number(index - 1));
             }
-            self.open = false;
         }
-        self.next = index + 1;
-        self.skipped = frame;
+        self.open = false;
+    }
+
+    /// Whether packets are missing right before one that comes in order.
+    pub(super) fn is_after_gap(&self, index: u64) -> bool {
+        index > self.next
     }
 
     /// The run and the packet that went out under a number.

@@ -24,6 +24,14 @@ struct Shown {
     layer: Layer,
     /// The picture that was decided on last.
     timestamp: u32,
+    /// Decode targets that the receiver can go on with, a bit for each: nothing of them was left out that is still needed.
+    open: u32,
+}
+
+impl Shown {
+    fn can_show(&self, encoding: &Encoding, spatial: u8, temporal: u8) -> bool {
+        self.open & encoding.layers.target(spatial, temporal) != 0
+    }
 }
 
 /// Chooses packets of the source that a slot shows.
@@ -40,19 +48,28 @@ impl Selector {
         self.shown = None;
     }
 
-    /// What is to be shown from now on. True when that has to wait for a key frame.
-    pub(super) fn aim(&mut self, target: Option<Layer>) -> bool {
+    /// What is to be shown from now on.
+    pub(super) fn aim(&mut self, target: Option<Layer>) {
         self.target = target;
-        match (target, self.shown) {
-            (None, _) => {
-                self.shown = None;
-                false
-            }
-            (Some(_), None) => true,
-            (Some(target), Some(shown)) => {
-                target.encoding != shown.layer.encoding || target.spatial > shown.layer.spatial
-            }
+        if target.is_none() {
+            self.shown = None;
         }
+    }
+
+    /// Whether what is to be shown has to wait for a key frame. `encoding` is the one of that.
+    pub(super) fn needs_key_frame(&self, encoding: Option<&Encoding>) -> bool {
+        let Some(target) = self.target else { return false };
+        self.shown.is_none_or(|shown| {
+            let can_show = || {
+                encoding.is_some_and(|encoding| {
+                    shown.can_show(encoding, target.spatial, target.temporal.min(shown.layer.temporal))
+                })
+            };
+            target.encoding != shown.layer.encoding
+                || target.spatial > shown.layer.spatial
+                // Where layers do without the smaller ones, these were left out.
+                || target.spatial < shown.layer.spatial && !can_show()
+        })
     }
 
     /// What is to be shown.
@@ -76,8 +93,14 @@ impl Selector {
         self.shown.is_some_and(|shown| shown.layer.encoding == at && shown.generation == encoding.generation)
     }
 
-    /// Decides on a packet that came in order.
-    pub(super) fn decide(&mut self, kind: Kind, at: u8, encoding: &Encoding, meta: &Meta) -> Decision {
+    /// Decides on a packet that came in order. `after_gap`: the one before it is missing.
+    pub(super) fn decide(
+        &mut self,
+        kind: Kind,
+        (at, encoding): (u8, &Encoding),
+        meta: &Meta,
+        after_gap: bool,
+    ) -> Decision {
         let Some(target) = self.target else { return Decision::Skip };
         let follows = self.shows(at, encoding);
         let Some(shown) = self.shown.as_mut().filter(|_| follows) else {
@@ -86,53 +109,93 @@ impl Selector {
                 return Decision::Skip;
             }
             let generation = encoding.generation;
-            self.shown = Some(Shown { generation, layer: target, timestamp: meta.timestamp });
+            self.shown = Some(Shown { generation, layer: target, timestamp: meta.timestamp, open: u32::MAX });
             return Decision::Begin;
         };
         let Some(frame) = meta.frame else { return Decision::Follow };
-        if frame.start && (meta.timestamp != shown.timestamp || meta.key_frame) {
-            shown.timestamp = meta.timestamp;
-            shown.layer = follow(shown.layer, target, encoding, &frame, meta.key_frame);
+        if meta.key_frame {
+            shown.open = u32::MAX;
         }
-        if self.selects(encoding, &frame) { Decision::Follow } else { Decision::Skip }
+        // A picture whose first packet is missing goes on as the one before.
+        let begins = std::mem::replace(&mut shown.timestamp, meta.timestamp) != meta.timestamp;
+        if frame.start && (begins || meta.key_frame) {
+            shown.layer = follow(shown, target, encoding, after_gap, meta.key_frame);
+        }
+        if frame.present & encoding.layers.target(shown.layer.spatial, shown.layer.temporal) == 0 {
+            shown.open &= !frame.present;
+            return Decision::Skip;
+        }
+        // It is decoded, so what can be switched to at it can be shown from here on.
+        shown.open |= frame.switch;
+        Decision::Follow
     }
 
-    /// Whether a frame of the encoding that is shown belongs to the layers that are.
-    pub(super) fn selects(&self, encoding: &Encoding, frame: &Frame) -> bool {
-        self.shown.is_none_or(|shown| {
-            frame.present & encoding.layers.target(shown.layer.spatial, shown.layer.temporal) != 0
+    /// A frame was left out although it came late only.
+    pub(super) fn left_out(&mut self, frame: &Frame) {
+        if let Some(shown) = &mut self.shown {
+            shown.open &= !frame.present;
+        }
+    }
+
+    /// The layers that are shown now.
+    pub(super) fn portion(&self, encoding: &Encoding) -> Portion {
+        self.shown.map_or(Portion::ALL, |Shown { layer, .. }| Portion {
+            spatial: layer.spatial,
+            targets: encoding.layers.target(layer.spatial, layer.temporal),
         })
     }
+}
 
-    /// Whether a packet is the last of a picture as this receiver gets it: it may get less of it than was sent.
+/// What of an encoding a receiver gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Portion {
+    /// The largest spatial layer.
+    spatial: u8,
+    /// The decode target, as a bit.
+    targets: u32,
+}
+
+impl Portion {
+    /// Everything.
+    pub(super) const ALL: Self = Self { spatial: u8::MAX, targets: u32::MAX };
+
+    /// Whether a packet is of it.
+    pub(super) fn has(&self, meta: &Meta) -> bool {
+        meta.frame.is_none_or(|frame| frame.present & self.targets != 0)
+    }
+
+    /// Whether a packet is the last of a picture as its receiver gets it: it may get less of it than was sent.
     pub(super) fn ends_picture(&self, meta: &Meta) -> bool {
-        let last =
-            |frame: &Frame| frame.end && self.shown.is_some_and(|shown| frame.spatial >= shown.layer.spatial);
-        meta.marker || meta.frame.as_ref().is_some_and(last)
+        meta.marker || meta.frame.is_some_and(|frame| frame.end && frame.spatial >= self.spatial)
     }
 }
 
 /// The layers to show from this picture on: fewer at once, more where a receiver of fewer can go on with them.
-fn follow(shown: Layer, target: Layer, encoding: &Encoding, frame: &Frame, key_frame: bool) -> Layer {
-    let wanted = match target.encoding.cmp(&shown.encoding) {
+fn follow(shown: &Shown, target: Layer, encoding: &Encoding, after_gap: bool, key_frame: bool) -> Layer {
+    let before = shown.layer;
+    let wanted = match target.encoding.cmp(&before.encoding) {
         std::cmp::Ordering::Equal => target,
         // The smaller one is on its way, and there is no room for this one.
-        std::cmp::Ordering::Less => Layer { temporal: 0, ..shown },
-        std::cmp::Ordering::Greater => shown,
+        std::cmp::Ordering::Less => Layer { temporal: 0, ..before },
+        std::cmp::Ordering::Greater => before,
     };
-    let fewer = Layer {
-        encoding: shown.encoding,
-        spatial: wanted.spatial.min(shown.spatial),
-        temporal: wanted.temporal.min(shown.temporal),
-    };
-    let candidates = [(wanted.spatial, wanted.temporal), (fewer.spatial, wanted.temporal)];
+    // What has to wait for a key frame of the smaller picture shows fewer of the larger ones meanwhile.
+    let meanwhile = if wanted.spatial < before.spatial { 0 } else { wanted.temporal };
+    let candidates = [
+        (wanted.spatial, wanted.temporal),
+        (wanted.spatial, wanted.temporal.min(before.temporal)),
+        (before.spatial, meanwhile),
+    ];
     candidates
         .into_iter()
         .find(|(spatial, temporal)| {
-            let switches = frame.switch & encoding.layers.target(*spatial, *temporal) != 0;
-            // A frame says that its own layers can be switched to, and means: by who decoded what it builds on. Of
-            // more pixels that is certain at a key frame only.
-            key_frame || (*spatial <= shown.spatial && switches)
+            // What is missing may be of a layer that was left out until now.
+            let is_more = *spatial > before.spatial || *temporal > before.temporal;
+            key_frame || shown.can_show(encoding, *spatial, *temporal) && !(is_more && after_gap)
         })
-        .map_or(fewer, |(spatial, temporal)| Layer { encoding: shown.encoding, spatial, temporal })
+        .map_or(Layer { temporal: meanwhile.min(before.temporal), ..before }, |(spatial, temporal)| Layer {
+            encoding: before.encoding,
+            spatial,
+            temporal,
+        })
 }
