@@ -331,7 +331,7 @@ impl Scene {
     /// Numbers and times go on, and what comes again is the same.
     fn check_numbers(&mut self) {
         let stream = self.stream();
-        assert!(stream.len() > 50, "{} packets", stream.len());
+        assert!(stream.len() > if self.garbage > 0.0 { 1 } else { 50 }, "{} packets", stream.len());
         for two in stream.windows(2) {
             let ahead = two[1].1.timestamp.wrapping_sub(two[0].1.timestamp).cast_signed();
             assert!(ahead >= 0, "time goes back by {ahead} at {:?}", name(&two[1].1.payload));
