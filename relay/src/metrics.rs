@@ -9,11 +9,14 @@ use std::time::Duration;
 use metrics::{Histogram, Unit, counter, gauge, histogram};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use trunkline_relay_proto::counters::Counters;
+use trunkline_relay_proto::receivers::Receivers;
 
 use crate::node::{ConnectionCounters, WorkerLoad};
 use crate::tcp::LobbyCounters;
 use crate::tunnel::TunnelCounters;
 use crate::udp::SocketCounters;
+
+mod receivers;
 
 /// How often histograms move their samples into buckets. Rarer holds more samples in memory between scrapes.
 pub const UPKEEP_EVERY: Duration = Duration::from_secs(5);
@@ -25,7 +28,7 @@ const SECONDS: [f64; 13] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.02, 0.04, 0.06
 const DROPPED: &str = "dropped_";
 
 /// Counts of the workers: the name there, the metric, what it says.
-const COUNTS: [(&str, &str, &str); 17] = [
+const COUNTS: [(&str, &str, &str); 21] = [
     (
         "datagrams_in",
         "trunkline_relay_received_datagrams_total",
@@ -72,6 +75,26 @@ const COUNTS: [(&str, &str, &str); 17] = [
         "Key frames that receivers asked for",
     ),
     (
+        "freezes",
+        "trunkline_relay_slot_freezes_total",
+        "Pictures that came so late after the one before that receivers must see a freeze",
+    ),
+    (
+        "layer_switches_up",
+        "trunkline_relay_layer_switches_up_total",
+        "Times that a receiver got more of a source than before, as its line carries",
+    ),
+    (
+        "layer_switches_down",
+        "trunkline_relay_layer_switches_down_total",
+        "Times that a receiver got less of a source than before",
+    ),
+    (
+        "slot_pauses",
+        "trunkline_relay_slot_pauses_total",
+        "Times that nothing of a source was sent for a slot, for want of bandwidth",
+    ),
+    (
         "silence_withheld",
         "trunkline_relay_silence_withheld_packets_total",
         "Silent audio that was not forwarded",
@@ -88,6 +111,8 @@ static PROCESS: LazyLock<Process> = LazyLock::new(Process::new);
 pub struct View {
     /// Counts of all calls since the process started.
     pub counters: Counters,
+    /// What the lines of people are and were like since the process started.
+    pub receivers: Receivers,
     /// Counts of all sockets since the process started.
     pub sockets: SocketCounters,
     /// Counts of all TCP and TLS connections since the process started.
@@ -185,7 +210,7 @@ pub fn upkeep() {
 pub fn render(view: &View) -> String {
     let recorder = builder().build_recorder();
     metrics::with_local_recorder(&recorder, || observe(view));
-    format!("{}{}", PROCESS.handle.render(), recorder.handle().render())
+    format!("{}{}{}", PROCESS.handle.render(), recorder.handle().render(), receivers::render(&view.receivers))
 }
 
 /// What the process records as it happens, without a node: an ingress has none.
@@ -338,6 +363,7 @@ mod tests {
         let load = vec![load(0.25), load(0.5)];
         View {
             counters,
+            receivers: Receivers::default(),
             sockets,
             connections,
             lobby: None,

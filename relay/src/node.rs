@@ -23,6 +23,7 @@ use trunkline_relay_proto::call::Settings;
 use trunkline_relay_proto::counters::Counters;
 use trunkline_relay_proto::dtls;
 use trunkline_relay_proto::event::{EndReason, ParticipantId};
+use trunkline_relay_proto::receivers::Receivers;
 use trunkline_relay_proto::snapshot::Snapshot;
 use trunkline_relay_proto::{turn, ufrag};
 
@@ -397,6 +398,14 @@ impl Node {
             sum.1.add(&socket_counters);
             sum.2.add(&connections);
         }
+        sum
+    }
+
+    /// What the lines of people are and were like since the start: up to a second old.
+    #[must_use]
+    pub fn receivers(&self) -> Receivers {
+        let mut sum = Receivers::default();
+        self.0.workers.iter().for_each(|worker| sum.add(&worker.shared.receivers()));
         sum
     }
 

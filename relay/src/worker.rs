@@ -17,6 +17,7 @@ use trunkline_relay_proto::egress::Egress;
 use trunkline_relay_proto::event::{Audience, EndReason, Event, Notice, ParticipantId, Request};
 use trunkline_relay_proto::exchange::{Branch, Message};
 use trunkline_relay_proto::media::{Description, IceCredentials};
+use trunkline_relay_proto::receivers::Receivers;
 use trunkline_relay_proto::snapshot::Snapshot;
 
 use crate::tcp::Admitted;
@@ -144,6 +145,7 @@ pub(crate) struct Shared {
     /// Share of the last second it was busy, in thousandths.
     pub(crate) busy_permille: AtomicU32,
     counts: Mutex<Counts>,
+    receivers: Mutex<Receivers>,
 }
 
 /// What calls, their sockets, their connections and the tunnel counted.
@@ -152,6 +154,11 @@ pub(crate) type Counts = (Counters, SocketCounters, ConnectionCounters, TunnelCo
 impl Shared {
     pub(crate) fn counts(&self) -> Counts {
         *self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the lines of people are like.
+    pub(crate) fn receivers(&self) -> Receivers {
+        *self.receivers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -192,7 +199,7 @@ impl Handle {
             egress: Egress::default(),
             batch: Batch::default(),
             tunnel,
-            ended: (Counters::default(), SocketCounters::default()),
+            ended: (Counters::default(), SocketCounters::default(), Receivers::default()),
         };
         let thread =
             std::thread::Builder::new().name(format!("media-{number}")).spawn(move || worker.run())?;
@@ -229,7 +236,7 @@ struct Worker {
     egress: Egress,
     batch: Batch,
     tunnel: Option<Tunnel>,
-    ended: (Counters, SocketCounters),
+    ended: (Counters, SocketCounters, Receivers),
 }
 
 impl Worker {
@@ -506,6 +513,7 @@ impl Worker {
         if let Some(socket) = &hosted.socket {
             self.ended.1.add(&socket.counters);
         }
+        self.ended.2.add(hosted.call.receivers());
         // The node frees the port when it hears of it: the socket has to be closed by then.
         drop(hosted);
         let _ = self.reports.send(Report::Ended { key, reason });
@@ -518,13 +526,14 @@ impl Worker {
     }
 
     fn publish(&mut self, busy: Duration) {
-        let (mut counters, mut socket_counters) = self.ended;
+        let (mut counters, mut socket_counters, mut receivers) = self.ended;
         let mut participants = 0;
         for hosted in self.calls.values() {
             counters.add(&hosted.counters());
             if let Some(socket) = &hosted.socket {
                 socket_counters.add(&socket.counters);
             }
+            receivers.add(hosted.call.receivers());
             participants += hosted.call.participants();
         }
         let mut tunnel_counters = TunnelCounters::default();
@@ -540,6 +549,7 @@ impl Worker {
         self.shared.busy_permille.store(permille.min(1000), Ordering::Relaxed);
         *self.shared.counts.lock().unwrap_or_else(PoisonError::into_inner) =
             (counters, socket_counters, self.connections.counters(), tunnel_counters);
+        *self.shared.receivers.lock().unwrap_or_else(PoisonError::into_inner) = receivers;
     }
 }
 

@@ -140,6 +140,29 @@ fn everybody_hears_and_sees_everybody() {
 }
 
 #[test]
+fn everybody_sees_one_camera_large_and_the_others_small() {
+    let report = call(&["--participants", "5", "--publishers", "5", "--slots", "3", "--video-burst", "2"]);
+    assert_eq!(report["loss"], 0.0, "{report}");
+    // A large one besides.
+    assert_eq!((&report["slots_video"], &report["simulcast"]), (&Value::from(4), &Value::from(true)));
+    assert!(report["ratio_to_limit"].is_number(), "{report}");
+}
+
+#[test]
+fn who_tells_when_packets_arrive_gets_all_of_them_where_the_line_carries_them() {
+    let report = call(&["--simulcast", "--adaptive", "--publishers", "3", "--video-burst", "2"]);
+    assert_eq!((&report["loss"], &report["wrong"]), (&Value::from(0.0), &Value::from(0)), "{report}");
+    assert_eq!((&report["simulcast"], &report["adaptive"]), (&Value::from(true), &Value::from(true)));
+}
+
+#[test]
+fn a_broadcast_on_two_workers_loses_nothing() {
+    let spread = ["--mode", "broadcast", "--workers", "2", "--worker-participants", "4"];
+    let report = call(&[&["--participants", "10"], &spread[..]].concat());
+    assert_eq!((&report["loss"], &report["mode"]), (&Value::from(0.0), &Value::from("broadcast")));
+}
+
+#[test]
 fn what_a_network_loses_of_a_call_is_repaired() {
     let report = call(&["--loss", "0.05", "--reorder", "0.02", "--duplicate", "0.02"]);
     assert!(report["loss"].as_f64() <= Some(0.001), "{report}");

@@ -29,9 +29,9 @@ const HOLD: Duration = Duration::from_secs(5);
 /// What [`HOLD`] grows to, doubled whenever a step up turns out to be wrong. More forgives a line less.
 const HOLD_MAX: Duration = Duration::from_secs(40);
 
-/// A paused slot is shown again after a third of the hold: no picture is worse than a small one, and the lowest layer
-/// is cheap to try. More hides people for longer.
-const RESUME_HOLD_DIVISOR: u32 = 3;
+/// A paused slot is shown again so long after a step down: no picture is worse than a small one, and the lowest layer is
+/// cheap to try. More hides people for longer.
+const RESUME_HOLD: Duration = Duration::from_millis(1000);
 
 /// A step down so soon after a step up says that the step up was wrong. Longer blames it for what others did.
 const REGRET: Duration = Duration::from_secs(10);
@@ -450,7 +450,7 @@ impl Waits {
         if !place.is_next_up() || slot.fresh && is_lowest {
             return Verdict::Granted;
         }
-        let hold = if is_lowest { self.hold / RESUME_HOLD_DIVISOR } else { self.hold };
+        let hold = if is_lowest { RESUME_HOLD } else { self.hold };
         let held_until = self.stepped_down.and_then(|stepped_down| stepped_down.checked_add(hold));
         let is_counted = !slot.fresh && !slot.is_growth(budget);
         let counts_at = if is_counted { slot.counts_at() } else { None };

@@ -27,6 +27,7 @@ use crate::ice::Agent;
 use crate::media::{Description, IceCredentials, Mid, Upstream};
 use crate::participant::Participant;
 use crate::path::Path;
+use crate::receivers::Receivers;
 use crate::rng::Rng;
 use crate::slot::{self, Slot};
 use crate::source::{Source, Subscriber};
@@ -140,6 +141,7 @@ pub struct Call {
     exchange: branches::Exchange,
     events: VecDeque<Event>,
     counters: Counters,
+    receivers: Receivers,
 }
 
 impl fmt::Debug for Call {
@@ -176,6 +178,7 @@ impl Call {
             exchange: branches::Exchange::default(),
             events: VecDeque::new(),
             counters: Counters::default(),
+            receivers: Receivers::default(),
         }
     }
 
@@ -287,6 +290,7 @@ impl Call {
     pub fn leave(&mut self, now: Instant, id: ParticipantId, reason: EndReason) {
         let Some((index, mut participant)) = self.take_out(id) else { return };
         self.say_farewell(&mut participant);
+        participant.slots.iter_mut().for_each(|slot| slot.add_to(&mut self.counters));
         self.by_id.remove(&id);
         self.by_path.retain(|_, at| *at != index);
         self.by_ufrag.retain(|_, at| *at != index);
@@ -404,6 +408,12 @@ impl Call {
     #[must_use]
     pub fn counters(&self) -> Counters {
         self.counters
+    }
+
+    /// What the lines of its people are like, since the call began.
+    #[must_use]
+    pub fn receivers(&self) -> &Receivers {
+        &self.receivers
     }
 
     /// Time-outs, handshakes, reports, speakers.

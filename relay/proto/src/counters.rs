@@ -56,6 +56,14 @@ counters! {
     key_frame_requests_out,
     /// Key frame requests from receivers.
     key_frame_requests_in,
+    /// Pictures that came so late after the one before that receivers must see a freeze.
+    freezes,
+    /// Times that a receiver got more of a source than before: a larger picture, or more pictures a second.
+    layer_switches_up,
+    /// Times that a receiver got less of it.
+    layer_switches_down,
+    /// Times that nothing of a source was sent for a slot, for want of bandwidth.
+    slot_pauses,
     /// Silent audio that was not forwarded.
     silence_withheld,
     /// Participants that joined.

@@ -26,6 +26,9 @@ const BARE_MAX: u8 = 16;
 /// the end of it.
 const LIVE_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// Between two packets of an encoding that is being sent. Longer shows pictures of before to those who are to see it.
+const FLOWING_TIMEOUT: Duration = Duration::from_millis(500);
+
 /// An encoding stays wanted for so long after the last who wanted it. Shorter saves its sender more, and makes those who come
 /// back wait.
 const WANTED_TIMEOUT: Duration = Duration::from_secs(4);
@@ -162,9 +165,14 @@ impl Encoding {
     }
 
     /// What was forwarded since the last key frame began, with it: first and last packet. None when a part of it is not
-    /// kept any more, or there was none.
+    /// kept any more, there was none, or nothing has come for a while: what comes next will begin anew.
     #[must_use]
-    pub(crate) fn since_key_frame(&self) -> Option<(u64, u64)> {
+    pub(crate) fn since_key_frame(&self, now: Instant) -> Option<(u64, u64)> {
+        // One of several may have been told to stop.
+        let within = if self.rid.is_some() { FLOWING_TIMEOUT } else { LIVE_TIMEOUT };
+        if !self.came_within(now, within) {
+            return None;
+        }
         let (first, newest) = (self.key_frame?, self.newest?);
         self.history.get(first)?;
         Some((first, newest))

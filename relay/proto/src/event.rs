@@ -186,8 +186,8 @@ pub enum Role {
     Viewer,
 }
 
-/// How good a connection is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+/// How good a connection is, the better first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Quality {
     /// Nothing to notice.

@@ -8,7 +8,8 @@
 //! - [`framing`], [`turn`], [`tunnel`]: datagrams on TCP and TLS connections, and between an ingress and a node
 //! - [`backlog`]: what waits for one connection
 //! - [`flow`]: where an ingress sends what clients send
-//! - [`event`], [`snapshot`], [`counters`]: what is told to people and operators
+//! - [`event`], [`snapshot`], [`counters`], [`receivers`]: what is told to people and operators; [`histogram`], `quality`:
+//!   in which form, and how often
 //! - [`exchange`]: what a call in several places tells itself
 //!
 //! The journey of one packet through a [`call`]:
@@ -39,6 +40,7 @@ pub mod event;
 pub mod exchange;
 pub mod flow;
 pub mod framing;
+pub mod histogram;
 mod history;
 pub mod ice;
 mod key_frame;
@@ -48,6 +50,8 @@ mod loss;
 pub mod media;
 mod participant;
 pub mod path;
+mod quality;
+pub mod receivers;
 mod reception;
 mod rng;
 pub mod rtcp;

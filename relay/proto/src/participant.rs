@@ -11,6 +11,7 @@ use crate::event::{ParticipantId, Quality, QualityCause, Role};
 use crate::ice::Agent;
 use crate::line::Line;
 use crate::media::{Extension, Kind, Mid, PayloadType, Rid, Section};
+use crate::quality::{Judged, Steady};
 use crate::rng::Rng;
 use crate::rtp::Header;
 use crate::slot::Slot;
@@ -102,7 +103,9 @@ pub(crate) struct Participant {
     /// Round-trip time as its receiver reports show.
     pub rtt: Option<Duration>,
     /// How good its connection is, as it was told last.
-    pub quality: (Quality, Option<QualityCause>),
+    pub quality: Judged,
+    /// When it is told anew.
+    steady: Steady,
     /// When reports are due.
     pub report_at: Instant,
     /// When it last spoke, in order of speaking.
@@ -150,6 +153,7 @@ impl Participant {
             is_short: false,
             rtt: None,
             quality: (Quality::Good, None),
+            steady: Steady::default(),
             report_at: now + Duration::from_secs(1),
             spoke: 0,
             feedback_ssrc: rng.next_u32() | 1,
@@ -261,8 +265,8 @@ impl Participant {
         Some(stream)
     }
 
-    /// Judges the connection. True when that changed.
-    pub(crate) fn judge(&mut self, uplink_loss: f64) -> bool {
+    /// Judges the connection. True when there is something to tell.
+    pub(crate) fn judge(&mut self, now: Instant, uplink_loss: f64) -> bool {
         let downlink_loss = self.downlink_loss();
         let rtt = self.rtt.unwrap_or_default();
         let paused = self.slots.iter().any(|slot| slot.paused);
@@ -285,9 +289,9 @@ impl Participant {
         } else {
             (Quality::Good, None)
         };
-        let changed = self.quality != judged;
-        self.quality = judged;
-        changed
+        let news = self.steady.follow(now, self.quality, judged);
+        self.quality = news.unwrap_or(self.quality);
+        news.is_some()
     }
 
     /// Share of packets lost on their way to it: the worst of its slots that show something.

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::bandwidth::Priority;
+use crate::counters::Counters;
 use crate::egress::Egress;
 use crate::encoding::Encoding;
 use crate::event::SourceName;
@@ -31,11 +32,13 @@ mod freezes;
 mod queue;
 mod runs;
 mod selector;
+mod switches;
 
 pub(crate) use freezes::Freezes;
 pub(crate) use queue::Queue;
 use runs::{Beginning, Run, Runs};
 use selector::{Decision, Selector};
+use switches::Switches;
 
 /// First packets that carry the section's name, for receivers that go by it. The answer names the SSRC anyway.
 const MIDS: u8 = 20;
@@ -121,6 +124,8 @@ pub(crate) struct Slot {
     pub wants_key_frame: bool,
     /// How smoothly its pictures leave.
     pub freezes: Freezes,
+    /// How often other layers were chosen.
+    switches: Switches,
     stream: Downstream,
     /// Two-byte header extensions may come between one-byte ones.
     mixed: bool,
@@ -165,6 +170,7 @@ impl Slot {
             queue: Queue::default(),
             wants_key_frame: false,
             freezes: Freezes::default(),
+            switches: Switches::default(),
             stream,
             mixed,
             ids: section.extensions,
@@ -215,12 +221,19 @@ impl Slot {
 
     /// Which layers to show from now on; none: nothing, because the line carries no more, which is estimated at
     /// `estimate_bps`. True when a key frame of the layers' encoding is needed for it.
-    pub(crate) fn aim(&mut self, source: &Source, layer: Option<Layer>, estimate_bps: Option<u64>) -> bool {
+    pub(crate) fn aim(
+        &mut self,
+        now: Instant,
+        source: &Source,
+        layer: Option<Layer>,
+        estimate_bps: Option<u64>,
+    ) -> bool {
         let before = self.selector.target();
         if before == layer && layer.is_some() {
             return false;
         }
         self.untold |= self.paused != layer.is_none();
+        self.switches.count(before, self.paused, layer);
         self.paused = layer.is_none();
         self.selector.aim(layer);
         let needs_key_frame = self.needs_key_frame(source);
@@ -230,12 +243,17 @@ impl Slot {
             self.freezes.pause();
             return false;
         };
-        let packets_max = if self.selector.shown().is_some() {
+        let shown = self.selector.shown();
+        if !self.queue.is_empty() && shown.is_some_and(|shown| layer.encoding < shown.encoding) {
+            // What waits of the larger one would only keep the smaller one waiting.
+            self.restart();
+        }
+        let packets_max = if shown.is_some() {
             CATCH_UP_PACKETS_IN_SIGHT
         } else {
             estimate_bps.map_or(u64::MAX, |bits| bits / CATCH_UP_BPS_PER_PACKET).min(CATCH_UP_PACKETS_MAX)
         };
-        needs_key_frame && !self.catch_up(source, layer.encoding, packets_max)
+        needs_key_frame && !self.catch_up(now, source, layer.encoding, packets_max)
     }
 
     /// Whether what it is to show has to wait for a key frame.
@@ -246,11 +264,11 @@ impl Slot {
 
     /// Lets what was kept of an encoding since its last key frame go first, if that is little: a picture at once, and nobody
     /// has to make a key frame.
-    fn catch_up(&mut self, source: &Source, at: u8, packets_max: u64) -> bool {
+    fn catch_up(&mut self, now: Instant, source: &Source, at: u8, packets_max: u64) -> bool {
         let Some(encoding) = source.encoding(at).filter(|encoding| encoding.has_descriptors) else {
             return false;
         };
-        let Some((first, newest)) = encoding.since_key_frame() else { return false };
+        let Some((first, newest)) = encoding.since_key_frame(now) else { return false };
         if newest - first >= packets_max {
             return false;
         }
@@ -269,6 +287,15 @@ impl Slot {
         self.selector.restart();
         self.queue.clear();
         self.catching_up = None;
+    }
+
+    /// Adds what happened to its pictures since it was asked last.
+    pub(crate) fn add_to(&mut self, counters: &mut Counters) {
+        let Switches { up, down, pauses } = std::mem::take(&mut self.switches);
+        counters.layer_switches_up += up;
+        counters.layer_switches_down += down;
+        counters.slot_pauses += pauses;
+        counters.freezes += self.freezes.take_new();
     }
 
     /// What it is to show of its source; none while it is paused or empty.
@@ -541,6 +568,10 @@ impl Slot {
             return None;
         }
         let (run, index) = self.runs.sent(number)?;
+        // Of a picture that nobody waits for any more nothing is missing; it would take the room of the one that is to come.
+        if !self.selector.cares_for(run.encoding) {
+            return None;
+        }
         let (source, encoding) = run.encoding(sources)?;
         let packet = encoding.history.get(index)?;
         let theirs = source.known_types.get(usize::from(packet.meta.payload_type))?;

@@ -135,7 +135,8 @@ impl Api {
         let (counters, sockets, connections) = self.node.counters();
         let lobby = self.node.lobby_counters();
         let (tunnel, load) = (self.node.tunnel_counters(), self.node.load());
-        View { counters, sockets, connections, lobby, tunnel, load, draining: self.is_draining() }
+        let (receivers, draining) = (self.node.receivers(), self.is_draining());
+        View { counters, receivers, sockets, connections, lobby, tunnel, load, draining }
     }
 }
 

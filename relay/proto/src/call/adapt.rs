@@ -19,6 +19,10 @@ const ALLOCATE_INTERVAL: Duration = Duration::from_millis(200);
 const CALM_QUEUE: Duration = Duration::from_millis(40);
 const CALM_PERCENT: u64 = 125;
 
+/// The share of an estimate that is kept for packets sent again, at most: what is lost because a queue overflows is not
+/// lost any more once less is sent.
+const REPAIRS_MAX: f64 = 0.15;
+
 /// A line that is known to carry so much of what is shown, in percent, is not asked for more.
 const SPARE_PERCENT: u64 = 130;
 
@@ -123,7 +127,7 @@ impl Call {
             let Some(slot) = participant.slots.get_mut(place) else { continue };
             let Some(source) = slot.source.and_then(|at| sources.get_mut(at)?.as_mut()) else { continue };
             let target = chosen.and_then(|offer| source.layer(offer));
-            let asks = slot.aim(source, target, estimate) || std::mem::take(&mut slot.wants_key_frame);
+            let asks = slot.aim(now, source, target, estimate) || std::mem::take(&mut slot.wants_key_frame);
             participant.waits |= !slot.queue.is_empty();
             let Some(layer) = target else { continue };
             let waits = slot.needs_key_frame(source);
@@ -204,6 +208,6 @@ fn reserved(downlink: &Downlink, estimate: u64, slots: &[Slot], sources: &[Optio
         clippy::cast_sign_loss,
         reason = "a share of an estimate, between zero and it"
     )]
-    let repairs = (estimate as f64 * downlink.loss().clamp(0.0, 0.5)) as u64;
+    let repairs = (estimate as f64 * downlink.loss().clamp(0.0, REPAIRS_MAX)) as u64;
     (audio + repairs).min(estimate)
 }

@@ -186,11 +186,11 @@ impl Call {
     }
 
     /// A branch begins to want an encoding: what was forwarded since its last key frame gives it a picture at once.
-    pub(super) fn catch_up(&mut self, branch: Branch, at: usize, place: usize) {
+    pub(super) fn catch_up(&mut self, now: Instant, branch: Branch, at: usize, place: usize) {
         let Some(source) = self.source(at) else { return };
         let Some(encoding) = source.encodings.get(place) else { return };
         let (first, newest) = encoding
-            .since_key_frame()
+            .since_key_frame(now)
             .filter(|(first, newest)| newest.saturating_sub(*first) < CATCH_UP_PACKETS_MAX)
             .unwrap_or((1, 0));
         let Some(mut batch) = batch_of(source, place, first..=newest) else { return };
@@ -235,6 +235,13 @@ impl Call {
             let height = Some(height_max).filter(|height| encodings != 0 && *height < u32::MAX);
             if source.elsewhere.told_wanted == (encodings, height) {
                 continue;
+            }
+            // What is kept of an encoding ends here: nobody must be shown what is old by the time that it is wanted again.
+            let before = source.elsewhere.told_wanted.0;
+            for (at, encoding) in (0_u8..).zip(&mut source.encodings) {
+                if before & !encodings & bit(at) != 0 {
+                    encoding.interrupted();
+                }
             }
             source.elsewhere.tell_wanted(now, encodings, height);
             if let Some(away) = exchange.people.get(away).and_then(Option::as_ref) {

@@ -224,7 +224,7 @@ impl Call {
     pub(super) fn report(&mut self, now: Instant, egress: &mut Egress) {
         let ntp = ntp(now.saturating_duration_since(self.began));
         for index in 0..self.participants.len() {
-            let Self { participants, sources, counters, .. } = self;
+            let Self { participants, sources, counters, receivers, .. } = self;
             let Some(participant) = participants.get_mut(index).and_then(Option::as_deref_mut) else {
                 continue;
             };
@@ -277,8 +277,10 @@ impl Call {
             participant.slots = slots;
             for slot in &mut participant.slots {
                 slot.reported_packets = slot.packets;
+                slot.add_to(counters);
             }
-            if participant.judge(uplink_loss) {
+            receivers.read(participant, (!blocks.is_empty()).then_some(uplink_loss));
+            if participant.judge(now, uplink_loss) {
                 self.tell_quality(index);
                 self.share_person(now, index);
             }

@@ -197,6 +197,10 @@ impl Call {
         let Self { sources, pending, counters, .. } = self;
         let Some(source) = sources.get_mut(at).and_then(Option::as_mut) else { return };
         let is_video = source.kind() == Kind::Video;
+        // Under way when it was said that nobody here wants it any more.
+        if is_video && source.elsewhere.told_wanted.0 & bit(batch.encoding) == 0 {
+            return;
+        }
         let Some(encoding) = source.encodings.get_mut(place) else { return };
         let was_sent = encoding.is_live(now);
         if batch.fresh {
@@ -258,7 +262,7 @@ impl Call {
                 encoding.wanted(now);
             }
             if is_video {
-                self.catch_up(from, at, place);
+                self.catch_up(now, from, at, place);
             }
         }
     }

@@ -183,7 +183,7 @@ impl Call {
             };
             slot.show(to.map(|to| (to, &*source)));
             if slot.kind == Kind::Audio {
-                slot.aim(source, Some(Layer::SOUND), None);
+                slot.aim(now, source, Some(Layer::SOUND), None);
             } else {
                 source.refresh(now);
             }

@@ -41,8 +41,15 @@ const SILENCE_LEAST: f64 = 0.2;
 const PROBE_FEEDBACK_US: i64 = 500_000;
 const PROBE_QUEUE_US: i64 = 40_000;
 
+/// A probe of so many times what is sent otherwise tells whether losses are the line's own.
+const MORE: f64 = 1.5;
+
 /// Where nothing was sent for this long there is no feedback to wait for, and what was known of the queue is old.
 const IDLE_US: i64 = 1_000_000;
+
+/// Below this share of the estimate what arrives, or what is sent where delays differ much, cannot be what makes a queue grow.
+const USED_MIN: f64 = 0.65;
+const USED_MIN_SENT: f64 = 0.85;
 
 /// A queue longer than this is drained even while a probe may have made it.
 const PROBE_DISTURBS_US: i64 = 120_000;
@@ -147,6 +154,12 @@ impl Downlink {
         self.history.reserve();
     }
 
+    /// Whether transport-wide feedback is agreed, or came.
+    #[must_use]
+    pub fn is_agreed(&self) -> bool {
+        self.agreed
+    }
+
     /// The transport-wide sequence number of the packet that is sent next.
     #[must_use]
     pub fn next_sequence(&self) -> u16 {
@@ -189,7 +202,10 @@ impl Downlink {
         let mut signal = None;
         for (sequence, ticks) in feedback.packets() {
             let Some(ticks) = ticks else {
-                missing += u32::from(self.history.missing(sequence));
+                if let Some(probe) = self.history.missing(sequence) {
+                    missing += 1;
+                    self.probes.missing(probe);
+                }
                 continue;
             };
             let Some(sent) = self.history.arrived(sequence) else { continue };
@@ -197,8 +213,8 @@ impl Downlink {
             late += u32::from(sent.was_missing);
             let arrived_us = reference_us.saturating_add(i64::from(ticks) * TICK_US);
             self.arriving.add(arrived_us, usize::from(sent.bytes));
-            self.queue.push(now_us, arrived_us.saturating_sub(sent.sent_us));
-            self.probes.arrived(sent.probe, sent.sent_us, arrived_us, sent.bytes);
+            self.queue.push(now_us, sent.sent_us, arrived_us);
+            self.probes.arrived(&sent, arrived_us);
             if let Some(step) = self.groups.push(sent.sent_us, arrived_us) {
                 let now = self.trend.push(step);
                 signal = if signal == Some(Signal::Over) { signal } else { Some(now) };
@@ -216,8 +232,12 @@ impl Downlink {
         let estimate = self.estimate();
         if let Some(found) = self.probes.concluded(now_us, newest, estimate)
             && found.bps > estimate
-            && !self.losses.holds()
+            && (found.as_sent || !self.losses.holds())
         {
+            let leaving = self.leaving.bps(ARRIVING_US).unwrap_or(0.0);
+            if found.as_sent && found.bps > MORE * leaving && !self.rivals.suspected(now_us) {
+                self.losses.same_with_more(found.loss);
+            }
             self.rate.raise(found.bps);
             self.losses.raise(found.bps);
         }
@@ -297,11 +317,13 @@ impl Downlink {
             return 0;
         }
         let heard = self.feedback_us.is_some_and(|heard| now_us - heard < PROBE_FEEDBACK_US);
-        let calm = self.queue.us() < PROBE_QUEUE_US && self.trend.signal() != Signal::Over;
+        let grows = self.trend.signal() == Signal::Over && !self.is_jitter();
+        let calm = self.queue.us() < PROBE_QUEUE_US && !grows;
         // Where everything stopped, nothing but a probe brings feedback.
         let idle = now_us - self.sent_us > IDLE_US;
-        let may_begin = idle || (heard && calm && !self.losses.holds());
-        self.probes.poll(now_us, self.estimate(), may_begin)
+        let begins =
+            (idle || (heard && calm)).then(|| if self.is_unused() { self.queue.jitter_us() } else { 0.0 });
+        self.probes.poll(now_us, self.estimate(), begins)
     }
 
     /// Bytes of video that pacing lets go now. Without an estimate there is no limit.
@@ -365,10 +387,24 @@ impl Downlink {
         self.rtt_us = Some(self.rtt_us.map_or(us, |before| before + RTT_GAIN * (us - before)));
     }
 
+    /// Whether less is sent than may be. Then delays that differ are not of our making, and a queue not our doing.
+    fn is_unused(&self) -> bool {
+        self.leaving.bps(ARRIVING_US).unwrap_or(0.0) < USED_MIN_SENT * self.estimate()
+    }
+
+    /// Whether delays that grow are nothing but jitter.
+    fn is_jitter(&self) -> bool {
+        self.is_unused() && self.queue.is_jitter()
+    }
+
     fn update(&mut self, now_us: i64, signal: Signal, lost: bool) {
         let queue_us = self.queue.us();
         let excused = self.probes.disturbs(now_us) && queue_us < PROBE_DISTURBS_US;
-        let signal = if excused && signal == Signal::Over { Signal::Under } else { signal };
+        let signal = match signal {
+            Signal::Over if self.is_jitter() => Signal::Normal,
+            Signal::Over if excused => Signal::Under,
+            signal => signal,
+        };
         let signal = match self.standing.update(now_us, queue_us) {
             Verdict::Fine => signal,
             Verdict::Long => Signal::Over,
@@ -379,10 +415,18 @@ impl Downlink {
         };
         // What the line loses by itself was carried all the same.
         let carried = 1.0 / (1.0 - self.losses.inherent());
+        // What differs by so much is no measure over a short time.
+        let lately = self.arriving.bps(ARRIVING_LATELY_US).filter(|_| !self.queue.is_jittery());
+        let is_unused = if self.queue.is_jittery() {
+            self.is_unused()
+        } else {
+            self.arriving.bps(ARRIVING_US).is_some_and(|bps| bps * carried < USED_MIN * self.rate.bps())
+        };
         let seen = Seen {
             signal,
             arriving_bps: self.arriving.bps(ARRIVING_US).map(|bps| bps * carried),
-            arriving_lately_bps: self.arriving.bps(ARRIVING_LATELY_US).map(|bps| bps * carried),
+            arriving_lately_bps: lately.map(|bps| bps * carried),
+            is_unused,
             queue_us,
             rtt_us: self.round_trip_us(),
         };
@@ -398,7 +442,7 @@ impl Downlink {
         }
         let sending = Sending {
             bps: self.leaving.bps(ARRIVING_US).unwrap_or(0.0),
-            arriving_bps: seen.arriving_lately_bps.unwrap_or(0.0),
+            arriving_bps: seen.arriving_lately_bps.or(seen.arriving_bps).unwrap_or(0.0),
             estimate_bps: self.estimate(),
             queue_us,
             crowded: self.rivals.suspected(now_us),
@@ -413,7 +457,7 @@ impl Downlink {
         if estimate < peak {
             let far = estimate < DROP * peak;
             if far {
-                self.probes.dropped(now_us, true);
+                self.probes.dropped(now_us, peak);
             }
             if !far && now_us - since_us < DROP_WINDOW_US {
                 return;

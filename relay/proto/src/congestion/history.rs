@@ -96,12 +96,13 @@ impl History {
         self.next += 1;
     }
 
-    /// A packet is reported missing. Whether that is new.
-    pub(super) fn missing(&mut self, sequence: u16) -> bool {
+    /// A packet is reported missing. The probe it was part of (0 for none), if that
+    /// is new.
+    pub(super) fn missing(&mut self, sequence: u16) -> Option<u8> {
         let entry = self.number(sequence).and_then(|number| self.entry(number));
-        let Some(entry) = entry.filter(|entry| entry.state == State::Sent) else { return false };
+        let entry = entry.filter(|entry| entry.state == State::Sent)?;
         entry.state = State::Missing;
-        true
+        Some(entry.probe)
     }
 
     /// A packet is reported to have arrived. What it was, if that is new.
@@ -164,12 +165,12 @@ mod tests {
         let mut history = History::default();
         assert_eq!(history.arrived(0), None, "nothing was sent");
         history.sent(5, 1200, 3);
-        assert!(history.missing(0));
-        assert!(!history.missing(0));
+        assert_eq!(history.missing(0), Some(3));
+        assert_eq!(history.missing(0), None);
         let sent = Sent { number: 0, sent_us: 5, bytes: 1200, probe: 3, was_missing: true };
         assert_eq!(history.arrived(0), Some(sent));
         assert_eq!(history.arrived(0), None);
-        assert!(!history.missing(0));
+        assert_eq!(history.missing(0), None);
         assert_eq!(history.arrived(1), None, "never sent");
     }
 

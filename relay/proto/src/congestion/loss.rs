@@ -31,6 +31,10 @@ const CARRIED: f64 = 0.85;
 /// A loss that is so much more than the smoothed one is no chance.
 const JUMP: f64 = 0.15;
 
+/// A probe that loses no more than this beyond what is lost otherwise loses the same. Higher forgives small probes their
+/// bad luck, and takes lines for lossy that drop what is too much.
+const SAME: f64 = 0.1;
+
 /// How long, and for how many packets, that is watched, once what was sent before is reported. Longer takes chance out of
 /// it.
 const SETTLE_US: i64 = 300_000;
@@ -132,6 +136,19 @@ impl LossLimit {
         }
     }
 
+    /// Much more was sent for a moment, arrived as fast, and so much of it was lost: where that is no more than otherwise,
+    /// the line loses it by itself.
+    pub(super) fn same_with_more(&mut self, loss: f64) {
+        if loss > self.loss + SAME {
+            return;
+        }
+        self.inherent = self.inherent.max(self.loss.min(INHERENT_MAX));
+        self.held_us = None;
+        if let Some(watch) = self.watch.take() {
+            self.limit = watch.limit_before;
+        }
+    }
+
     /// Packets arrived and did not arrive. Some that did had been counted as missing.
     pub(super) fn count(&mut self, arrived: u32, missing: u32, late: u32) {
         self.arrived = self.arrived.saturating_add(arrived);
@@ -169,12 +186,14 @@ impl LossLimit {
             return self.watch(now_us, loss, packets, sending);
         }
         let excess = self.loss - self.inherent;
+        // What is remembered of a loss that is over is no reason to fall.
+        let goes_on = loss - self.inherent > GROW_MAX;
         if excess > FALL_MIN + self.chance() {
-            return self.fall(now_us, sending);
+            return goes_on && self.fall(now_us, sending);
         }
         if excess > GROW_MAX + self.chance() {
             let held_us = *self.held_us.get_or_insert(now_us);
-            return now_us - held_us > HOLD_US && self.fall(now_us, sending);
+            return goes_on && now_us - held_us > HOLD_US && self.fall(now_us, sending);
         }
         self.held_us = None;
         self.grow(now_us, elapsed_us, sending);
@@ -297,5 +316,34 @@ mod tests {
         limit.count(40, 0, 10);
         limit.update(OBSERVE_US, &sending);
         assert_eq!(limit.loss(), 0.0);
+    }
+
+    #[test]
+    fn a_probe_that_loses_no_more_shows_that_the_line_loses_by_itself() {
+        let sending = Sending { bps: 2e5, arriving_bps: 2e5, estimate_bps: 3e5, queue_us: 0, crowded: false };
+        let lossy = || {
+            let mut limit = LossLimit::default();
+            (1..=10).for_each(|n| {
+                limit.observe(n * OBSERVE_US, 0.2, 20, OBSERVE_US, &sending);
+            });
+            limit
+        };
+        let mut own = lossy();
+        assert!(own.holds());
+        own.same_with_more(0.22);
+        assert!(!own.holds() && own.bps().is_none(), "{:?}", own.bps());
+        let mut policed = lossy();
+        policed.same_with_more(0.5);
+        assert!(policed.holds());
+    }
+
+    #[test]
+    fn a_loss_that_is_over_is_no_reason_to_fall_further() {
+        let sending = Sending { bps: 4e4, arriving_bps: 4e4, estimate_bps: 2e5, queue_us: 0, crowded: false };
+        let mut limit = LossLimit { loss: 0.9, ..LossLimit::default() };
+        (1..=20).for_each(|n| {
+            limit.observe(n * OBSERVE_US, 0.0, 20, OBSERVE_US, &sending);
+        });
+        assert_eq!(limit.bps(), None);
     }
 }

@@ -1,10 +1,17 @@
 //! Probes: short clusters of more than the estimate, mostly padding, that show whether the line carries more. Key frames
 //! are never what a probe is made of.
 
+use super::history::Sent;
 use super::{INITIAL, whole};
 
 /// How long a cluster takes. Longer measures better, and leaves a longer queue where there is less.
-const CLUSTER_US: i64 = 40_000;
+const CLUSTER_US: f64 = 40_000.0;
+
+/// Where delays differ by more than this from packet to packet, a cluster takes so much longer for each microsecond of it,
+/// up to a limit.
+const JITTER_US: f64 = 4_000.0;
+const JITTER_TIMES: f64 = 10.0;
+const CLUSTER_US_MAX: f64 = 160_000.0;
 
 /// Bytes of a cluster at least and at most: some packets of padding, which are short.
 const CLUSTER_BYTES_MIN: f64 = 1_500.0;
@@ -16,6 +23,10 @@ const ARRIVED_MIN: u32 = 4;
 /// The first probe, and those that follow, go this far beyond the estimate at most.
 const FIRST: f64 = 3.0;
 const NEXT: f64 = 2.0;
+
+/// The same for clusters that take this long.
+const LONG_US: f64 = 100_000.0;
+const NEXT_LONG: f64 = 1.5;
 
 /// A probe is at least this fast: slower ones take long, and say little.
 const BPS_MIN: f64 = 120_000.0;
@@ -31,6 +42,9 @@ const SUCCESS: f64 = 0.75;
 const SATURATED: f64 = 0.9;
 const SATURATED_KEEPS: f64 = 0.95;
 
+/// What arrives over less than this share of the time it was sent in was held up on the way and says nothing.
+const HELD_UP: f64 = 0.5;
+
 /// Time between probes at first, and at most after some that failed. Shorter finds more sooner, and disturbs more.
 const APART_US: i64 = 3_000_000;
 const APART_US_MAX: i64 = 24_000_000;
@@ -38,6 +52,10 @@ const APART_US_MAX: i64 = 24_000_000;
 /// After a drop, for how long, and how often, the line is asked whether that is over.
 const DROP_US: i64 = 60_000_000;
 const DROP_APART_US: i64 = 4_000_000;
+
+/// And for how much of what there was before, whatever is wanted meanwhile. More finds the last bit of it, at the price of
+/// probes that cannot succeed.
+const DROP_BACK: f64 = 0.85;
 
 /// How much longer than planned a cluster may take, and how long its feedback.
 const SENDING_US_MAX: i64 = 150_000;
@@ -70,15 +88,25 @@ struct Cluster {
 struct Measure {
     id: u8,
     packets: u32,
+    missing: u32,
     bytes: f64,
     first_sent_us: i64,
     last_sent_us: i64,
     last_sent_bytes: f64,
-    first_arrived_us: i64,
-    first_arrived_bytes: f64,
-    last_arrived_us: i64,
+    /// The first packet that arrived, and sums for the line through all: what times are since then.
+    origin: Option<(i64, i64)>,
+    sums: Sums,
     /// The last packet of it that was sent, once the cluster is complete, and until when it is waited for.
     complete: Option<(u64, i64, f64)>,
+}
+
+/// Times in ms at which packets were sent (x) and arrived (y).
+#[derive(Clone, Copy, Debug, Default)]
+struct Sums {
+    x: f64,
+    y: f64,
+    xx: f64,
+    xy: f64,
 }
 
 /// What a probe came to.
@@ -86,6 +114,10 @@ struct Measure {
 pub(super) struct Found {
     /// What arrives.
     pub(super) bps: f64,
+    /// Whether that is about all that was sent.
+    pub(super) as_sent: bool,
+    /// The share of its packets that were lost.
+    pub(super) loss: f64,
 }
 
 /// Decides when to probe, and what came of it.
@@ -95,7 +127,8 @@ pub(super) struct Probes {
     first: bool,
     next_us: i64,
     apart_us: i64,
-    dropped_us: Option<i64>,
+    /// When the estimate fell far, and from where.
+    dropped: Option<(i64, f64)>,
     id: u8,
     cluster: Option<Cluster>,
     measure: Option<Measure>,
@@ -109,7 +142,7 @@ impl Default for Probes {
             first: true,
             next_us: 0,
             apart_us: APART_US,
-            dropped_us: None,
+            dropped: None,
             id: 0,
             cluster: None,
             measure: None,
@@ -124,12 +157,11 @@ impl Probes {
         self.want = bps;
     }
 
-    /// The estimate fell: soon it is asked whether that is over, at first after a while.
-    pub(super) fn dropped(&mut self, now_us: i64, far: bool) {
-        if far {
-            self.dropped_us = Some(now_us);
-            self.apart_us = self.apart_us.min(DROP_APART_US);
-        }
+    /// The estimate fell far: soon it is asked whether that is over, at first after a while.
+    pub(super) fn dropped(&mut self, now_us: i64, from: f64) {
+        let before = self.dropped_from(now_us).unwrap_or(0.0);
+        self.dropped = Some((now_us, before.max(from)));
+        self.apart_us = self.apart_us.min(DROP_APART_US);
         self.next_us = self.next_us.max(now_us + APART_US);
     }
 
@@ -156,18 +188,32 @@ impl Probes {
         if let Some(measure) = &self.measure {
             return measure.complete.map(|(_, until_us, _)| until_us);
         }
-        self.want.filter(|want| *want > estimate).map(|_| self.next_us)
+        let lacks = self.wanted(self.next_us).is_some_and(|want| want > estimate);
+        lacks.then_some(self.next_us)
     }
 
-    /// Bytes of padding that are due.
-    pub(super) fn poll(&mut self, now_us: i64, estimate: f64, may_begin: bool) -> usize {
+    /// Where the estimate was before a drop of late.
+    fn dropped_from(&self, now_us: i64) -> Option<f64> {
+        self.dropped.filter(|(at_us, _)| now_us - at_us < DROP_US).map(|(_, from)| from)
+    }
+
+    /// What is wanted, and where that is less, most of what there was before a drop: what comes next after it takes more
+    /// than the next step.
+    fn wanted(&self, now_us: i64) -> Option<f64> {
+        let want = self.want?;
+        Some(self.dropped_from(now_us).map_or(want, |from| want.max(DROP_BACK * from)))
+    }
+
+    /// Bytes of padding that are due. `jitter_us`: how much delays differ from packet to packet, or none where no probe may
+    /// begin.
+    pub(super) fn poll(&mut self, now_us: i64, estimate: f64, jitter_us: Option<f64>) -> usize {
         if self.cluster.is_none() {
             if let Some((_, until_us, _)) = self.measure.and_then(|measure| measure.complete)
                 && now_us >= until_us
             {
                 self.end(now_us, false);
             }
-            self.begin(now_us, estimate, may_begin);
+            self.begin(now_us, estimate, jitter_us);
         }
         let Some(cluster) = &mut self.cluster else { return 0 };
         let planned_s = cluster.bytes * 8.0 / cluster.bps;
@@ -186,20 +232,23 @@ impl Probes {
         whole(due.max(PADDING_MIN))
     }
 
-    fn begin(&mut self, now_us: i64, estimate: f64, may_begin: bool) {
-        let Some(want) = self.want.filter(|want| *want > estimate) else { return };
+    fn begin(&mut self, now_us: i64, estimate: f64, jitter_us: Option<f64>) {
+        let Some(want) = self.wanted(now_us).filter(|want| *want > estimate) else { return };
         if self.measure.is_some() || now_us < self.next_us {
             return;
         }
-        if !may_begin {
+        let Some(jitter_us) = jitter_us else {
             self.next_us = now_us + POSTPONE_US;
             return;
-        }
+        };
         let bps = if self.first { (FIRST * INITIAL).max(NEXT * estimate) } else { NEXT * estimate };
+        let longer_us = JITTER_TIMES * (jitter_us - JITTER_US).max(0.0);
+        let cluster_us = (CLUSTER_US + longer_us).min(CLUSTER_US_MAX);
+        let bps = if cluster_us >= LONG_US { bps.min(NEXT_LONG * estimate) } else { bps };
         let bps = bps.max(BPS_MIN).min(want * WANT_MARGIN);
         self.first = false;
         self.id = self.id.checked_add(1).unwrap_or(1);
-        let bytes = (bps / 8.0 * (CLUSTER_US as f64 / 1e6)).clamp(CLUSTER_BYTES_MIN, CLUSTER_BYTES_MAX);
+        let bytes = (bps / 8.0 * (cluster_us / 1e6)).clamp(CLUSTER_BYTES_MIN, CLUSTER_BYTES_MAX);
         self.cluster =
             Some(Cluster { id: self.id, bps, bytes, sent: 0.0, since_us: now_us, due_us: now_us, last: 0 });
         self.measure = Some(Measure { id: self.id, ..Measure::default() });
@@ -220,17 +269,24 @@ impl Probes {
         }
     }
 
+    /// A packet is reported missing.
+    pub(super) fn missing(&mut self, id: u8) {
+        if let Some(measure) = self.measure.as_mut().filter(|measure| measure.id == id && id != 0) {
+            measure.missing += 1;
+        }
+    }
+
     /// A packet arrived.
-    pub(super) fn arrived(&mut self, id: u8, sent_us: i64, arrived_us: i64, bytes: u16) {
-        let Some(measure) = self.measure.as_mut().filter(|measure| measure.id == id && id != 0) else {
+    pub(super) fn arrived(&mut self, sent: &Sent, arrived_us: i64) {
+        let Some(measure) =
+            self.measure.as_mut().filter(|measure| measure.id == sent.probe && sent.probe != 0)
+        else {
             return;
         };
-        let bytes = f64::from(bytes);
+        let (sent_us, bytes) = (sent.sent_us, f64::from(sent.bytes));
+        measure.missing = measure.missing.saturating_sub(u32::from(sent.was_missing));
         if measure.packets == 0 {
             measure.first_sent_us = sent_us;
-            (measure.last_sent_us, measure.last_sent_bytes) = (sent_us, bytes);
-            (measure.first_arrived_us, measure.first_arrived_bytes) = (arrived_us, bytes);
-            measure.last_arrived_us = arrived_us;
         }
         measure.packets += 1;
         measure.bytes += bytes;
@@ -238,10 +294,12 @@ impl Probes {
         if sent_us >= measure.last_sent_us {
             (measure.last_sent_us, measure.last_sent_bytes) = (sent_us, bytes);
         }
-        if arrived_us < measure.first_arrived_us {
-            (measure.first_arrived_us, measure.first_arrived_bytes) = (arrived_us, bytes);
-        }
-        measure.last_arrived_us = measure.last_arrived_us.max(arrived_us);
+        let (x0, y0) = *measure.origin.get_or_insert((sent_us, arrived_us));
+        let x = sent_us.saturating_sub(x0) as f64 / 1e3;
+        let y = arrived_us.saturating_sub(y0) as f64 / 1e3;
+        let sums = &mut measure.sums;
+        (sums.x, sums.y) = (sums.x + x, sums.y + y);
+        (sums.xx, sums.xy) = (sums.xx + x * x, sums.xy + x * y);
     }
 
     /// Feedback came that speaks of packets up to `newest`. What the probe came to, if it ended.
@@ -251,11 +309,10 @@ impl Probes {
         if newest < last {
             return None;
         }
-        // Few packets of a cluster can seem faster than the cluster was.
-        let found = measure.result().map(|bps| bps.min(target));
-        let success = found.is_some_and(|bps| bps >= SUCCESS * target && bps > estimate);
+        let found = measure.result(target);
+        let success = found.is_some_and(|found| found.as_sent && found.bps > estimate);
         self.end(now_us, success);
-        found.map(|bps| Found { bps })
+        found
     }
 
     fn end(&mut self, now_us: i64, success: bool) {
@@ -268,29 +325,32 @@ impl Probes {
             return;
         }
         self.next_us = now_us + self.apart_us;
-        let dropped = self.dropped_us.is_some_and(|dropped| now_us - dropped < DROP_US);
-        let most = if dropped { DROP_APART_US } else { APART_US_MAX };
+        let dropped = self.dropped_from(now_us);
+        let most = if dropped.is_some() { DROP_APART_US } else { APART_US_MAX };
         self.apart_us = (self.apart_us * 2).min(most);
     }
 }
 
 impl Measure {
-    fn result(&self) -> Option<f64> {
+    fn result(&self, target: f64) -> Option<Found> {
         if self.packets < ARRIVED_MIN {
             return None;
         }
-        let rate = |bytes: f64, us: i64| (us >= 1_000).then(|| bytes * 8e6 / us as f64);
-        let sent =
-            rate(self.bytes - self.last_sent_bytes, self.last_sent_us.saturating_sub(self.first_sent_us))?;
-        let arrived = rate(
-            self.bytes - self.first_arrived_bytes,
-            self.last_arrived_us.saturating_sub(self.first_arrived_us),
-        )?;
-        // What arrives at twice the speed was held up on the way and says nothing.
-        if arrived > 2.0 * sent {
-            return None;
-        }
-        Some(if arrived < SATURATED * sent { SATURATED_KEEPS * arrived } else { arrived.min(sent) })
+        let sent_s = self.last_sent_us.saturating_sub(self.first_sent_us).max(1_000) as f64 / 1e6;
+        // Few packets of a cluster can seem faster than the cluster was.
+        let sent = ((self.bytes - self.last_sent_bytes) * 8.0 / sent_s).min(target);
+        // How much longer it took to arrive than to be sent.
+        let stretch = self.stretch().filter(|stretch| *stretch >= HELD_UP)?;
+        let bps = if stretch * SATURATED > 1.0 { SATURATED_KEEPS * sent / stretch } else { sent };
+        let loss = f64::from(self.missing) / f64::from(self.missing.saturating_add(self.packets));
+        Some(Found { bps, as_sent: bps >= SUCCESS * target, loss })
+    }
+
+    /// The slope of arrival over sending, by least squares: jitter of single packets counts little.
+    fn stretch(&self) -> Option<f64> {
+        let (n, sums) = (f64::from(self.packets), &self.sums);
+        let below = sums.xx - sums.x * sums.x / n;
+        (below > 1.0).then(|| (sums.xy - sums.x * sums.y / n) / below)
     }
 }
 
@@ -302,7 +362,7 @@ mod tests {
     fn cluster(probes: &mut Probes, from_us: i64, estimate: f64) -> (Vec<(i64, u8)>, i64) {
         let (mut sent, mut now_us) = (Vec::new(), from_us);
         loop {
-            let mut due = probes.poll(now_us, estimate, true);
+            let mut due = probes.poll(now_us, estimate, Some(0.0));
             if due == 0 && probes.id() == 0 {
                 return (sent, now_us);
             }
@@ -317,7 +377,8 @@ mod tests {
 
     fn report(probes: &mut Probes, sent: &[(i64, u8)], arrived: impl Fn(usize, i64) -> i64) {
         for (n, (sent_us, id)) in sent.iter().enumerate() {
-            probes.arrived(*id, *sent_us, arrived(n, *sent_us), 250);
+            let sent = Sent { number: 0, sent_us: *sent_us, bytes: 250, probe: *id, was_missing: false };
+            probes.arrived(&sent, arrived(n, *sent_us));
         }
     }
 
@@ -350,13 +411,13 @@ mod tests {
     fn a_cluster_that_nobody_sends_or_reports_is_given_up() {
         let mut probes = Probes::default();
         probes.want(Some(5e6));
-        assert!(probes.poll(0, 3e5, true) > 0);
-        assert_eq!(probes.poll(300_000, 3e5, true), 0);
+        assert!(probes.poll(0, 3e5, Some(0.0)) > 0);
+        assert_eq!(probes.poll(300_000, 3e5, Some(0.0)), 0);
         assert!(probes.timeout_us(3e5).is_some_and(|next| next >= APART_US), "and not asked for at once");
         let (sent, ended_us) = cluster(&mut probes, 10_000_000, 3e5);
         assert!(!sent.is_empty() && probes.disturbs(ended_us));
         let until_us = probes.timeout_us(3e5).expect("feedback is waited for");
-        assert_eq!(probes.poll(until_us, 3e5, true), 0);
+        assert_eq!(probes.poll(until_us, 3e5, Some(0.0)), 0);
         assert!(!probes.disturbs(until_us + AFTERMATH_US));
     }
 

@@ -8,6 +8,20 @@ const LATELY_US: i64 = 150_000;
 /// clocks that drift, or paths that became longer, too.
 const BASE_US: i64 = 30_000_000;
 
+/// What packets sent at least this far apart differ by is jitter, and how much a new difference counts. Only what delays
+/// fall by is looked at, since a queue that grows is none.
+const JITTER_APART_US: i64 = 5_000;
+const JITTER_GAIN: f64 = 1.0 / 16.0;
+
+/// Less than this is on every line. Lower takes for jitter what packets wait for each other on slow lines.
+const JITTER_US_MIN: f64 = 8_000.0;
+const JITTER_US_MAX: i64 = 1_000_000;
+
+/// A queue shorter than so many times the jitter, within this limit, is not told from it. More bears worse lines, and
+/// sees queues later on them.
+const JITTER_TIMES: f64 = 3.0;
+const JITTER_QUEUE_US_MAX: f64 = 60_000.0;
+
 /// The least value of between one and two periods.
 #[derive(Debug)]
 struct Least {
@@ -43,19 +57,46 @@ impl Least {
 pub(super) struct Queue {
     lately: Least,
     base: Least,
+    /// The last packet that counted for the jitter: when it was sent, and its delay.
+    before: Option<(i64, i64)>,
+    jitter_us: f64,
 }
 
 impl Default for Queue {
     fn default() -> Self {
-        Self { lately: Least::new(LATELY_US), base: Least::new(BASE_US) }
+        Self { lately: Least::new(LATELY_US), base: Least::new(BASE_US), before: None, jitter_us: 0.0 }
     }
 }
 
 impl Queue {
-    /// A packet's delay, from one clock to the other.
-    pub(super) fn push(&mut self, now_us: i64, delay_us: i64) {
+    /// When a packet was sent, and when it arrived by another clock.
+    pub(super) fn push(&mut self, now_us: i64, sent_us: i64, arrived_us: i64) {
+        let delay_us = arrived_us.saturating_sub(sent_us);
         self.lately.push(now_us, delay_us);
         self.base.push(now_us, delay_us);
+        let (before_us, before_delay_us) = *self.before.get_or_insert((sent_us, delay_us));
+        if sent_us.saturating_sub(before_us) < JITTER_APART_US {
+            return;
+        }
+        // As much as delays fall by, they grow by at other times.
+        let fell_us = before_delay_us.saturating_sub(delay_us).clamp(0, JITTER_US_MAX) * 2;
+        self.jitter_us += JITTER_GAIN * (fell_us as f64 - self.jitter_us);
+        self.before = Some((sent_us, delay_us));
+    }
+
+    /// How much delays differ from packet to packet.
+    pub(super) fn jitter_us(&self) -> f64 {
+        self.jitter_us
+    }
+
+    /// Whether delays differ by so much that what they say within a short time is no measure.
+    pub(super) fn is_jittery(&self) -> bool {
+        self.jitter_us > JITTER_US_MIN
+    }
+
+    /// Whether the queue is so short that delays which seem to grow are nothing but jitter.
+    pub(super) fn is_jitter(&self) -> bool {
+        (self.us() as f64) < (JITTER_TIMES * self.jitter_us).min(JITTER_QUEUE_US_MAX)
     }
 
     /// How long the queue is.
@@ -134,11 +175,11 @@ mod tests {
         let mut queue = Queue::default();
         let jitter = |n: i64| n * 7919 % 30_000;
         for n in 0..200 {
-            queue.push(n * 5_000, -9_000_000 + jitter(n));
+            queue.push(n * 5_000, n * 5_000, n * 5_000 - 9_000_000 + jitter(n));
         }
         assert!(queue.us() < 5_000, "{}", queue.us());
         for n in 200..300 {
-            queue.push(n * 5_000, -9_000_000 + 80_000 + jitter(n));
+            queue.push(n * 5_000, n * 5_000, n * 5_000 - 9_000_000 + 80_000 + jitter(n));
         }
         assert!((75_000..90_000).contains(&queue.us()), "{}", queue.us());
     }
@@ -156,5 +197,20 @@ mod tests {
             [Verdict::Long, Verdict::Long, Verdict::Path]
         );
         assert_eq!(verdicts(|n| if n % 4 == 0 { 0 } else { 200_000 }), []);
+    }
+
+    #[test]
+    fn delays_that_differ_are_jitter_and_a_queue_that_is_longer_is_none() {
+        let mut queue = Queue::default();
+        let push = |queue: &mut Queue, n: i64, more_us: i64| {
+            queue.push(n * 10_000, n * 10_000, n * 10_000 + more_us + n * 7919 % 50_000);
+        };
+        (0..100).for_each(|n| push(&mut queue, n, 0));
+        assert!(queue.is_jittery() && queue.is_jitter());
+        (100..200).for_each(|n| push(&mut queue, n, 150_000));
+        assert!(!queue.is_jitter(), "{}", queue.us());
+        let mut calm = Queue::default();
+        (0..100).for_each(|n| calm.push(n * 10_000, n * 10_000, n * 10_000 + n * 300));
+        assert!(!calm.is_jittery(), "a queue that grows is no jitter: {}", calm.jitter_us());
     }
 }

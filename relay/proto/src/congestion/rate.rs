@@ -14,9 +14,6 @@ const DECREASE_UNUSED: f64 = 0.9;
 /// A queue this long is somebody's doing in any case.
 const QUEUE_LONG_US: i64 = 100_000;
 
-/// Below this share of the estimate, throughput says what was sent and not what the line carries.
-const USED_MIN: f64 = 0.65;
-
 /// Growth per second where the limit is not known to be near.
 const INCREASE_PER_S: f64 = 0.08;
 
@@ -68,6 +65,8 @@ pub(super) struct Seen {
     /// What arrives, over a longer and a shorter time.
     pub(super) arriving_bps: Option<f64>,
     pub(super) arriving_lately_bps: Option<f64>,
+    /// Less is sent than the rate allows: throughput does not say what the line carries.
+    pub(super) is_unused: bool,
     /// How long the queue is.
     pub(super) queue_us: i64,
     /// The round trip.
@@ -165,7 +164,7 @@ impl Rate {
             (Some(long), Some(short)) => long.min(short),
             (long, short) => long.or(short).unwrap_or(self.bps / 2.0),
         };
-        let unused = arriving < USED_MIN * self.bps && seen.queue_us < QUEUE_LONG_US;
+        let unused = seen.is_unused && seen.queue_us < QUEUE_LONG_US;
         let mut to = DECREASE * arriving;
         if unused {
             to = to.max(DECREASE_UNUSED * self.bps);
@@ -199,6 +198,7 @@ mod tests {
         signal: Signal::Normal,
         arriving_bps: Some(1e6),
         arriving_lately_bps: Some(1e6),
+        is_unused: false,
         queue_us: 0,
         rtt_us: 50_000,
     };
@@ -228,8 +228,13 @@ mod tests {
 
     #[test]
     fn a_growing_queue_takes_little_from_an_estimate_that_is_not_used() {
-        let over =
-            Seen { signal: Signal::Over, arriving_bps: Some(5e4), arriving_lately_bps: Some(5e4), ..SEEN };
+        let over = Seen {
+            signal: Signal::Over,
+            arriving_bps: Some(5e4),
+            arriving_lately_bps: Some(5e4),
+            is_unused: true,
+            ..SEEN
+        };
         let mut rate = Rate::new(1e6);
         rate.update(0, &over);
         assert_eq!(rate.bps(), 0.9e6);

@@ -16,6 +16,9 @@ const UNITS_PER_S: i64 = 1 << 18;
 /// The round trip to a sender is not known here; this is what an ordinary one is.
 const RTT_US: i64 = 100_000;
 
+/// Below this share of the rate, what arrives is what was sent and not what the line carries.
+const USED_MIN: f64 = 0.65;
+
 /// How often the rate is looked at.
 const UPDATE_US: i64 = 50_000;
 
@@ -56,7 +59,7 @@ impl Estimator {
         let now_us = micros_since(self.epoch, now);
         let sent_us = self.sent_us(send_time_24);
         self.arriving.add(now_us, bytes);
-        self.queue.push(now_us, now_us.saturating_sub(sent_us));
+        self.queue.push(now_us, sent_us, now_us);
         if let Some(step) = self.groups.push(sent_us, now_us) {
             let signal = self.trend.push(step);
             if self.signal != Signal::Over {
@@ -68,6 +71,10 @@ impl Estimator {
             return;
         }
         self.updated_us = Some(now_us);
+        let is_unused = self.arriving.bps(ARRIVING_US).is_some_and(|bps| bps < USED_MIN * self.rate.bps());
+        if self.signal == Signal::Over && self.queue.is_jitter() && is_unused {
+            self.signal = Signal::Normal;
+        }
         let arriving = self.arriving.bps(ARRIVING_US);
         // A sender probes by itself, and what arrived without a queue is what the line carries.
         if let Some(bps) = arriving.filter(|_| self.signal != Signal::Over) {
@@ -77,6 +84,7 @@ impl Estimator {
             signal: self.signal,
             arriving_bps: arriving,
             arriving_lately_bps: self.arriving.bps(ARRIVING_LATELY_US),
+            is_unused,
             queue_us: self.queue.us(),
             rtt_us: RTT_US,
         };

@@ -15,6 +15,7 @@ const USUAL_SHARE: u32 = 16;
 pub(crate) struct Freezes {
     /// Freezes so far.
     pub count: u64,
+    taken: u64,
     last: Option<Instant>,
     usual: Option<Duration>,
 }
@@ -29,6 +30,12 @@ impl Freezes {
             self.count += 1;
         }
         *usual = (*usual * (USUAL_SHARE - 1) + gap) / USUAL_SHARE;
+    }
+
+    /// Freezes since this was asked last.
+    pub(crate) fn take_new(&mut self) -> u64 {
+        let before = std::mem::replace(&mut self.taken, self.count);
+        self.count.saturating_sub(before)
     }
 
     /// Nothing is shown on purpose.
@@ -55,5 +62,6 @@ mod tests {
         freezes.pause();
         freezes.picture(at + Duration::from_secs(60), false);
         assert_eq!(freezes.count, 1);
+        assert_eq!((freezes.take_new(), freezes.take_new()), (1, 0));
     }
 }

@@ -5,8 +5,10 @@ use std::fmt::Write;
 use super::world::Sample;
 
 /// Size of the whole, and of the panels in it.
-const WIDTH: f64 = 880.0;
+const WIDTH: f64 = 896.0;
 const HEIGHT: f64 = 430.0;
+/// Where it begins: labels of half a megabit are wide.
+const EDGE: f64 = -16.0;
 const LEFT: f64 = 60.0;
 const RIGHT: f64 = 820.0;
 const RATES: (f64, f64) = (40.0, 240.0);
@@ -36,8 +38,8 @@ pub(super) fn draw(name: &str, samples: &[Sample]) -> String {
     // Writing to a String cannot fail.
     let _ = write!(
         out,
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" font-family=\"sans-serif\" \
-         font-size=\"12\"><rect width=\"{WIDTH}\" height=\"{HEIGHT}\" fill=\"#fff\"/>\
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"{EDGE} 0 {WIDTH} {HEIGHT}\" font-family=\"sans-serif\" \
+         font-size=\"12\"><rect x=\"{EDGE}\" width=\"{WIDTH}\" height=\"{HEIGHT}\" fill=\"#fff\"/>\
          <text x=\"{LEFT}\" y=\"22\" font-size=\"15\" fill=\"#222\">{name}</text>"
     );
     let mut legend = 250.0;
