@@ -478,7 +478,7 @@ impl Slot {
                         catches_up: self.catching_up.is_some(),
                     },
                 );
-                self.take_up((at, encoding), meta);
+                self.take_up(now, (at, encoding), meta);
                 Some(Place { run, number: self.runs.highest, hollow: false })
             }
             Decision::Follow if self.catching_up.is_some_and(|newest| meta.index > newest) => {
@@ -495,8 +495,8 @@ impl Slot {
     }
 
     /// What begins came late: what was passed over while it was missing goes right after it.
-    fn take_up(&mut self, (at, encoding): (u8, &Encoding), meta: &Meta) {
-        let Some((first, newest)) = encoding.since_key_frame() else { return };
+    fn take_up(&mut self, now: Instant, (at, encoding): (u8, &Encoding), meta: &Meta) {
+        let Some((first, newest)) = encoding.since_key_frame(now) else { return };
         if first != meta.index || newest - first >= CATCH_UP_PACKETS_MAX || !encoding.has_descriptors {
             return;
         }

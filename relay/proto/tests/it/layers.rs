@@ -303,7 +303,7 @@ impl Scene {
                 writer.nack(1, stream, [u16::try_from(wanted & 0xffff).expect("masked")]);
             }
             if let [first, last] = *transport {
-                lie(writer, first, last, u64::from(rate));
+                lie(writer, first, last, rate);
             }
         });
     }
