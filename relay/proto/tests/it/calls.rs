@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use trunkline_relay_proto::call::JoinError;
 use trunkline_relay_proto::event::{EndReason, Mute, Notice, Pin, Request, Role, SlotEntry, SourceName};
-use trunkline_relay_proto::media::Kind;
+use trunkline_relay_proto::media::{Codec, Kind, PayloadType, Section};
 
 use crate::client::{DESCRIPTOR, Got, Sent, World, section, usual};
 
@@ -89,6 +89,52 @@ fn after_silence_numbers_go_on_without_a_hole_and_time_with_one() {
     assert!(got.len() < 100, "{} packets of 140", got.len());
     let jump = got.windows(2).map(|two| two[1].timestamp.wrapping_sub(two[0].timestamp)).max();
     assert!(jump > Some(30 * 960), "the pause is in the timestamps: {jump:?}");
+}
+
+#[test]
+fn who_pauses_sending_in_silence_is_heard_from_the_first_word_on() {
+    let mut world = World::new(10);
+    let ann = world.join("ann", usual(1000));
+    let bob = world.join("bob", usual(2000));
+    talk(&mut world, ann, 0, 20, 20);
+    // A packet of noise each 400 ms.
+    for pause in 0..10 {
+        world.media(ann, &Sent::audio((20 + pause * 20) * 960, 127));
+        world.pass(Duration::from_millis(400));
+    }
+    let before = slot(&world, bob, "a0").len();
+    let mut word = Sent::audio(220 * 960, 20);
+    word.payload = b"first".to_vec();
+    world.media(ann, &word);
+    let got = slot(&world, bob, "a0");
+    assert_eq!(payloads(&got[before..]), ["first"]);
+    assert!(got.windows(2).all(|two| two[1].index == two[0].index + 1), "no hole in sequence numbers");
+    let last = &got[before - 1..];
+    assert!(last[1].timestamp.wrapping_sub(last[0].timestamp) >= 960, "the pause is in the timestamps");
+}
+
+#[test]
+fn redundant_sound_goes_only_to_those_who_agreed_on_it() {
+    let mut world = World::new(10);
+    let with_red = |mut sections: Vec<Section>| {
+        for section in sections.iter_mut().filter(|section| section.kind == Kind::Audio) {
+            let red = PayloadType { number: 63, codec: Codec::OpusRed, ..section.payload_types[0] };
+            section.payload_types.push(red);
+        }
+        sections
+    };
+    let ann = world.join("ann", with_red(usual(1000)));
+    let bob = world.join("bob", with_red(usual(2000)));
+    let eve = world.join("eve", usual(3000));
+    for packet in 0..20 {
+        let mut sent = Sent::audio(packet * 960, 20);
+        sent.payload_type = (packet >= 10).then_some(63);
+        world.media(ann, &sent);
+        world.pass(Duration::from_millis(20));
+    }
+    let types = |client| slot(&world, client, "a0").iter().map(|got| got.payload_type).collect::<Vec<_>>();
+    assert_eq!(types(bob).iter().filter(|number| **number == 63).count(), 10);
+    assert!(!types(eve).is_empty() && types(eve).iter().all(|number| *number == 111));
 }
 
 #[test]

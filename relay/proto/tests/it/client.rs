@@ -353,19 +353,39 @@ pub(crate) struct Sent<'a> {
     pub(crate) index: Option<u64>,
     /// Another SSRC than the section's.
     pub(crate) ssrc: Option<u32>,
+    /// Another payload type than the usual.
+    pub(crate) payload_type: Option<u8>,
 }
 
 impl<'a> Sent<'a> {
     pub(crate) fn video(timestamp: u32, payload: &[u8]) -> Self {
         let payload = payload.to_vec();
-        Self { mid: "cam", timestamp, marker: true, extensions: Vec::new(), payload, index: None, ssrc: None }
+        Self {
+            mid: "cam",
+            timestamp,
+            marker: true,
+            extensions: Vec::new(),
+            payload,
+            index: None,
+            ssrc: None,
+            payload_type: None,
+        }
     }
 
     /// Sound at a level in −dBov.
     pub(crate) fn audio(timestamp: u32, level: u8) -> Self {
         let extensions = vec![(AUDIO_LEVEL, vec![level])];
         let payload = b"sound".to_vec();
-        Self { mid: "mic", timestamp, marker: false, extensions, payload, index: None, ssrc: None }
+        Self {
+            mid: "mic",
+            timestamp,
+            marker: false,
+            extensions,
+            payload,
+            index: None,
+            ssrc: None,
+            payload_type: None,
+        }
     }
 
     pub(crate) fn at(mut self, index: u64) -> Self {
@@ -410,7 +430,8 @@ impl Client {
         *next = (*next).max(index + 1);
         let mut out = vec![0; 1500];
         out[0] = 0x80 | u8::from(!packet.extensions.is_empty()) << 4;
-        out[1] = if kind == Kind::Video { 96 } else { 111 } | u8::from(packet.marker) << 7;
+        let usual = if kind == Kind::Video { 96 } else { 111 };
+        out[1] = packet.payload_type.unwrap_or(usual) | u8::from(packet.marker) << 7;
         out[2..4].copy_from_slice(&u16::try_from(index & 0xffff).expect("masked").to_be_bytes());
         out[4..8].copy_from_slice(&packet.timestamp.to_be_bytes());
         out[8..12].copy_from_slice(&ssrc.to_be_bytes());
