@@ -526,7 +526,9 @@ impl Slot {
         egress: &mut Egress,
     ) -> bool {
         let number = nearest(self.runs.highest, sequence);
-        spend(&mut self.budget, &mut self.budget_at, now)
+        // What the line owes already is not made more: it is asked for again.
+        line.has_room(now, 1)
+            && spend(&mut self.budget, &mut self.budget_at, now)
             && self.send_again(now, number, (sources, false), line, egress).is_some()
     }
 

@@ -137,9 +137,9 @@ fn a_paused_slot_is_shown_again_sooner() {
     let mut receiver = Receiver::cameras(1);
     receiver.at(0.0, kbits(600));
     assert_eq!(receiver.at(10.0, kbits(100)), [None]);
-    assert_eq!(receiver.at(11.6, kbits(600)), [None]);
-    assert_eq!(receiver.at(11.7, kbits(160)), [None], "with headroom");
-    assert_eq!(receiver.at(11.8, kbits(600)), [Some(0)]);
+    assert_eq!(receiver.at(10.9, kbits(600)), [None]);
+    assert_eq!(receiver.at(11.0, kbits(160)), [None], "with headroom");
+    assert_eq!(receiver.at(11.1, kbits(600)), [Some(0)]);
     assert_eq!(receiver.at(15.0, kbits(600)), [Some(1)]);
 }
 
