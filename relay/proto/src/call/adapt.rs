@@ -120,8 +120,8 @@ impl Call {
                 estimate.map_or(0, |estimate| reserved(downlink, estimate, &participant.slots, sources));
             participant.allocated += reserve;
             // Also for what is shown already it is good to know that there is more.
-            let wanted = next_bps.unwrap_or(participant.allocated * SPARE_PERCENT / 100);
-            downlink.want(Some(wanted + reserve));
+            let spare = participant.allocated * SPARE_PERCENT / 100;
+            downlink.want(Some(next_bps.map_or(spare, |next| next + reserve)));
         }
         for (place, chosen) in wishing.into_iter().zip(chosen) {
             let Some(slot) = participant.slots.get_mut(place) else { continue };
