@@ -55,6 +55,10 @@ pub struct Stranger {
     config: LinkConfig,
 }
 
+/// How often a connection is tried that ends without a reason, and how that reads.
+const ATTEMPTS: usize = 4;
+const RESET: &str = "connection reset";
+
 impl Stranger {
     /// Who expects the certificate with this pin from the gateway of `domain`. Makes a certificate, which takes a moment.
     ///
@@ -92,7 +96,17 @@ impl Stranger {
         );
         let came_to = match transport {
             Transport::Quic => self.over_quic(address, crypto, &refusal).await,
-            Transport::Tcp => self.over_tcp(address, crypto, &refusal).await,
+            Transport::Tcp => {
+                let mut came_to = self.over_tcp(address, crypto.clone(), &refusal).await;
+                for _ in 1..ATTEMPTS {
+                    // Whoever refuses us closes at once, and what we sent meanwhile can overtake the reason.
+                    if !came_to.as_ref().is_err_and(|reason| reason.contains(RESET)) {
+                        break;
+                    }
+                    came_to = self.over_tcp(address, crypto.clone(), &refusal).await;
+                }
+                came_to
+            }
         };
         match (came_to, refusal.get()) {
             (_, Some(Refusal::Pin { pin, .. })) => Answer::Another(*pin),

@@ -374,7 +374,8 @@ pub(crate) async fn run(common: &Common, args: &CallArgs) -> Result<CallReport, 
     let lost = turns.forwarded_in_all.saturating_sub(last.received).max(last.missing);
     let lost = if shaped { last.missing } else { lost };
     let traffic = args.traffic();
-    let duplicates = if shaped { 0 } else { last.twice };
+    // Lines are filled with packets that went before.
+    let duplicates = if shaped || args.adaptive { 0 } else { last.twice };
     Ok(CallReport {
         scenario: "call",
         via: args.via,

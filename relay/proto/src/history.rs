@@ -115,6 +115,14 @@ pub(crate) struct Packet<'a> {
 }
 
 impl Packet<'_> {
+    /// Nothing at all.
+    pub(crate) const EMPTY: Packet<'static> = Packet {
+        meta: Meta { index: 0, timestamp: 0, marker: false, payload_type: 0, key_frame: false, frame: None },
+        elements: &Elements::NONE,
+        values: &[],
+        payload: &[],
+    };
+
     /// The same without anything in it.
     #[must_use]
     pub(crate) fn hollow(&self) -> Self {

@@ -61,6 +61,9 @@ const CATCH_UP_BPS_PER_PACKET: u64 = 20_000;
 const PROBE_PACKETS_MAX: u64 = 8;
 const PROBE_DATAGRAMS_MAX: usize = 128;
 
+/// Padding of a packet that a line is filled with: as much as its last byte can count.
+const PROBE_PAD: u8 = 255;
+
 /// Padding of a packet that has nothing else.
 const HOLLOW_PAD: u8 = 1;
 
@@ -548,13 +551,35 @@ impl Slot {
             if sent >= bytes {
                 break;
             }
-            match self.send_again(now, newest.saturating_sub(back), (sources, true), line, egress) {
+            let again = self.send_again(now, newest.saturating_sub(back), (sources, true), line, egress);
+            // Of what is paused there is nothing to send again.
+            match again.or_else(|| self.send_padding(now, line, egress)) {
                 Some(len) => sent += len,
-                None if back == 0 => break,
-                None => {}
+                None => break,
             }
         }
         sent
+    }
+
+    /// Seals a packet of nothing but padding, on the retransmission SSRC.
+    fn send_padding(&mut self, now: Instant, line: &mut Line<'_>, egress: &mut Egress) -> Option<usize> {
+        let header = OutHeader {
+            payload_type: self.payload_types.iter().find_map(|payload_type| payload_type.rtx)?,
+            marker: false,
+            index: self.rtx_index + 1,
+            timestamp: self.timestamp.1,
+            ssrc: self.stream.rtx_ssrc?,
+            csrc: 0,
+            mid: None,
+            frame_delta: 0,
+            original: None,
+        };
+        let room = egress.reserve()?;
+        let len = header.write(now, room, (&self.ids, self.mixed), &Packet::EMPTY, PROBE_PAD, line)?;
+        self.rtx_index += 1;
+        egress.commit(line.path, len);
+        line.sent(now, len, true);
+        Some(len)
     }
 
     fn send_again(

@@ -29,6 +29,9 @@ const RTT_GAIN: f64 = 0.2;
 const REPORTS_PER_PACKET: u32 = 4;
 const REPORTS_MAX: u32 = 16_384;
 
+/// How long feedback that was agreed on may take to begin. Shorter takes slow networks for receivers that give none.
+const MUTE_US: i64 = 3_000_000;
+
 /// Feedback that is missing for this long, or this many round trips, while packets are sent makes the estimate smaller,
 /// and again after each of the shorter times, down to a share of what it was.
 const SILENCE_US: i64 = 1_000_000;
@@ -106,6 +109,8 @@ pub struct Downlink {
     /// Packets that may still be reported.
     reports: u32,
     feedback_us: Option<i64>,
+    /// When the first packet left after feedback was agreed on.
+    first_sent_us: Option<i64>,
     sent_us: i64,
     /// When the first packet was sent after feedback came.
     unheard_us: Option<i64>,
@@ -141,6 +146,7 @@ impl Downlink {
             rtt_reported: false,
             reports: 0,
             feedback_us: None,
+            first_sent_us: None,
             sent_us: 0,
             unheard_us: None,
             shrunk_us: 0,
@@ -468,6 +474,11 @@ impl Downlink {
 
     /// Less where nothing is heard.
     fn silence(&mut self, now_us: i64) {
+        if self.agreed && self.feedback_us.is_none() {
+            // Whoever agreed on feedback and gives none is treated as who did not agree.
+            let since_us = *self.first_sent_us.get_or_insert(now_us);
+            self.agreed = now_us - since_us < MUTE_US;
+        }
         let Some(unheard_us) = self.unheard_us.filter(|_| self.feedback_us.is_some()) else { return };
         let long_us = (SILENCE_ROUND_TRIPS * self.round_trip_us()).max(SILENCE_US);
         if now_us - unheard_us < long_us || now_us - self.shrunk_us < SILENCE_AGAIN_US {
