@@ -552,11 +552,17 @@ impl Slot {
                 break;
             }
             let again = self.send_again(now, newest.saturating_sub(back), (sources, true), line, egress);
-            // Of what is paused there is nothing to send again.
-            match again.or_else(|| self.send_padding(now, line, egress)) {
-                Some(len) => sent += len,
-                None => break,
-            }
+            let Some(len) = again.or_else(|| {
+                // Of what is paused there is nothing to send again.
+                let is_paused = self.selector.target().is_none();
+                is_paused.then(|| self.send_padding(now, line, egress)).flatten()
+            }) else {
+                if back == 0 {
+                    break;
+                }
+                continue;
+            };
+            sent += len;
         }
         sent
     }

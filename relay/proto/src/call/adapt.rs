@@ -106,6 +106,14 @@ impl Call {
             wishes.push(Wish { source: source.csrc, priority, height_max, layers, current });
             wishing.push(place);
         }
+        // Of what there is in one size only there is nothing smaller to begin with: it is tried, while no queue speaks against it.
+        let is_calm =
+            participant.downlink.as_deref().is_some_and(|downlink| downlink.queue_delay() < CALM_QUEUE);
+        let single: u64 = wishes
+            .iter()
+            .filter_map(|wish| if let [only] = wish.layers { Some(only.bits_per_s) } else { None })
+            .sum();
+        let budget = budget.map(|bits| if is_calm { bits.max(single * CALM_PERCENT / 100) } else { bits });
         let allocation = participant.allocator.allocate(now, budget, &wishes);
         let next_bps = allocation.next_bps;
         let chosen = allocation.layers.to_vec();
@@ -119,6 +127,7 @@ impl Call {
             let reserve =
                 estimate.map_or(0, |estimate| reserved(downlink, estimate, &participant.slots, sources));
             participant.allocated += reserve;
+            downlink.pace_at_least(if is_calm && single > 0 { participant.allocated } else { 0 });
             // Also for what is shown already it is good to know that there is more.
             let spare = participant.allocated * SPARE_PERCENT / 100;
             downlink.want(Some(next_bps.map_or(spare, |next| next + reserve)));

@@ -108,6 +108,8 @@ pub struct Downlink {
     rtt_reported: bool,
     /// Packets that may still be reported.
     reports: u32,
+    /// What is let go in any case.
+    pace_min: f64,
     feedback_us: Option<i64>,
     /// When the first packet left after feedback was agreed on.
     first_sent_us: Option<i64>,
@@ -145,6 +147,7 @@ impl Downlink {
             rtt_us: None,
             rtt_reported: false,
             reports: 0,
+            pace_min: 0.0,
             feedback_us: None,
             first_sent_us: None,
             sent_us: 0,
@@ -341,6 +344,11 @@ impl Downlink {
         }
     }
 
+    /// Lets so much go whatever the estimate is: what has no smaller size has to be tried.
+    pub fn pace_at_least(&mut self, bits_per_s: u64) {
+        self.pace_min = bits_per_s as f64;
+    }
+
     /// Whether video waits for [`Self::allowance`].
     pub fn set_waiting(&mut self, waiting: bool) {
         self.pacer.set_waiting(waiting);
@@ -381,6 +389,7 @@ impl Downlink {
 
     /// What is paced at: media that waits is part of a probe.
     fn pace(&self, estimate: f64) -> f64 {
+        let estimate = estimate.max(self.pace_min);
         self.probes.sending_bps().map_or(estimate, |probe| probe.max(estimate))
     }
 

@@ -339,7 +339,8 @@ impl Scene {
         let by_sequence: HashMap<u64, &Got> =
             stream.iter().map(|(_, got)| (got.index & 0xffff, *got)).collect();
         let viewer = &self.world.clients[self.viewer];
-        for again in viewer.got.iter().filter(|got| got.rtx) {
+        // Lines are filled with padding, which has no original.
+        for again in viewer.got.iter().filter(|got| got.rtx && !got.payload.is_empty()) {
             let (sequence, payload) = again.payload.split_first_chunk::<2>().expect("an original number");
             let sequence = u64::from(u16::from_be_bytes(*sequence));
             let Some(first) = by_sequence.get(&sequence) else { continue };

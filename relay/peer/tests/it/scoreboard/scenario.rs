@@ -191,6 +191,7 @@ impl Scenario {
                 limits: Limits {
                     utilisation: 0.2,
                     freezes: 10.0,
+                    freeze_ms: 15_000.0,
                     queue_p95_ms: 310.0,
                     ups: 6.0,
                     heard: 0.98,
