@@ -23,6 +23,9 @@ const CALM_PERCENT: u64 = 125;
 /// lost any more once less is sent.
 const REPAIRS_MAX: f64 = 0.15;
 
+/// What comes in one size only is shown while packets wait for no longer than this: the other choice is nothing at all.
+const SINGLE_QUEUE: Duration = Duration::from_millis(200);
+
 /// A line that is known to carry so much of what is shown, in percent, is not asked for more.
 const SPARE_PERCENT: u64 = 130;
 
@@ -108,7 +111,7 @@ impl Call {
         }
         // Of what there is in one size only there is nothing smaller to begin with: it is tried, while no queue speaks against it.
         let is_calm =
-            participant.downlink.as_deref().is_some_and(|downlink| downlink.queue_delay() < CALM_QUEUE);
+            participant.downlink.as_deref().is_some_and(|downlink| downlink.queue_delay() < SINGLE_QUEUE);
         let single: u64 = wishes
             .iter()
             .filter_map(|wish| if let [only] = wish.layers { Some(only.bits_per_s) } else { None })
