@@ -53,8 +53,6 @@ pub(crate) struct Frame {
     pub end: bool,
     /// Its spatial layer.
     pub spatial: u8,
-    /// Its temporal layer.
-    pub temporal: u8,
     /// The decode targets it belongs to, a bit for each.
     pub present: u32,
     /// The decode targets that can be decoded from here on by who decoded a smaller one, a bit for each.
@@ -65,7 +63,7 @@ pub(crate) struct Frame {
 #[derive(Debug, Default)]
 pub(crate) struct Layers {
     structure: Option<Box<Structure>>,
-    /// Bits of the decode target for each pair of spatial and temporal layer; all bits without a structure.
+    /// The bit of the decode target for each pair of spatial and temporal layer. Of no meaning without a structure.
     targets: [[u32; TEMPORAL_MAX]; SPATIAL_MAX],
     highest: (u8, u8),
     window: Option<Instant>,
@@ -115,7 +113,6 @@ impl Layers {
             start: frame.start_of_frame,
             end: frame.end_of_frame,
             spatial: frame.spatial,
-            temporal: frame.temporal,
             present: frame.present,
             switch: frame.switch,
         })
