@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use hdrhistogram::Histogram;
 use serde::Serialize;
 use tokio::time::sleep;
 use trunkline_relay_peer::{Plan, Settings};
@@ -62,6 +63,9 @@ const JOINED_WITHIN: Duration = Duration::from_secs(20);
 
 /// Share of packets that may be missing after repair when packets are lost on purpose.
 const LOSS_AFTER_REPAIR_MAX: f64 = 0.001;
+
+/// Packets that a camera with several encodings keeps of each, to send them again.
+const HISTORY_PACKETS: usize = 256;
 
 /// How long packets take each way where some are lost.
 const SHAPED_DELAY: Duration = Duration::from_millis(5);
@@ -303,7 +307,7 @@ pub(crate) struct Percentiles {
 
 impl Percentiles {
     /// Of latencies in microseconds.
-    pub(crate) fn of_us(histogram: &hdrhistogram::Histogram<u64>) -> Self {
+    pub(crate) fn of_us(histogram: &Histogram<u64>) -> Self {
         let at = |quantile| round(histogram.value_at_quantile(quantile) as f64 / 1e3);
         Self { p50: at(0.5), p99: at(0.99) }
     }
@@ -347,7 +351,12 @@ pub(crate) async fn run(common: &Common, args: &CallArgs) -> Result<CallReport, 
     let shaped = args.is_shaped();
     let epoch = Instant::now();
     let settings = Settings::new(epoch).map_err(|error| LoadError::Usage(error.to_string()))?;
-    let settings = if shaped { settings.like_a_browser() } else { settings }.shared();
+    let mut settings = if shaped { settings.like_a_browser() } else { settings };
+    if args.simulcast() {
+        // All cameras begin at once with all encodings: what that loses is asked for again.
+        settings.history_packets = HISTORY_PACKETS;
+    }
+    let settings = settings.shared();
     let entrance = Entrance::new(&site, &settings, args.transport);
     let clients = Arc::new(Clients::start(epoch, shaped)?);
 
@@ -355,7 +364,9 @@ pub(crate) async fn run(common: &Common, args: &CallArgs) -> Result<CallReport, 
     let wishes = (args.publishers, args.slots_video());
     let _events = Events::open(site.api(), followers, wishes, &clients).await?;
     let turns = measure(args, &mut site, &call, &clients).await?;
-    let last = clients.snapshot().await?;
+    let mut last = clients.snapshot().await?;
+    let latencies = last.latency_us.subtract(&turns.warm_up_us);
+    latencies.map_err(|error| LoadError::Usage(error.to_string()))?;
     let added = match &site.twin {
         Some(twin) if !shaped => {
             Some(added::latency(&entrance, &site, twin, args.traffic(), args.turn()).await?)
@@ -526,8 +537,9 @@ fn median_of(turns: &[Turn]) -> Option<f64> {
 }
 
 /// All turns.
-#[derive(Default)]
 struct Turns {
+    /// Latencies until everybody had their pictures.
+    warm_up_us: Histogram<u64>,
     relay: Vec<Turn>,
     limit: Vec<f64>,
     ingress: Vec<Turn>,
@@ -536,6 +548,21 @@ struct Turns {
     gso_fraction: Option<f64>,
     /// Media packets that the relay sealed since it started.
     forwarded_in_all: u64,
+}
+
+impl Turns {
+    fn after(warm_up_us: Histogram<u64>) -> Self {
+        Self {
+            warm_up_us,
+            relay: Vec::new(),
+            limit: Vec::new(),
+            ingress: Vec::new(),
+            ingress_limit: Vec::new(),
+            allocations: Some(0),
+            gso_fraction: None,
+            forwarded_in_all: 0,
+        }
+    }
 }
 
 /// Lets publishers send to the relay, by turns with the bare jobs.
@@ -558,7 +585,7 @@ async fn measure(
     let mut limits = if args.is_shaped() { None } else { Some(Limits::new(job, &snapshot)?) };
     let turn = args.turn();
     let count = u128::from(args.duration_s) * 1000 / turn.as_millis().max(1);
-    let mut turns = Turns { allocations: Some(0), ..Turns::default() };
+    let mut turns = Turns::after(snapshot.latency_us);
     let warm = relay.fresh_metrics().await?;
     let progress = Progress::new("measuring", u64::try_from(count.max(1)).unwrap_or(u64::MAX));
     for _ in 0..count.max(1) {

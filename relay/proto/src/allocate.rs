@@ -1,6 +1,5 @@
-//! Who sees and hears whom: which source each slot shows. Pure over lists of sources; the call carries it out.
-
-use std::collections::HashSet;
+//! Who sees and hears whom: which source each slot shows. Pure over lists of sources, which are as short as the sections of an
+//! offer; the call carries it out.
 
 /// A receiver's slot, as the choice sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,18 +20,24 @@ pub(crate) fn choose(
     keep: impl Fn(usize) -> bool,
 ) -> Vec<Option<usize>> {
     let free = places.iter().filter(|place| place.pin.is_none()).count();
-    let pinned: HashSet<usize> = places.iter().filter_map(|place| place.pin.flatten()).collect();
+    let pinned: Vec<usize> = places.iter().filter_map(|place| place.pin.flatten()).collect();
     let wanted: Vec<usize> = wanted.filter(|source| !pinned.contains(source)).take(free).collect();
 
-    let mut shown = HashSet::new();
+    let mut shown: Vec<usize> = Vec::with_capacity(places.len());
+    let mut once = |source: &usize| {
+        let first = !shown.contains(source);
+        shown.extend(first.then_some(*source));
+        first
+    };
     let mut chosen: Vec<Option<usize>> = places
         .iter()
         .map(|place| match place.pin {
             Some(pin) => pin,
-            None => place.shows.filter(|source| wanted.contains(source) && shown.insert(*source)),
+            None => place.shows.filter(|source| wanted.contains(source) && once(source)),
         })
         .collect();
-    let rest: Vec<usize> = wanted.iter().filter(|source| !shown.contains(*source)).copied().collect();
+    let rest: Vec<usize> =
+        wanted.iter().filter(|source| !chosen.contains(&Some(**source))).copied().collect();
     let mut rest = rest.into_iter();
     // Empty slots first, so that what may be kept is kept.
     let mut open: Vec<usize> = (0..places.len())
@@ -51,7 +56,7 @@ pub(crate) fn choose(
         let Some(slot) = chosen.get_mut(at) else { continue };
         *slot = rest.next();
         if slot.is_none() && kept(&at) {
-            *slot = places.get(at).and_then(|place| place.shows).filter(|source| shown.insert(*source));
+            *slot = places.get(at).and_then(|place| place.shows).filter(&mut once);
         }
     }
     chosen

@@ -120,6 +120,7 @@ pub struct Call {
     rng: Rng,
     participants: Vec<Option<Box<Participant>>>,
     by_id: HashMap<ParticipantId, usize>,
+    by_name: HashMap<Arc<str>, usize>,
     by_path: HashMap<Path, usize>,
     by_ufrag: HashMap<String, usize>,
     sources: Vec<Option<Source>>,
@@ -160,6 +161,7 @@ impl Call {
             began: now,
             participants: Vec::new(),
             by_id: HashMap::new(),
+            by_name: HashMap::new(),
             by_path: HashMap::new(),
             by_ufrag: HashMap::new(),
             sources: Vec::new(),
@@ -188,7 +190,7 @@ impl Call {
     /// When the call is full.
     pub fn join(&mut self, now: Instant, join: Join) -> Result<(), JoinError> {
         let Join { id, name, role, description, ice } = join;
-        let before = self.everybody().find(|(_, participant)| participant.name == name).map(|(_, p)| p.id);
+        let before = self.named(&name).map(|participant| participant.id);
         if before.is_none() && self.by_id.len() >= self.settings.participants_max {
             return Err(JoinError::Full);
         }
@@ -200,7 +202,7 @@ impl Call {
         let mut participant = Box::new(Participant::new(
             now,
             id,
-            name,
+            name.clone(),
             role,
             self.next_order,
             agent,
@@ -217,6 +219,7 @@ impl Call {
             *place = Some(participant);
         }
         self.by_id.insert(id, index);
+        self.by_name.insert(name, index);
         self.by_ufrag.insert(ice.ufrag, index);
         self.counters.joins += 1;
         self.tick_at.get_or_insert(now + TICK);
@@ -292,6 +295,7 @@ impl Call {
         self.say_farewell(&mut participant);
         participant.slots.iter_mut().for_each(|slot| slot.add_to(&mut self.counters));
         self.by_id.remove(&id);
+        self.by_name.remove(&participant.name);
         self.by_path.retain(|_, at| *at != index);
         self.by_ufrag.retain(|_, at| *at != index);
         for source in &participant.sources {
@@ -329,16 +333,20 @@ impl Call {
     pub fn request(&mut self, now: Instant, id: ParticipantId, request: Request) -> Result<(), RequestError> {
         let index = *self.by_id.get(&id).ok_or(RequestError::Gone)?;
         match request {
-            Request::Pin(pin) => self.pin(index, pin)?,
+            Request::Pin(pin) => {
+                self.pin(index, pin)?;
+                self.arrange(now, index);
+                self.share_wanted(now);
+            }
             Request::Mute(mute) => {
                 let source = self.source_of(index, mute.source).ok_or(RequestError::NoSuchSource)?;
                 if let Some(source) = self.source_mut(source) {
                     source.muted = mute.muted;
                 }
                 self.announce(now, index);
+                self.rearrange(now);
             }
         }
-        self.rearrange(now);
         Ok(())
     }
 
@@ -577,6 +585,10 @@ impl Call {
 
     fn participant_mut(&mut self, index: usize) -> Option<&mut Participant> {
         self.participants.get_mut(index)?.as_deref_mut()
+    }
+
+    fn named(&self, name: &str) -> Option<&Participant> {
+        self.participant(*self.by_name.get(name)?)
     }
 
     fn take_out(&mut self, id: ParticipantId) -> Option<(usize, Box<Participant>)> {

@@ -31,6 +31,7 @@ pub(super) struct Exchange {
     pub people: Vec<Option<Away>>,
     /// by their numbers there,
     pub by_id: HashMap<(Branch, ParticipantId), usize>,
+    pub by_name: HashMap<Arc<str>, usize>,
     /// and their sources by CSRC.
     pub by_csrc: HashMap<(Branch, u32), usize>,
     /// Of how many speakers each wants to know.

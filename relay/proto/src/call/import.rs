@@ -75,8 +75,7 @@ impl Call {
     fn import_person(&mut self, now: Instant, from: Branch, person: &Person) {
         self.next_order = self.next_order.max(person.order.saturating_add(1));
         // Who joined later stays. Whoever lets people join sees to it that it is the same branch, if it can.
-        let before = self.everybody().find(|(_, participant)| participant.name == person.name);
-        let before = before.map(|(_, participant)| (participant.order, participant.id));
+        let before = self.named(&person.name).map(|participant| (participant.order, participant.id));
         if let Some((_, id)) = before.filter(|before| *before < (person.order, person.id)) {
             self.leave(now, id, EndReason::Replaced);
         }
@@ -86,7 +85,6 @@ impl Call {
         let Some(at) = known.or_else(|| self.meet(from, person)) else { return };
         let Some(away) = self.exchange.people.get_mut(at).and_then(Option::as_mut) else { return };
         away.role = person.role;
-        away.name = person.name.clone();
         let quality_changed = std::mem::replace(&mut away.quality, person.quality) != person.quality;
         for source in std::mem::take(&mut away.sources) {
             let stays = self.source(source).is_some_and(|source| {
@@ -137,6 +135,7 @@ impl Call {
         });
         self.next_spoke = self.next_spoke.max(person.spoke.saturating_add(1));
         self.exchange.by_id.insert((from, person.id), at);
+        self.exchange.by_name.insert(person.name.clone(), at);
         Some(at)
     }
 
@@ -184,6 +183,10 @@ impl Call {
     fn import_left(&mut self, now: Instant, key: (Branch, ParticipantId), replaced: bool) {
         let Some(at) = self.exchange.by_id.remove(&key) else { return };
         let Some(away) = self.exchange.people.get_mut(at).and_then(Option::take) else { return };
+        // Somebody who joined again elsewhere has the same name.
+        if self.exchange.by_name.get(&away.name) == Some(&at) {
+            self.exchange.by_name.remove(&away.name);
+        }
         away.sources.iter().for_each(|source| self.forget_away_source(*source));
         if !replaced {
             self.tell_left(&away.name);
@@ -296,12 +299,8 @@ impl Call {
 
     /// Somebody by name, but not this receiver.
     pub(super) fn find(&self, name: &Arc<str>, receiver: usize) -> Option<Owner> {
-        let here = self.everybody().find(|(at, other)| other.name == *name && *at != receiver);
-        here.map(|(at, _)| Owner::Here(at)).or_else(|| {
-            let mut people = self.exchange.people.iter().enumerate();
-            let away = people.find(|(_, away)| away.as_ref().is_some_and(|away| away.name == *name));
-            away.map(|(at, _)| Owner::Elsewhere(at))
-        })
+        let here = self.by_name.get(name).copied().filter(|at| *at != receiver).map(Owner::Here);
+        here.or_else(|| self.exchange.by_name.get(name).copied().map(Owner::Elsewhere))
     }
 
     /// Somebody's source by name.

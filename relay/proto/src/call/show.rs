@@ -100,53 +100,55 @@ impl Call {
     pub(super) fn rearrange(&mut self, now: Instant) {
         self.order_video(now);
         for index in 0..self.participants.len() {
-            let Some(participant) = self.participant(index) else { continue };
-            let mut changes: Vec<(usize, Option<usize>)> = Vec::new();
-            for kind in [Kind::Audio, Kind::Video] {
-                let wanted: &[usize] = match kind {
-                    Kind::Audio => self.loudest.ranked(),
-                    Kind::Video => &self.video_order,
-                };
-                let slots: Vec<usize> = participant.slots_of(kind).map(|(at, _)| at).collect();
-                let places: Vec<Place> = participant
-                    .slots_of(kind)
-                    .map(|(_, slot)| Place {
-                        shows: slot.source,
-                        pin: slot.pin.as_ref().map(|pin| self.pinned(index, slot, pin)),
-                    })
-                    .collect();
-                let fits = |at: &usize| {
-                    self.source(*at).is_some_and(|source| {
-                        source.owner != Owner::Here(index)
-                            && !source.muted
-                            && participant
-                                .slots_of(kind)
-                                .next()
-                                .is_some_and(|(_, slot)| slot.can_show(source))
-                    })
-                };
-                // Whoever fell silent keeps a slot that nobody needs: it costs nothing, and the next word is heard
-                // from its first packet on.
-                let keep = |at: usize| {
-                    kind == Kind::Audio
-                        && self
-                            .source(at)
-                            .is_some_and(|source| source.owner != Owner::Here(index) && !source.muted)
-                };
-                let chosen = choose(&places, wanted.iter().copied().filter(fits), keep);
-                changes.extend(
-                    slots
-                        .into_iter()
-                        .zip(&places)
-                        .zip(chosen)
-                        .filter(|((_, place), to)| place.shows != *to)
-                        .map(|((slot, _), to)| (slot, to)),
-                );
-            }
-            self.show(now, index, &changes);
-            self.tell_slots(index);
+            self.arrange(now, index);
         }
         self.share_wanted(now);
+    }
+
+    /// The same for one participant alone: nobody else is concerned.
+    pub(super) fn arrange(&mut self, now: Instant, index: usize) {
+        let Some(participant) = self.participant(index) else { return };
+        let mut changes: Vec<(usize, Option<usize>)> = Vec::new();
+        for kind in [Kind::Audio, Kind::Video] {
+            let wanted: &[usize] = match kind {
+                Kind::Audio => self.loudest.ranked(),
+                Kind::Video => &self.video_order,
+            };
+            let slots: Vec<usize> = participant.slots_of(kind).map(|(at, _)| at).collect();
+            let places: Vec<Place> = participant
+                .slots_of(kind)
+                .map(|(_, slot)| Place {
+                    shows: slot.source,
+                    pin: slot.pin.as_ref().map(|pin| self.pinned(index, slot, pin)),
+                })
+                .collect();
+            let fits = |at: &usize| {
+                self.source(*at).is_some_and(|source| {
+                    source.owner != Owner::Here(index)
+                        && !source.muted
+                        && participant.slots_of(kind).next().is_some_and(|(_, slot)| slot.can_show(source))
+                })
+            };
+            // Whoever fell silent keeps a slot that nobody needs: it costs nothing, and the next word is heard
+            // from its first packet on.
+            let keep = |at: usize| {
+                kind == Kind::Audio
+                    && self
+                        .source(at)
+                        .is_some_and(|source| source.owner != Owner::Here(index) && !source.muted)
+            };
+            let chosen = choose(&places, wanted.iter().copied().filter(fits), keep);
+            changes.extend(
+                slots
+                    .into_iter()
+                    .zip(&places)
+                    .zip(chosen)
+                    .filter(|((_, place), to)| place.shows != *to)
+                    .map(|((slot, _), to)| (slot, to)),
+            );
+        }
+        self.show(now, index, &changes);
+        self.tell_slots(index);
     }
 
     /// What a pin stands for now, if that is there.
