@@ -83,31 +83,41 @@ impl Client {
         }
     }
 
-    /// Sends and handles what there is, and waits a little for a datagram.
+    /// Sends what there is, waits a little for a datagram, and handles all that came.
     fn turn(&mut self) {
-        let wake = loop {
+        let mut wait = TURN;
+        loop {
+            let wake = self.send();
+            wait = wait.min(wake.saturating_duration_since(Instant::now())).max(Duration::from_micros(1));
+            self.socket.set_read_timeout(Some(wait)).unwrap();
+            let mut datagram = [0; 2_000];
+            let received = self.socket.recv_from(&mut datagram);
+            let now = Instant::now();
+            let Ok((length, source)) = received else {
+                self.rtc.handle_input(Input::Timeout(now)).unwrap();
+                return;
+            };
+            let contents = datagram[..length].try_into().unwrap();
+            let (proto, destination) = (Protocol::Udp, self.address);
+            self.rtc
+                .handle_input(Input::Receive(now, Receive { proto, source, destination, contents }))
+                .unwrap();
+            // What came meanwhile waits no longer: to the relay it would look like a queue on the way.
+            wait = Duration::ZERO;
+        }
+    }
+
+    /// Sends what there is. When to come back.
+    fn send(&mut self) -> Instant {
+        loop {
             match self.rtc.poll_output().unwrap() {
                 Output::Transmit(sent) => {
                     self.socket.send_to(&sent.contents, sent.destination).unwrap();
                 }
                 Output::Event(event) => self.event(event),
-                Output::Timeout(wake) => break wake,
+                Output::Timeout(wake) => return wake,
             }
-        };
-        let wait = wake.saturating_duration_since(Instant::now()).clamp(Duration::from_micros(100), TURN);
-        self.socket.set_read_timeout(Some(wait)).unwrap();
-        let mut datagram = [0; 2_000];
-        let received = self.socket.recv_from(&mut datagram);
-        let now = Instant::now();
-        let input = match &received {
-            Ok((length, source)) => {
-                let contents = datagram[..*length].try_into().unwrap();
-                let (proto, destination) = (Protocol::Udp, self.address);
-                Input::Receive(now, Receive { proto, source: *source, destination, contents })
-            }
-            Err(_) => Input::Timeout(now),
-        };
-        self.rtc.handle_input(input).unwrap();
+        }
     }
 
     fn event(&mut self, event: Event) {
@@ -135,6 +145,10 @@ fn video_frame(number: u32, is_key_frame: bool) -> Vec<u8> {
     frame.extend(number.to_be_bytes());
     frame.extend((frame.len()..VIDEO_BYTES).map(|at| pattern(number, at)));
     frame
+}
+
+fn is_key_frame(frame: &[u8]) -> bool {
+    frame.len() == VIDEO_BYTES && frame[0] & 1 == 0
 }
 
 fn audio_frame(number: u32) -> Vec<u8> {
@@ -186,16 +200,20 @@ impl Sent {
     }
 }
 
-/// Frames arrive in order, none missing between the first and the last, with the bytes that were sent.
+/// Frames arrive in order with the bytes that were sent, none missing between the first and the last; only at a key frame
+/// pictures may begin anew, as they do where this machine is too slow for a while and looks like a slow line.
 fn assert_intact(kind: &str, received: &[Vec<u8>], sent: &[Vec<u8>]) {
-    let first = sent.iter().position(|frame| *frame == received[0]);
-    let first = first.unwrap_or_else(|| panic!("nobody sent this {kind}: {:?}", received[0]));
+    let mut expected = 0;
     for (index, frame) in received.iter().enumerate() {
+        let skipped = sent[expected..].iter().position(|sent| sent == frame);
+        let skipped =
+            skipped.unwrap_or_else(|| panic!("{kind}: frame {index} was not sent, or before: {frame:?}"));
         assert!(
-            *frame == sent[first + index],
-            "{kind}: frame {index} after number {first} of {}",
+            skipped == 0 || index == 0 || is_key_frame(frame),
+            "{kind}: {skipped} missing before frame {index} of {}",
             sent.len()
         );
+        expected += skipped + 1;
     }
 }
 
