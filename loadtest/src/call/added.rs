@@ -10,10 +10,11 @@ use trunkline_relay_peer::Plan;
 
 use super::clients::Clients;
 use super::entrance::{Entrance, Participant};
+use super::measure::{LEAD, median, settle};
 use super::publish::{Publisher, Traffic};
 use super::relay::{Relay, create_call, mint};
 use super::site::Site;
-use super::{JOINED_WITHIN, LEAD, Percentiles, everybody_joined, median, settle};
+use super::{JOINED_WITHIN, Percentiles, everybody_joined};
 use crate::error::LoadError;
 use crate::http::Client;
 use crate::report::round;
