@@ -15,7 +15,9 @@ const INBOUND = [
   'nackCount',
   'pliCount',
   'totalAudioEnergy',
+  'totalSamplesReceived',
   'concealedSamples',
+  'silentConcealedSamples',
 ];
 const OUTBOUND = [
   'packetsSent',
@@ -36,7 +38,8 @@ const OUTBOUND = [
  * @property {number} frameHeight height of the last decoded picture, 0 before the first and for audio
  * @property {number} frameWidth
  * Further: packetsReceived, packetsLost, bytesReceived, framesDecoded, keyFramesDecoded, framesDropped, freezeCount,
- * nackCount, pliCount, totalAudioEnergy, concealedSamples, as the standard defines them; 0 when not reported.
+ * nackCount, pliCount, totalAudioEnergy, totalSamplesReceived, concealedSamples, silentConcealedSamples, as the
+ * standard defines them; 0 when not reported.
  *
  * @typedef {object} SourceStats
  * @property {string} source

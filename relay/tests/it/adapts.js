@@ -49,6 +49,16 @@
     return nearest.distance < 60 ? nearest.name : null;
   };
 
+  /** Sound without a pause. */
+  const steadyTone = () => {
+    const context = new AudioContext();
+    const oscillator = context.createOscillator();
+    const destination = context.createMediaStreamDestination();
+    oscillator.connect(destination);
+    oscillator.start();
+    return destination.stream.getAudioTracks()[0];
+  };
+
   /** What a camera is sent as: one encoding, by its name. */
   const encoding = async (rid, call = window.trunklineCall) => {
     const { sources } = await call.stats();
@@ -62,13 +72,14 @@
   };
 
   /** Joins in this page as the other tests' page does, but with codecs of one's own choice, and with nothing to see. */
-  const join = async ({ name, key, ...options }) => {
+  const join = async ({ name, tone, key, ...options }) => {
     const { TrunklineCall } = await import('/call/trunkline-client.js');
     const { decodeBase64 } = await import('/call/link.js');
     const call = new TrunklineCall();
     window.trunklineCall = call;
     const video = name ? camera(name).getVideoTracks()[0] : null;
-    await call.join({ ...options, key: decodeBase64(key), video });
+    const audio = tone ? steadyTone() : null;
+    await call.join({ ...options, key: decodeBase64(key), audio, video });
   };
 
   const { mediaDevices } = navigator;
