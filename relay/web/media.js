@@ -60,6 +60,8 @@ const TEMPORAL = { VP9: 'L1T3', AV1: 'L1T3', H264: 'L1T3' };
 
 /** The preferred first: with what came before in each packet, speech survives a fifth of all packets being lost. */
 const AUDIO_CODECS = ['red', 'opus'];
+/** While somebody is there who would not hear that. */
+const PLAIN_AUDIO_CODECS = ['opus', 'red'];
 
 /** Codecs whose packetizer looks into frames: encrypted ones pass only unpacketized. */
 const RAW_CODECS = ['AV1', 'H264'];
@@ -96,12 +98,26 @@ export function encodings(source, videoCodecs, layers) {
  * @param {string[]} videoCodecs names without `video/`, the preferred first
  */
 export function prepare(transceiver, kind, direction, videoCodecs) {
+  prefer(transceiver, kind, direction, kind === 'audio' ? AUDIO_CODECS : videoCodecs);
+  if (kind === 'video') askForExtensions(transceiver);
+}
+
+/**
+ * Chooses whether sound is to be sent with redundancy: the next offer says so.
+ *
+ * @param {RTCRtpTransceiver} transceiver
+ * @param {boolean} redundant
+ */
+export function preferRedundancy(transceiver, redundant) {
+  prefer(transceiver, 'audio', 'send', redundant ? AUDIO_CODECS : PLAIN_AUDIO_CODECS);
+}
+
+function prefer(transceiver, kind, direction, names) {
   const { codecs } = (direction === 'send' ? RTCRtpSender : RTCRtpReceiver).getCapabilities(kind) ?? { codecs: [] };
   const named = (name) =>
     codecs.filter(({ mimeType }) => mimeType.toLowerCase() === `${kind}/${name}`.toLowerCase());
-  const wanted = (kind === 'audio' ? AUDIO_CODECS : videoCodecs).flatMap(named);
+  const wanted = names.flatMap(named);
   if (wanted.length > 0) transceiver.setCodecPreferences?.([...wanted, ...named('rtx')]);
-  if (kind === 'video') askForExtensions(transceiver);
 }
 
 /**

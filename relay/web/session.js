@@ -7,7 +7,8 @@
 import { TrunklineError, backoffMs, endSession, pause, sendOffer } from './api.js';
 import { Layers } from './layers.js';
 import {
-  SOURCES, askForExtensions, encodings, markSlides, midOf, offerRawPacketization, offerSilence, prepare, sections,
+  SOURCES, askForExtensions, encodings, markSlides, midOf, offerRawPacketization, offerSilence, preferRedundancy,
+  prepare, sections,
 } from './media.js';
 
 /** How often something that is waited for is looked at. */
@@ -55,6 +56,7 @@ export class Session {
   #requestsLeft = REQUESTS_PER_S;
   #requestsTimer = null;
   #closed = false;
+  #redundant = true;
   #negotiations = Promise.resolve();
   #started = performance.now();
 
@@ -131,6 +133,20 @@ export class Session {
     const run = this.#negotiations.then(() => this.#negotiateNow(options));
     this.#negotiations = run.catch(() => {});
     return run;
+  }
+
+  /** Sound is sent with redundancy from now on, or without: who does not take it would not hear anything. */
+  async sendRedundancy(redundant) {
+    if (this.#redundant === redundant) return;
+    this.#redundant = redundant;
+    const sound = [...this.senders].filter(([source]) => SOURCES[source].kind === 'audio');
+    for (const [, transceiver] of sound) preferRedundancy(transceiver, redundant);
+    if (sound.length === 0) return;
+    await this.negotiate().catch((error) => {
+      // To be tried again when somebody comes or leaves.
+      this.#redundant = !redundant;
+      throw error;
+    });
   }
 
   /** Tells the relay something, when it can be told: soon, and in order. */

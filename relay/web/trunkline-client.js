@@ -440,6 +440,9 @@ export class TrunklineCall extends EventTarget {
     if (complete) this.roster.clear();
     for (const name of left) this.roster.delete(name);
     for (const entry of participants) this.roster.set(entry.participant, entry);
+    const redundant = [...this.roster.values()].every(({ redundancy }) => redundancy !== false);
+    // Where it fails the connection is about to be replaced, and that one begins anew.
+    for (const session of this.#sessions()) session.sendRedundancy(redundant).catch(() => {});
     this.#pins.retain((name) => this.roster.has(name));
     for (const name of this.qualities.keys()) {
       if (!this.roster.has(name)) this.qualities.delete(name);

@@ -34,6 +34,8 @@ pub(crate) struct Away {
     pub branch: Branch,
     pub name: Arc<str>,
     pub role: Role,
+    /// It understands sound with redundancy.
+    pub redundancy: bool,
     /// Order of joining.
     pub order: u64,
     /// When it last spoke, in order of speaking, as this branch heard it.

@@ -87,6 +87,8 @@ pub struct RosterEntry {
     pub participant: Arc<str>,
     /// What it may do.
     pub role: Role,
+    /// It understands sound with redundancy (RED, RFC 2198), or hears none at all. Who sends that is not heard by others.
+    pub redundancy: bool,
     /// What it sends.
     pub sources: Vec<SourceEntry>,
 }

@@ -153,6 +153,8 @@ pub struct Person {
     pub(crate) id: ParticipantId,
     pub(crate) name: Arc<str>,
     pub(crate) role: Role,
+    /// It understands sound with redundancy.
+    pub(crate) redundancy: bool,
     /// When it joined, in the order of all branches.
     pub(crate) order: u64,
     /// When it last spoke, in the order of its branch.

@@ -304,6 +304,11 @@ impl Participant {
             .fold(0.0, f64::max)
     }
 
+    /// Whether all its slots for sound take it with redundancy.
+    pub(crate) fn takes_redundancy(&self) -> bool {
+        self.slots_of(Kind::Audio).all(|(_, slot)| slot.takes_redundancy())
+    }
+
     /// Slots of a kind.
     pub(crate) fn slots_of(&self, kind: Kind) -> impl Iterator<Item = (usize, &Slot)> {
         self.slots.iter().enumerate().filter(move |(_, slot)| slot.kind == kind)

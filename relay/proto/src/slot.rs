@@ -24,7 +24,7 @@ use crate::history::{Meta, Packet};
 use crate::key_frame::Asker;
 use crate::layers::Layer;
 use crate::line::Line;
-use crate::media::{Downstream, ExtensionIds, Kind, Mid, PayloadType, Section};
+use crate::media::{Codec, Downstream, ExtensionIds, Kind, Mid, PayloadType, Section};
 use crate::reception::ticks;
 use crate::rng::Rng;
 use crate::rtp::nearest;
@@ -324,6 +324,11 @@ impl Slot {
     pub(crate) fn map(&mut self, source: &Source) {
         let ours = |theirs: &PayloadType| self.payload_types.iter().find(|ours| ours.means(theirs)).copied();
         self.mapped = source.known_types.iter().map(ours).collect();
+    }
+
+    /// Whether the receiver understands sound with redundancy.
+    pub(crate) fn takes_redundancy(&self) -> bool {
+        self.payload_types.iter().any(|payload_type| payload_type.codec == Codec::OpusRed)
     }
 
     /// Whether the receiver understands any codec of a source.

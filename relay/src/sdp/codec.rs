@@ -1,7 +1,7 @@
 //! Codecs: which of the payload types offered are agreed on, and in which order.
 
 use serde::{Deserialize, Serialize};
-use trunkline_relay_proto::media::{Codec, PAYLOAD_TYPES_MAX, PayloadType};
+use trunkline_relay_proto::media::{Codec, Kind, PAYLOAD_TYPES_MAX, PayloadType};
 
 use super::section::{Format, Section};
 
@@ -28,8 +28,8 @@ pub enum CodecName {
 }
 
 impl CodecName {
-    /// The best first: what every client can decode comes before what saves bandwidth. Redundancy is there for those
-    /// who ask for it, and VP8 before H264 because its loss repair needs no parameter sets.
+    /// The best first: what every client can decode comes before what saves bandwidth, and VP8 before H264 because its loss
+    /// repair needs no parameter sets. Of sound it is the client's order that counts.
     pub const DEFAULT: [Self; 6] = [Self::Opus, Self::Red, Self::Vp8, Self::Vp9, Self::H264, Self::Av1];
 
     const fn of(codec: Codec) -> Self {
@@ -63,7 +63,8 @@ impl Agreed<'_> {
 }
 
 /// What is agreed on in a section. Codecs that are not in `preference` are left out. Where the client sends, those it
-/// should send come first: by `preference`, then the profile that everybody has.
+/// should send come first: pictures by `preference`, then the profile that everybody has; sound in the order of the offer (RFC 3264,
+/// section 6.1), since only the client knows whether everybody in the call takes redundancy.
 pub(super) fn agree<'a>(section: &Section<'a>, preference: &[CodecName], sends: bool) -> Vec<Agreed<'a>> {
     let rank = |codec| preference.iter().position(|name| *name == CodecName::of(codec));
     let is_wanted = |codec: &Codec| Some(codec.kind()) == section.kind && rank(*codec).is_some();
@@ -104,7 +105,8 @@ pub(super) fn agree<'a>(section: &Section<'a>, preference: &[CodecName], sends: 
     if sends {
         agreed.sort_by_key(|agreed| {
             let codec = agreed.payload_type.codec;
-            (rank(codec), !is_common(codec))
+            let by_preference = codec.kind() == Kind::Video;
+            (rank(codec).filter(|_| by_preference), !is_common(codec))
         });
     }
     agreed.truncate(PAYLOAD_TYPES_MAX);

@@ -49,6 +49,15 @@
     return nearest.distance < 60 ? nearest.name : null;
   };
 
+  /** From now on this browser takes no redundant sound, as there are some. */
+  const withoutRedundancy = () => {
+    const ask = RTCRtpReceiver.getCapabilities.bind(RTCRtpReceiver);
+    RTCRtpReceiver.getCapabilities = (kind) => {
+      const all = ask(kind);
+      return { ...all, codecs: all.codecs.filter(({ mimeType }) => mimeType !== 'audio/red') };
+    };
+  };
+
   /** Sound without a pause. */
   const steadyTone = () => {
     const context = new AudioContext();
@@ -72,7 +81,8 @@
   };
 
   /** Joins in this page as the other tests' page does, but with codecs of one's own choice, and with nothing to see. */
-  const join = async ({ name, tone, key, ...options }) => {
+  const join = async ({ name, tone, plain, key, ...options }) => {
+    if (plain) withoutRedundancy();
     const { TrunklineCall } = await import('/call/trunkline-client.js');
     const { decodeBase64 } = await import('/call/link.js');
     const call = new TrunklineCall();
@@ -82,6 +92,10 @@
     await call.join({ ...options, key: decodeBase64(key), audio, video });
   };
 
+  /** The payload type that the relay wants sound in: the first of its answer. */
+  let soundType = null;
+  const soundPayloadType = () => soundType;
+
   const { mediaDevices } = navigator;
   const ask = mediaDevices?.getUserMedia.bind(mediaDevices);
   if (ask) mediaDevices.getUserMedia = async (wanted) => (wanted.video && window.camera ? camera(window.camera) : ask(wanted));
@@ -90,9 +104,10 @@
   const set = RTCPeerConnection.prototype.setRemoteDescription;
   RTCPeerConnection.prototype.setRemoteDescription = function ({ type, sdp }) {
     const { from, to } = window.detour ?? {};
+    soundType = sdp.match(/^m=audio \S+ \S+ (\d+)/m)?.[1] ?? null;
     const instead = (line, head, port) => (Number(port) === from ? `${head} ${to}` : line);
     return set.call(this, { type, sdp: sdp.replace(/^(a=candidate:\S+ 1 udp \d+ 127\.0\.0\.1) (\d+)/gim, instead) });
   };
 
-  Object.assign(window.test, { encoding, heightOf, join, marked });
+  Object.assign(window.test, { encoding, heightOf, join, marked, soundPayloadType });
 })();

@@ -52,10 +52,7 @@ struct Stage {
 
 impl Stage {
     async fn new() -> Self {
-        Self::at(Relay::running()).await
-    }
-
-    async fn at(relay: Relay) -> Self {
+        let relay = Relay::running();
         let made = relay.json(&["call", "create"]);
         let text = |name: &str| made[name].as_str().unwrap().to_owned();
         let media = text("calluri").parse().unwrap();
@@ -252,7 +249,7 @@ async fn one_receivers_line_is_nobody_elses_matter() {
 
 #[tokio::test]
 async fn sound_survives_the_loss_of_every_fifth_packet() {
-    let stage = Stage::at(Relay::with_redundant_sound()).await;
+    let stage = Stage::new().await;
     let (ann, bob) = (stage.browser.first_page(), stage.browser.new_page().await.unwrap());
     let line = stage.line(1);
     stage
@@ -273,6 +270,25 @@ async fn sound_survives_the_loss_of_every_fifth_packet() {
     println!("{lost} packets lost; {made_up} of {came} samples made up");
     assert!(lost > 20, "{lost}");
     assert!((made_up as f64) < MADE_UP_MAX * came as f64, "{made_up} of {came} samples made up");
+    assert_eq!(errors(&stage.browser).await, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn who_takes_no_redundant_sound_hears_everybody_and_costs_others_theirs_only_meanwhile() {
+    let stage = Stage::new().await;
+    let (ann, bob) = (stage.browser.first_page(), stage.browser.new_page().await.unwrap());
+    let none = json!({ "audio": 0, "video": 0 });
+    let one = json!({ "audio": 1, "video": 0 });
+    stage.join(&ann, "ann", json!({ "tone": true, "sends": true, "slots": none })).await;
+    ann.wait_until("test.soundPayloadType() !== null", PATIENCE).await.unwrap();
+    let redundant = ann.value("test.soundPayloadType()").await.unwrap();
+
+    stage.join(&bob, "bob", json!({ "plain": true, "slots": one })).await;
+    ann.wait_until(&format!("test.soundPayloadType() !== {redundant}"), PATIENCE).await.unwrap();
+    bob.wait_until("(await test.slot('ann', 'microphone'))?.packetsReceived > 50", PATIENCE).await.unwrap();
+
+    bob.run("return trunklineCall.leave()", &[]).await.unwrap();
+    ann.wait_until(&format!("test.soundPayloadType() === {redundant}"), PATIENCE).await.unwrap();
     assert_eq!(errors(&stage.browser).await, Vec::<String>::new());
 }
 

@@ -60,14 +60,6 @@ impl Relay {
         relay
     }
 
-    /// Makes a node that has people send sound with redundancy, and starts it.
-    pub(crate) fn with_redundant_sound() -> Self {
-        let mut relay = Self::init();
-        relay.set("codecs = [\"opus\", \"red\",", "codecs = [\"red\", \"opus\",");
-        relay.start();
-        relay
-    }
-
     /// Makes a node that is reached over TCP, too, and where wanted over TLS on the same port, and starts it.
     pub(crate) fn with_tcp(port: u16, tls: bool) -> Self {
         let mut relay = Self::init();

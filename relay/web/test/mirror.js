@@ -106,7 +106,7 @@ export async function install({ self, key, people, refuse, links }) {
 
   function roster() {
     const entry = ({ participant, role = 'presenter', sources = ['microphone', 'camera'] }) => ({
-      participant, role, sources: sources.map((source, csrc) => ({ source, muted: false, csrc })),
+      participant, role, redundancy: true, sources: sources.map((source, csrc) => ({ source, muted: false, csrc })),
     });
     return [{ participant: self }, ...people].map(entry);
   }

@@ -292,6 +292,7 @@ impl Call {
             id: participant.id,
             name: participant.name.clone(),
             role: participant.role,
+            redundancy: participant.takes_redundancy(),
             order: participant.order,
             spoke: participant.spoke,
             quality: participant.quality,

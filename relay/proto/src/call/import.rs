@@ -85,6 +85,7 @@ impl Call {
         let Some(at) = known.or_else(|| self.meet(from, person)) else { return };
         let Some(away) = self.exchange.people.get_mut(at).and_then(Option::as_mut) else { return };
         away.role = person.role;
+        away.redundancy = person.redundancy;
         let quality_changed = std::mem::replace(&mut away.quality, person.quality) != person.quality;
         for source in std::mem::take(&mut away.sources) {
             let stays = self.source(source).is_some_and(|source| {
@@ -128,6 +129,7 @@ impl Call {
             branch: from,
             name: person.name.clone(),
             role: person.role,
+            redundancy: person.redundancy,
             order: person.order,
             spoke: person.spoke,
             quality: person.quality,
@@ -353,7 +355,12 @@ impl Call {
             .filter_map(|at| self.source(*at))
             .map(|source| SourceEntry { source: source.name, muted: source.muted, csrc: source.csrc })
             .collect();
-        Some(RosterEntry { participant: away.name.clone(), role: away.role, sources })
+        Some(RosterEntry {
+            participant: away.name.clone(),
+            role: away.role,
+            redundancy: away.redundancy,
+            sources,
+        })
     }
 
     fn away_source(&mut self, from: Branch, csrc: u32) -> Option<&mut Source> {

@@ -37,7 +37,12 @@ impl Call {
             .filter(|source| source.has_sent())
             .map(|source| SourceEntry { source: source.name, muted: source.muted, csrc: source.csrc })
             .collect();
-        Some(RosterEntry { participant: participant.name.clone(), role: participant.role, sources })
+        Some(RosterEntry {
+            participant: participant.name.clone(),
+            role: participant.role,
+            redundancy: participant.takes_redundancy(),
+            sources,
+        })
     }
 
     pub(super) fn slot_entry(&self, slot: &Slot) -> SlotEntry {

@@ -174,6 +174,17 @@ fn simulcast_is_left_out_where_packets_could_not_name_their_encoding_or_nothing_
 }
 
 #[test]
+fn sound_is_sent_in_the_first_codec_of_the_offer_plain_or_redundant() {
+    let first = |offer: &str| {
+        let answer = answered(offer);
+        answer.description.sections[0].payload_types[0].codec
+    };
+    assert!(CHROMIUM_PLAIN.contains(" 111 63 "));
+    assert_eq!(first(CHROMIUM_PLAIN), Codec::Opus);
+    assert_eq!(first(&CHROMIUM_PLAIN.replacen(" 111 63 ", " 63 111 ", 1)), Codec::OpusRed);
+}
+
+#[test]
 fn aiortc_offers_several_hashes_of_which_sha_256_is_taken() {
     let description = answered(AIORTC).description;
     assert_eq!(description.fingerprint[..3], [0x47, 0xf8, 0xeb]);
