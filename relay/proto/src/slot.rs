@@ -6,50 +6,48 @@
 //! packet only, and once: a source gives each packet out once, and what is asked for again goes out on the retransmission
 //! SSRC under a number of its own (RFC 4588).
 //!
-//! - [`runs`]: which number each packet has
-//! - [`selector`]: which packets belong to the layers that are shown
+//! - [`place`]: where each packet goes: [`runs`] has its number, [`selector`] which packets belong to the layers that are shown
+//! - [`again`]: what goes out once more
 //! - `queue`: what waits until the line has room
 //! - `header`: a packet as its receiver gets it
 //! - `freezes`, `switches`: what is counted of its pictures
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::bandwidth::Priority;
 use crate::counters::Counters;
 use crate::egress::Egress;
-use crate::encoding::Encoding;
 use crate::event::SourceName;
-use crate::history::{Meta, Packet};
+use crate::history::Packet;
 use crate::key_frame::Asker;
 use crate::layers::Layer;
 use crate::line::Line;
 use crate::media::{Codec, Downstream, ExtensionIds, Kind, Mid, PayloadType, Section};
 use crate::reception::ticks;
 use crate::rng::Rng;
-use crate::rtp::nearest;
 use crate::source::Source;
 
+mod again;
 mod freezes;
 mod header;
+mod place;
 mod queue;
 mod runs;
 mod selector;
 mod switches;
 
+use again::Budget;
 use freezes::Freezes;
 use header::{OutHeader, frame_number};
+use place::Place;
 use queue::Queue;
-use runs::{Beginning, Run, Runs};
-use selector::{Decision, Selector};
+use runs::Runs;
+use selector::Selector;
 use switches::Switches;
 
 /// First packets that carry the section's name, for receivers that go by it. The answer names the SSRC anyway.
 const MIDS: u8 = 20;
-
-/// Retransmissions to one slot at once, and how many more each second. Above what 10 % loss of 5 Mbit/s needs.
-const RETRANSMISSIONS_BURST: u32 = 256;
-const RETRANSMISSIONS_PER_S: u32 = 500;
 
 /// What is caught up on at most, in packets. More is a picture without asking its sender more often, and more to send at
 /// once: about 300 kB at most.
@@ -61,13 +59,6 @@ const CATCH_UP_PACKETS_IN_SIGHT: u64 = 24;
 /// A line takes one packet of it for so many bits per second that it carries: about half a second in all.
 const CATCH_UP_BPS_PER_PACKET: u64 = 20_000;
 
-/// Packets that a line is filled with, from the newest back, and how many of them at once.
-const PROBE_PACKETS_MAX: u64 = 8;
-const PROBE_DATAGRAMS_MAX: usize = 128;
-
-/// Padding of a packet that a line is filled with: as much as its last byte can count.
-const PROBE_PAD: u8 = 255;
-
 /// Padding of a packet that has nothing else.
 const HOLLOW_PAD: u8 = 1;
 
@@ -78,15 +69,6 @@ pub(crate) struct Pin {
     pub participant: Arc<str>,
     /// Which source; none means the screen if there is one, else the camera.
     pub source: Option<SourceName>,
-}
-
-/// Where a packet goes in the stream.
-#[derive(Clone, Copy, Debug)]
-struct Place {
-    run: Run,
-    number: u64,
-    /// Only its number is needed.
-    hollow: bool,
 }
 
 /// One slot.
@@ -146,8 +128,7 @@ pub(crate) struct Slot {
     frame: u16,
     rtx_index: u64,
     mids_left: u8,
-    budget: u32,
-    budget_at: Option<Instant>,
+    budget: Budget,
 }
 
 impl Slot {
@@ -188,8 +169,7 @@ impl Slot {
             frame: 0,
             rtx_index: u64::from(rng.next_u32() & 0x3fff),
             mids_left: MIDS,
-            budget: RETRANSMISSIONS_BURST,
-            budget_at: None,
+            budget: Budget::default(),
         })
     }
 
@@ -431,213 +411,6 @@ impl Slot {
         Some(sent)
     }
 
-    /// Where a packet goes in the stream. None when it is not for this receiver.
-    fn place(
-        &mut self,
-        now: Instant,
-        (index, source): (usize, &Source),
-        (at, encoding): (u8, &Encoding),
-        packet: &Packet<'_>,
-    ) -> Option<Place> {
-        let meta = &packet.meta;
-        let frame = meta.frame.as_ref();
-        if self.selector.shows(at, encoding)
-            && let Some(late) = self.runs.late(source, at, encoding, meta.index)
-        {
-            let (run, number) = late?;
-            // Its number was kept for it. If it turns out to be of a layer that is left out, an empty packet takes it:
-            // the receiver would ask for it for ever.
-            let hollow = !run.portion.has(meta);
-            if let Some(frame) = frame.filter(|_| hollow) {
-                self.selector.left_out(frame);
-            }
-            return Some(Place { run, number, hollow });
-        }
-        let shows = self.selector.shows(at, encoding);
-        let after_gap = self.runs.is_after_gap(meta.index);
-        let decision = self.selector.decide(self.kind, (at, encoding), meta, after_gap);
-        let portion = self.selector.portion(encoding);
-        match decision {
-            Decision::Skip => {
-                if shows {
-                    self.runs.skip(meta.index, frame.map(|frame| frame.number));
-                    // What is missing before it may still come.
-                    if let (Some(frame), Some(run)) = (frame, self.runs.newest()) {
-                        self.reach(frame.number.wrapping_add(run.frame_delta));
-                    }
-                }
-                None
-            }
-            Decision::Begin => {
-                let elapsed = self.sent_at.map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
-                let timestamp_out =
-                    self.timestamp.1.wrapping_add(ticks(elapsed, self.kind.clock_rate()).max(1));
-                let run = self.runs.begin(
-                    source,
-                    at,
-                    encoding,
-                    Beginning {
-                        source: index,
-                        index: meta.index,
-                        timestamp: meta.timestamp,
-                        timestamp_out,
-                        frame_delta: frame_number(packet)
-                            .map_or(0, |frame| self.frame.wrapping_add(1).wrapping_sub(frame)),
-                        portion,
-                        catches_up: self.catching_up.is_some(),
-                    },
-                );
-                self.take_up(now, (at, encoding), meta);
-                Some(Place { run, number: self.runs.highest, hollow: false })
-            }
-            Decision::Follow if self.catching_up.is_some_and(|newest| meta.index > newest) => {
-                self.catching_up = None;
-                let (run, number) = self.runs.catch_up(meta.index, self.timestamp, portion)?;
-                Some(Place { run, number, hollow: false })
-            }
-            Decision::Follow => {
-                let starts = frame.filter(|frame| frame.start).map(|frame| frame.number);
-                let (run, number) = self.runs.follow(meta.index, starts, portion)?;
-                Some(Place { run, number, hollow: false })
-            }
-        }
-    }
-
-    /// What begins came late: what was passed over while it was missing goes right after it.
-    fn take_up(&mut self, now: Instant, (at, encoding): (u8, &Encoding), meta: &Meta) {
-        let Some((first, newest)) = encoding.since_key_frame(now) else { return };
-        if first != meta.index || newest - first >= CATCH_UP_PACKETS_MAX || !encoding.has_descriptors {
-            return;
-        }
-        let passed = encoding.pending.iter().position(|index| *index == first).map_or(0, |at| at + 1);
-        let to_come = encoding.pending.get(passed..).unwrap_or_default();
-        for index in (first + 1..=newest).rev() {
-            if encoding.history.contains(index) && !to_come.contains(&index) {
-                self.queue.push_front(at, index);
-            }
-        }
-    }
-
-    /// A frame number of the stream is taken, or kept for what may still come.
-    fn reach(&mut self, frame: u16) {
-        if frame.wrapping_sub(self.frame) < 0x8000 {
-            self.frame = frame;
-        }
-    }
-
-    /// Seals again, on the retransmission SSRC, what was sent under a sequence number. False when it cannot be.
-    pub(crate) fn retransmit(
-        &mut self,
-        now: Instant,
-        sequence: u16,
-        sources: &[Option<Source>],
-        line: &mut Line<'_>,
-        egress: &mut Egress,
-    ) -> bool {
-        let number = nearest(self.runs.highest, sequence);
-        // What the line owes already is not made more: it is asked for again.
-        line.has_room(now, 1)
-            && spend(&mut self.budget, &mut self.budget_at, now)
-            && self.send_again(now, number, (sources, false), line, egress).is_some()
-    }
-
-    /// Fills a line to find out what it carries: packets sent lately go out once more, on the retransmission SSRC. The bytes
-    /// that were sent; none when there is nothing to fill it with.
-    pub(crate) fn probe(
-        &mut self,
-        now: Instant,
-        bytes: usize,
-        sources: &[Option<Source>],
-        line: &mut Line<'_>,
-        egress: &mut Egress,
-    ) -> usize {
-        let mut sent = 0;
-        let newest = self.runs.highest;
-        for back in (0..PROBE_PACKETS_MAX).cycle().take(PROBE_DATAGRAMS_MAX) {
-            if sent >= bytes {
-                break;
-            }
-            let again = self.send_again(now, newest.saturating_sub(back), (sources, true), line, egress);
-            let Some(len) = again.or_else(|| {
-                // Of what is paused there is nothing to send again.
-                let is_paused = self.selector.target().is_none();
-                is_paused.then(|| self.send_padding(now, line, egress)).flatten()
-            }) else {
-                if back == 0 {
-                    break;
-                }
-                continue;
-            };
-            sent += len;
-        }
-        sent
-    }
-
-    /// Seals a packet of nothing but padding, on the retransmission SSRC.
-    fn send_padding(&mut self, now: Instant, line: &mut Line<'_>, egress: &mut Egress) -> Option<usize> {
-        let header = OutHeader {
-            payload_type: self.payload_types.iter().find_map(|payload_type| payload_type.rtx)?,
-            marker: false,
-            index: self.rtx_index + 1,
-            timestamp: self.timestamp.1,
-            ssrc: self.stream.rtx_ssrc?,
-            csrc: 0,
-            mid: None,
-            frame_delta: 0,
-            original: None,
-        };
-        let room = egress.reserve()?;
-        let len = header.write(now, room, (&self.ids, self.mixed), &Packet::EMPTY, PROBE_PAD, line)?;
-        self.rtx_index += 1;
-        egress.commit(line.path, len);
-        line.sent(now, len, true);
-        Some(len)
-    }
-
-    fn send_again(
-        &mut self,
-        now: Instant,
-        number: u64,
-        (sources, probe): (&[Option<Source>], bool),
-        line: &mut Line<'_>,
-        egress: &mut Egress,
-    ) -> Option<usize> {
-        let ssrc = self.stream.rtx_ssrc?;
-        if number > self.runs.highest {
-            return None;
-        }
-        let (run, index) = self.runs.sent(number)?;
-        // Of a picture that nobody waits for any more nothing is missing; it would take the room of the one that is to come.
-        if !self.selector.cares_for(run.encoding) {
-            return None;
-        }
-        let (source, encoding) = run.encoding(sources)?;
-        let packet = encoding.history.get(index)?;
-        let theirs = source.known_types.get(usize::from(packet.meta.payload_type))?;
-        let payload_type = self.payload_types.iter().find(|ours| ours.means(theirs))?.rtx?;
-        let room = egress.reserve()?;
-        let header = OutHeader {
-            payload_type,
-            marker: run.portion.ends_picture(&packet.meta),
-            index: self.rtx_index + 1,
-            timestamp: run.timestamp(packet.meta.timestamp),
-            ssrc,
-            csrc: run.csrc,
-            mid: None,
-            frame_delta: run.frame_delta,
-            #[expect(clippy::cast_possible_truncation, reason = "a sequence number is the lower half")]
-            original: Some(number as u16),
-        };
-        // A number that was only filled is filled again.
-        let packet = if run.portion.has(&packet.meta) { packet } else { packet.hollow() };
-        let len = header.write(now, room, (&self.ids, self.mixed), &packet, 0, line)?;
-        self.rtx_index += 1;
-        self.retransmissions += u64::from(!probe);
-        egress.commit(line.path, len);
-        line.sent(now, len, probe);
-        Some(len)
-    }
-
     /// The RTP timestamp that media captured now would have, for a sender report. None before anything was sent.
     #[must_use]
     pub(crate) fn timestamp_at(&self, now: Instant, sources: &[Option<Source>]) -> Option<u32> {
@@ -651,17 +424,4 @@ impl Slot {
         let elapsed = now.saturating_duration_since(sent_at);
         Some(self.timestamp.1.wrapping_add(ticks(elapsed, self.kind.clock_rate())))
     }
-}
-
-/// Takes one retransmission off the budget, filled up as time goes by.
-fn spend(budget: &mut u32, filled_at: &mut Option<Instant>, now: Instant) -> bool {
-    let elapsed = now.saturating_duration_since(*filled_at.get_or_insert(now));
-    let earned = ticks(elapsed.min(Duration::from_secs(1)), RETRANSMISSIONS_PER_S);
-    if earned > 0 {
-        *budget = (*budget + earned).min(RETRANSMISSIONS_BURST);
-        *filled_at = Some(now);
-    }
-    let enough = *budget > 0;
-    *budget = budget.saturating_sub(1);
-    enough
 }
