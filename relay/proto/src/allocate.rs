@@ -6,7 +6,8 @@
 pub(crate) struct Place {
     /// What it shows now.
     pub shows: Option<usize>,
-    /// What its owner pinned to it, as far as that is there. A pinned slot shows nothing else.
+    /// What its owner pinned to it, as far as that is there. A pinned slot shows nothing else, and nothing where another slot
+    /// shows that already.
     pub pin: Option<Option<usize>>,
 }
 
@@ -32,7 +33,7 @@ pub(crate) fn choose(
     let mut chosen: Vec<Option<usize>> = places
         .iter()
         .map(|place| match place.pin {
-            Some(pin) => pin,
+            Some(pin) => pin.filter(&mut once),
             None => place.shows.filter(|source| wanted.contains(source) && once(source)),
         })
         .collect();
@@ -86,6 +87,12 @@ mod tests {
     fn a_pinned_source_is_shown_once_and_takes_no_second_slot() {
         let pinned = Place { shows: Some(1), pin: Some(Some(7)) };
         assert_eq!(choose(&[free(None), pinned], [7, 8].into_iter(), |_| false), [Some(8), Some(7)]);
+    }
+
+    #[test]
+    fn what_is_pinned_twice_is_shown_once() {
+        let pinned = Place { shows: Some(7), pin: Some(Some(7)) };
+        assert_eq!(choose(&[pinned, pinned], [7, 8].into_iter(), |_| false), [Some(7), None]);
     }
 
     #[test]

@@ -33,10 +33,8 @@ const FLOWING_TIMEOUT: Duration = Duration::from_millis(500);
 /// back wait.
 const WANTED_TIMEOUT: Duration = Duration::from_secs(4);
 
-/// How long an encoding may take to begin after its sender was told that it is wanted; and after how long it is tried again
-/// if it did not.
+/// How long an encoding may take to begin after its sender was told that it is wanted.
 const STARTS_WITHIN: Duration = Duration::from_secs(3);
-const ASKED_EVERY: Duration = Duration::from_secs(30);
 
 /// One encoding.
 #[derive(Debug)]
@@ -142,14 +140,14 @@ impl Encoding {
     /// Whether it can be had: it comes, or would if somebody wanted it, as far as is known.
     #[must_use]
     pub(crate) fn can_be_had(&self, now: Instant) -> bool {
-        if self.is_live(now) {
-            return true;
-        }
-        // Whoever was asked for it and does not send it cannot. It may be able to later.
-        self.wanted.filter(|_| self.is_wanted_at(now)).is_none_or(|(_, since)| {
-            let waited = now.saturating_duration_since(since);
-            waited < STARTS_WITHIN || waited.as_millis() % ASKED_EVERY.as_millis() < STARTS_WITHIN.as_millis()
-        })
+        !self.is_missing(now, STARTS_WITHIN)
+    }
+
+    /// Whether it is wanted for so long already, and does not come: its sender cannot send it.
+    #[must_use]
+    pub(crate) fn is_missing(&self, now: Instant, time: Duration) -> bool {
+        let wanted = self.wanted.filter(|_| self.is_wanted_at(now) && !self.is_live(now));
+        wanted.is_some_and(|(_, since)| now.saturating_duration_since(since) >= time)
     }
 
     /// Bits per second of a source of sound.

@@ -33,6 +33,13 @@ const USUAL_HEIGHT: u32 = 720;
 const USUAL_BITS_PER_S: [(u32, u64); 4] =
     [(180, 150_000), (360, 500_000), (720, 1_700_000), (u32::MAX, 3_000_000)];
 
+/// An encoding that is wanted and does not come for so long is not expected any more: a larger one takes its place, if there is
+/// one.
+const GONE_AFTER: Duration = Duration::from_secs(10);
+
+/// Senders are told of a smaller height when nobody had room for more for so long.
+const LESS_AFTER: Duration = Duration::from_secs(3);
+
 fn usual_bits_per_s(height: Option<u32>) -> u64 {
     let height = height.unwrap_or(USUAL_HEIGHT);
     USUAL_BITS_PER_S.iter().find(|(up_to, _)| height <= *up_to).map_or(0, |(_, bits)| *bits)
@@ -117,8 +124,9 @@ pub(crate) struct Source {
     /// What can be had of it, the cheapest first, and what each takes.
     layers: Vec<Layer>,
     offers: Vec<Offer>,
-    /// The largest height anybody wants, as its sender was told.
+    /// The largest height anybody wants, as its sender was told, and since when it is less.
     height_wanted: u32,
+    height_less: Option<(Instant, u32)>,
 }
 
 impl Source {
@@ -160,6 +168,7 @@ impl Source {
             layers: Vec::new(),
             offers: Vec::new(),
             height_wanted: u32::MAX,
+            height_less: None,
         }
     }
 
@@ -218,10 +227,40 @@ impl Source {
         self.encodings.get(usize::from(at))
     }
 
-    /// What can be had of it, the cheapest first, as of the last [`Source::refresh`].
+    /// What can be had of it, the cheapest first, as of the last [`Source::refresh`], as far as a slot of a height has use for it: none larger than the smallest encoding that is large enough, also while that
+    /// one does not come. Who cannot send a small picture is not to be asked for a larger one instead.
     #[must_use]
-    pub(crate) fn offers(&self) -> &[Offer] {
-        &self.offers
+    pub(crate) fn offers_for(&self, now: Instant, height_max: Option<u32>) -> &[Offer] {
+        let Some((fitting, height)) = self.fitting(height_max) else { return &self.offers };
+        let is_gone = self.encoding(fitting).is_some_and(|encoding| encoding.is_missing(now, GONE_AFTER));
+        let larger = |offer: &Offer| !is_gone && offer.height.is_some_and(|offered| offered > height);
+        let end = self.offers.iter().position(larger).unwrap_or(self.offers.len());
+        // Something is always better than nothing.
+        self.offers.get(..end.max(1)).unwrap_or(&self.offers)
+    }
+
+    /// The encoding that a slot of a height was to show and does not come, within so many bits per second: it stays wanted, so that it
+    /// comes as soon as its sender can.
+    #[must_use]
+    pub(crate) fn missed(&self, now: Instant, height_max: Option<u32>, bits_per_s: u64) -> Option<u8> {
+        let largest = self.encodings.len().checked_sub(1).and_then(|at| u8::try_from(at).ok())?;
+        let at = self.fitting(height_max).map_or(largest, |(at, _)| at);
+        let takes = usual_bits_per_s(self.height_of(at));
+        (at > 0 && takes <= bits_per_s && !self.encoding(at)?.can_be_had(now)).then_some(at)
+    }
+
+    /// The smallest of several encodings that is large enough for a height, and how high it is.
+    fn fitting(&self, height_max: Option<u32>) -> Option<(u8, u32)> {
+        let height_max = height_max.filter(|_| self.encodings.len() > 1)?;
+        let places = (0..self.encodings.len()).filter_map(|at| u8::try_from(at).ok());
+        let heights = places.filter_map(|at| Some((at, self.height_of(at)?)));
+        heights.filter(|(_, height)| *height >= height_max).min_by_key(|(_, height)| *height)
+    }
+
+    /// Height of an encoding's largest pictures.
+    fn height_of(&self, at: u8) -> Option<u32> {
+        let (spatial, temporal) = self.encoding(at)?.layers.highest();
+        self.height(Layer { encoding: at, spatial, temporal })
     }
 
     /// One of them.
@@ -322,8 +361,7 @@ impl Source {
         if self.kind() == Kind::Audio {
             return None;
         }
-        let mut changed = height != self.height_wanted;
-        self.height_wanted = height;
+        let mut changed = self.want_height(now, height);
         for (at, encoding) in self.encodings.iter_mut().enumerate() {
             // The smallest is always sent: whoever begins to speak is seen at once.
             let is_wanted = at == 0 || encoding.is_wanted_at(now);
@@ -331,6 +369,21 @@ impl Source {
             encoding.is_wanted = is_wanted;
         }
         changed.then(|| self.wanted_layers())
+    }
+
+    /// More is wanted at once. Less only when that lasts: senders may make their encoders anew for it.
+    fn want_height(&mut self, now: Instant, height: u32) -> bool {
+        if height >= self.height_wanted {
+            self.height_less = None;
+        } else {
+            let (since, most) = self.height_less.get_or_insert((now, height));
+            *most = height.max(*most);
+            if now.saturating_duration_since(*since) < LESS_AFTER {
+                return false;
+            }
+        }
+        let lasting = self.height_less.take().map_or(height, |(_, most)| most);
+        std::mem::replace(&mut self.height_wanted, lasting) != lasting
     }
 
     /// What anybody wants of it, as its sender was told.

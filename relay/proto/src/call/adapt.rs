@@ -23,8 +23,14 @@ const CALM_PERCENT: u64 = 125;
 /// lost any more once less is sent.
 const REPAIRS_MAX: f64 = 0.15;
 
-/// What comes in one size only is shown while packets wait for no longer than this: the other choice is nothing at all.
+/// What comes in one size only is tried beyond the estimate, up to so many times it, while packets wait for no longer than this and
+/// no more are lost than without: the other choice is nothing at all.
+const SINGLE_TIMES: u64 = 3;
 const SINGLE_QUEUE: Duration = Duration::from_millis(200);
+
+/// What is shown to those who tell nothing of their line takes no more than this altogether. More serves nobody, and would make
+/// the relay a means to flood others.
+const UNTOLD_BPS: u64 = 50_000_000;
 
 /// A line that is known to carry so much of what is shown, in percent, is not asked for more.
 const SPARE_PERCENT: u64 = 130;
@@ -89,7 +95,7 @@ impl Call {
             return;
         }
         let estimate = participant.downlink.as_deref().and_then(Downlink::estimate_bps);
-        let budget = participant.downlink.as_deref().and_then(|downlink| {
+        let told = participant.downlink.as_deref().and_then(|downlink| {
             let mut estimate = downlink.estimate_bps()?;
             if downlink.queue_delay() < CALM_QUEUE {
                 estimate = estimate.max(participant.allocated.min(estimate * CALM_PERCENT / 100));
@@ -105,24 +111,29 @@ impl Call {
                 continue;
             }
             let current = slot.target().and_then(|target| source.offer_of(target));
-            let (height_max, layers) = (slot.height_max, source.offers());
+            let (height_max, layers) = (slot.height_max, source.offers_for(now, slot.height_max));
             wishes.push(Wish { source: source.csrc, priority, height_max, layers, current });
             wishing.push(place);
         }
-        // Of what there is in one size only there is nothing smaller to begin with: it is tried, while no queue speaks against it.
-        let is_calm =
-            participant.downlink.as_deref().is_some_and(|downlink| downlink.queue_delay() < SINGLE_QUEUE);
+        // Of what there is in one size only there is nothing smaller to begin with: it is tried, while nothing speaks against it.
         let single: u64 = wishes
             .iter()
             .filter_map(|wish| if let [only] = wish.layers { Some(only.bits_per_s) } else { None })
             .sum();
-        let budget = budget.map(|bits| if is_calm { bits.max(single * CALM_PERCENT / 100) } else { bits });
-        let allocation = participant.allocator.allocate(now, budget, &wishes);
+        let tries = participant.downlink.as_deref().filter(|_| single > 0).is_some_and(|downlink| {
+            downlink.queue_delay() < SINGLE_QUEUE && !downlink.loses_more_than_usual()
+        });
+        let budget = told.map_or(UNTOLD_BPS, |bits| {
+            let single = (single * CALM_PERCENT / 100).min(bits * SINGLE_TIMES);
+            if tries { bits.max(single) } else { bits }
+        });
+        let allocation = participant.allocator.allocate(now, Some(budget), &wishes);
         let next_bps = allocation.next_bps;
         let chosen = allocation.layers.to_vec();
         let offers = chosen.iter().zip(&wishes).filter_map(|(chosen, wish)| wish.layers.get((*chosen)?));
         participant.allocated = offers.map(|offer| offer.bits_per_s).sum();
-        participant.is_short = next_bps.is_some();
+        // What only waits for its time is not for want of bandwidth.
+        participant.is_short = next_bps.is_some_and(|next| next > budget);
         if let Some(at) = allocation.again_at {
             participant.allocate_at = participant.allocate_at.min(at);
         }
@@ -130,7 +141,7 @@ impl Call {
             let reserve =
                 estimate.map_or(0, |estimate| reserved(downlink, estimate, &participant.slots, sources));
             participant.allocated += reserve;
-            downlink.pace_at_least(if is_calm && single > 0 { participant.allocated } else { 0 });
+            downlink.pace_at_least(if tries { participant.allocated } else { 0 });
             // Also for what is shown already it is good to know that there is more.
             let spare = participant.allocated * SPARE_PERCENT / 100;
             downlink.want(Some(next_bps.map_or(spare, |next| next + reserve)));
@@ -139,6 +150,11 @@ impl Call {
             let Some(slot) = participant.slots.get_mut(place) else { continue };
             let Some(source) = slot.source.and_then(|at| sources.get_mut(at)?.as_mut()) else { continue };
             let target = chosen.and_then(|offer| source.layer(offer));
+            if let Some(missed) = source.missed(now, slot.height_max, estimate.unwrap_or(u64::MAX))
+                && let Some(encoding) = source.encodings.get_mut(usize::from(missed))
+            {
+                encoding.wanted(now);
+            }
             let asks = slot.aim(now, source, target, estimate) || std::mem::take(&mut slot.wants_key_frame);
             participant.waits |= !slot.queue.is_empty();
             let Some(layer) = target else { continue };

@@ -21,7 +21,7 @@ pub(super) struct Face<'a> {
     pub name: &'a Arc<str>,
     pub order: u64,
     pub spoke: u64,
-    sources: &'a [usize],
+    pub(super) sources: &'a [usize],
 }
 
 impl Call {

@@ -11,7 +11,7 @@ use crate::layers::Layer;
 use crate::media::Kind;
 use crate::participant::Participant;
 use crate::slot;
-use crate::source::Subscriber;
+use crate::source::{Source, Subscriber};
 
 /// The loudest sources that are ranked: as many as the most audio slots anybody has, and one for those who are among
 /// them and do not hear themselves.
@@ -22,11 +22,12 @@ impl Call {
     pub(super) fn listen(&mut self, now: Instant) {
         let audible = self.sources.iter().enumerate().filter_map(|(at, source)| {
             let source = source.as_ref()?;
-            let heard = source.kind() == Kind::Audio && !source.muted && source.is_live(now);
-            (heard && !source.meter.is_silent(now)).then(|| (at, source.meter.smoothed()))
+            let heard = source.kind() == Kind::Audio && !source.meter.is_silent(now);
+            (heard && self.is_there(now, at)).then(|| (at, source.meter.smoothed()))
         });
+        let audible: Vec<_> = audible.collect();
         let places = self.places_wanted().max(self.exchange.places()).min(LOUDEST_MAX);
-        let mut changed = self.loudest.rank(audible, places);
+        let mut changed = self.loudest.rank(audible.into_iter(), places);
         changed |= self.hear_speakers(now);
         changed |= self.order_video(now);
         if changed {
@@ -80,7 +81,7 @@ impl Call {
             .enumerate()
             .filter_map(|(at, source)| {
                 let source = source.as_ref()?;
-                let shown = source.kind() == Kind::Video && !source.muted && source.is_live(now);
+                let shown = source.kind() == Kind::Video && self.is_there(now, at);
                 let owner = self.face(source.owner).filter(|_| shown)?;
                 Some((source.name != SourceName::Screen, u64::MAX - owner.spoke, owner.order, at))
             })
@@ -94,6 +95,16 @@ impl Call {
         self.video_order.clear();
         self.video_order.extend(order.into_iter().map(|(.., at)| at));
         true
+    }
+
+    /// Whether a source is to be heard and seen: it is sent, and is the first of its owner's under that name that is. Else one
+    /// participant could take all slots of everybody.
+    fn is_there(&self, now: Instant, at: usize) -> bool {
+        let is_sent = |source: &Source| !source.muted && source.is_live(now);
+        let Some(source) = self.source(at).filter(|source| is_sent(source)) else { return false };
+        let Some(owner) = self.face(source.owner) else { return false };
+        let same = |other: &Source| other.name == source.name && is_sent(other);
+        owner.sources.iter().find(|other| self.source(**other).is_some_and(same)) == Some(&at)
     }
 
     /// Gives every slot the source it should show now, and tells those whose slots changed.

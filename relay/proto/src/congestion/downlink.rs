@@ -298,6 +298,12 @@ impl Downlink {
         self.losses.loss()
     }
 
+    /// Whether more packets are lost than are lost whatever is sent: less is to be sent then.
+    #[must_use]
+    pub fn loses_more_than_usual(&self) -> bool {
+        self.losses.holds()
+    }
+
     /// How long packets wait in queues on the way.
     #[must_use]
     pub fn queue_delay(&self) -> Duration {
