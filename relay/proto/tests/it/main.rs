@@ -1,6 +1,7 @@
 //! The core from outside.
 #![allow(clippy::print_stderr, reason = "a failing seed tells how to replay it")]
 
+mod bounds;
 mod branches;
 mod calls;
 mod client;
