@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use trunkline_relay_proto::event::{Notice, Pin, Request, SourceName};
-use trunkline_relay_proto::media::{Content, Kind};
+use trunkline_relay_proto::media::{Content, Kind, Rid};
 
 use crate::client::{Sent, World, section, usual};
 
@@ -129,4 +129,33 @@ fn a_source_that_is_pinned_to_all_slots_is_sent_once() {
     world.media(ann, &Sent::video(0, b"once"));
     world.pass(Duration::from_millis(20));
     assert_eq!(world.clients[bob].got.len(), 1);
+}
+
+#[test]
+fn an_encoding_that_does_not_come_stays_wanted_and_no_larger_one_is_asked_for_instead() {
+    let mut world = World::new(10);
+    let mut sections = usual(1000);
+    let send = sections[1].send.as_mut().expect("a camera");
+    (send.ssrcs, send.rids) = (Vec::new(), ["q", "h", "f"].map(|rid| Rid::new(rid).expect("a rid")).to_vec());
+    let ann = world.join("ann", sections);
+    let bob = world.join("bob", usual(2000));
+    let id = world.clients[bob].id;
+    let (participant, source) = (Some("ann".to_owned()), Some(SourceName::Camera));
+    let pin = Pin { slot: "v0".to_owned(), participant, source, height: Some(360) };
+    world.call.request(world.now, id, Request::Pin(pin)).expect("can be done");
+    for picture in 0..450_u32 {
+        // Nothing but the smallest for a while, then the largest, too.
+        let number = u16::try_from(picture).expect("few");
+        for (rid, ssrc) in [("q", 1100), ("f", 1300)].into_iter().take(if picture < 300 { 1 } else { 2 }) {
+            let packet = Sent::video(picture * 1800, b"picture").frame(number, picture % 50 == 0);
+            world.media(ann, &packet.encoding(rid, ssrc));
+        }
+        world.pass(Duration::from_millis(20));
+    }
+    let wanted = world.clients[ann].events.iter().rev().find_map(|notice| match notice {
+        Notice::Layers { sources } => sources.first(),
+        _ => None,
+    });
+    let wanted: Vec<_> = wanted.expect("layers were told").encodings.iter().map(|each| each.wanted).collect();
+    assert_eq!(wanted, [true, true, false]);
 }
