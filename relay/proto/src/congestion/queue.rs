@@ -2,7 +2,7 @@
 //! differences count.
 
 /// The least delay of this long is what the queue adds now. Longer ignores more jitter.
-const LATELY_US: i64 = 150_000;
+const LATELY_US: i64 = 75_000;
 
 /// The least delay of this long, at least, is taken for an empty queue. Longer remembers an empty queue for longer, and
 /// clocks that drift, or paths that became longer, too.
