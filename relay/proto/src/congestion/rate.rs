@@ -29,11 +29,6 @@ const INCREASE_NEAR_PER_S: f64 = 0.025;
 /// What a response time is besides the round trip: how long it takes to see that a queue grows.
 const RESPONSE_S: f64 = 0.1;
 
-/// The estimate grows no further beyond what arrives than this, unless a probe showed more. Higher climbs without probes, and
-/// takes a line that is not used for wider than it is.
-const UNPROVED: f64 = 1.1;
-const UNPROVED_BPS: f64 = 10_000.0;
-
 /// How fast the memory of the throughput at decreases follows.
 const CAPACITY_GAIN: f64 = 0.05;
 
@@ -66,6 +61,8 @@ pub(super) struct Seen {
     /// What arrives, over a longer and a shorter time.
     pub(super) arriving_bps: Option<f64>,
     pub(super) arriving_lately_bps: Option<f64>,
+    /// The rate grows no further than this: far beyond what is sent nobody knows what the line carries.
+    pub(super) most_bps: f64,
     /// Less is sent than the rate allows: throughput does not say what the line carries.
     pub(super) is_unused: bool,
     /// How long the queue is.
@@ -119,7 +116,7 @@ impl Rate {
             }
         } else if seen.queue_us < COMPETE_QUEUE_US {
             let rtt_s = rtt_us as f64 / 1e6;
-            let most = (UNPROVED * seen.arriving_bps.unwrap_or(0.0) + UNPROVED_BPS).max(self.bps);
+            let most = seen.most_bps.max(self.bps);
             self.bps = (self.bps + PACKET_BITS / rtt_s / rtt_s * elapsed_s).min(most).min(RATE_MAX);
         }
     }
@@ -152,7 +149,7 @@ impl Rate {
         } else {
             fast
         };
-        let most = (UNPROVED * arriving + UNPROVED_BPS).max(self.bps);
+        let most = seen.most_bps.max(self.bps);
         self.bps = (self.bps + grown.max(INCREASE_MIN) * elapsed_s).min(most).clamp(RATE_MIN, RATE_MAX);
     }
 
@@ -197,6 +194,7 @@ mod tests {
         signal: Signal::Normal,
         arriving_bps: Some(1e6),
         arriving_lately_bps: Some(1e6),
+        most_bps: 1.1e6,
         is_unused: false,
         queue_us: 0,
         rtt_us: 50_000,
@@ -231,6 +229,7 @@ mod tests {
             signal: Signal::Over,
             arriving_bps: Some(5e4),
             arriving_lately_bps: Some(5e4),
+            most_bps: 5e4,
             is_unused: true,
             ..SEEN
         };
