@@ -24,22 +24,25 @@ mod tests;
 const HEADROOM_PERCENT: u64 = 110;
 
 /// No step up for so long after a step down. Longer keeps the picture calmer, and smaller for longer.
-const HOLD: Duration = Duration::from_secs(5);
+const HOLD: Duration = Duration::from_secs(1);
 
-/// What [`HOLD`] grows to, doubled whenever a step up turns out to be wrong. More forgives a line less.
-const HOLD_MAX: Duration = Duration::from_secs(40);
-
-/// A paused slot is shown again so long after a step down: no picture is worse than a small one, and the lowest layer is
-/// cheap to try. More hides people for longer.
-const RESUME_HOLD: Duration = Duration::from_millis(1000);
+/// What turned out to be too much is not tried again for so long, twice as long each time, and no longer than that. More
+/// forgives a line less.
+const REGRET_HOLD: Duration = Duration::from_secs(5);
+const REGRET_HOLD_MAX: Duration = Duration::from_secs(40);
 
 /// A step down so soon after a step up says that the step up was wrong. Longer blames it for what others did.
 const REGRET: Duration = Duration::from_secs(10);
 
-/// Steps up of one slot within [`STEADY_WINDOW`], while the budget is steady. More follows smaller changes.
-const STEADY_STEPS_MAX: usize = 2;
+/// A budget below so many percent of what was shown before a step up is a line that became worse. More forgives wrong steps,
+/// which make an estimate smaller by 15 % and more.
+const WORSE_PERCENT: u64 = 75;
 
-/// See [`STEADY_STEPS_MAX`].
+/// How often one slot rises again after a step down within [`STEADY_WINDOW`], while the budget is steady. More follows smaller
+/// changes.
+const STEADY_RETURNS_MAX: usize = 2;
+
+/// See [`STEADY_RETURNS_MAX`].
 const STEADY_WINDOW: Duration = Duration::from_secs(60);
 
 /// A budget so many percent of what it was at a slot's last step is no longer a steady one: the line got better, and
@@ -138,8 +141,10 @@ struct Slot {
     height_max: Option<u32>,
     /// Nothing of the source was shown yet.
     fresh: bool,
-    /// Steps up while the budget was steady.
-    steps: [Option<Instant>; STEADY_STEPS_MAX],
+    /// It had more than it has, and lost that because the budget did not allow it.
+    fell: bool,
+    /// First steps up after that, while the budget was steady.
+    returns: [Option<Instant>; STEADY_RETURNS_MAX],
     /// How many layers its source had at most.
     layers: usize,
     /// The budget at the last step up or first picture, or at a step down after it.
@@ -153,7 +158,8 @@ impl Slot {
             priority: wish.priority,
             height_max: wish.height_max,
             fresh: true,
-            steps: [None; STEADY_STEPS_MAX],
+            fell: false,
+            returns: [None; STEADY_RETURNS_MAX],
             layers: wish.layers.len(),
             stepped_at_bps: None,
         }
@@ -173,16 +179,18 @@ impl Slot {
         self.stepped_at_bps.is_none_or(|before| percent(before, GROWTH_PERCENT) <= budget)
     }
 
-    /// From when on one more step up may be counted. None: there was none to wait for.
-    fn counts_at(&self) -> Option<Instant> {
-        let free_at = self.steps.iter().map(|step| step.and_then(|step| step.checked_add(STEADY_WINDOW)));
+    /// From when on it may rise again. None: at once.
+    fn returns_at(&self, budget: u64) -> Option<Instant> {
+        if !self.fell || self.is_growth(budget) {
+            return None;
+        }
+        let free_at = self.returns.iter().map(|at| at.and_then(|at| at.checked_add(STEADY_WINDOW)));
         free_at.min().flatten()
     }
 
     fn step_up(&mut self, now: Instant, budget: u64) {
-        if !self.is_growth(budget)
-            && let Some(oldest) = self.steps.iter_mut().min()
-        {
+        let is_counted = std::mem::take(&mut self.fell) && !self.is_growth(budget);
+        if is_counted && let Some(oldest) = self.returns.iter_mut().min() {
             *oldest = Some(now);
         }
         self.stepped_at_bps = Some(budget);
@@ -191,19 +199,22 @@ impl Slot {
 
 /// The choices for one receiver, and what they wait for.
 ///
-/// A step up needs 10 % more budget than it takes. After a step down that the budget made necessary none is made for
-/// 5 s, and for up to 40 s when steps up turn out to be wrong: when they are followed by a step down within 10 s. A
-/// paused slot waits a third of that. While the budget is steady a slot makes at most two steps up a minute. What a
-/// slot shows first is chosen at once, and so is what somebody asks for by pinning or enlarging, unless the line was
+/// A step up needs 10 % more budget than it takes. After a step down that the budget made necessary none is made for a
+/// second. A step up that is followed by a step down within 10 s was wrong, unless the line became so much worse that what was shown
+/// before does not fit either: none that takes as much is made for 5 s, and for up to 40 s when that happens again, unless the line is thought to carry clearly
+/// more than it was then. While the budget is steady a slot rises again at most twice a minute. What a slot shows first is chosen at once, and so is what somebody asks for by pinning or enlarging, unless the line was
 /// just found too narrow. A slot that others of better class, or larger ones, take bandwidth from, steps down without
 /// such consequences.
 #[derive(Debug)]
 pub struct Allocator {
     slots: Vec<Slot>,
-    hold: Duration,
     stepped_down: Option<Instant>,
     /// The last step up since the last step down.
-    stepped_up: Option<Instant>,
+    tried: Option<Try>,
+    /// The last one that was wrong, until when it is not made again, and how long that was.
+    failed: Option<(Try, Instant, Duration)>,
+    /// What everything takes that is shown already, with the steps up made so far.
+    taken: u64,
     /// These are only kept for their memory.
     places: Vec<Place>,
     order: Vec<usize>,
@@ -279,6 +290,17 @@ impl Place {
     }
 }
 
+/// A step up.
+#[derive(Clone, Copy, Debug)]
+struct Try {
+    at: Instant,
+    /// The budget that was thought to be there.
+    budget: u64,
+    /// What everything took before it and with it.
+    before: u64,
+    after: u64,
+}
+
 /// What becomes of a wish for one more layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {
@@ -295,9 +317,10 @@ impl Allocator {
     pub const fn new() -> Self {
         Self {
             slots: Vec::new(),
-            hold: HOLD,
             stepped_down: None,
-            stepped_up: None,
+            tried: None,
+            failed: None,
+            taken: 0,
             places: Vec::new(),
             order: Vec::new(),
             chosen: Vec::new(),
@@ -318,6 +341,7 @@ impl Allocator {
         let (mut next_bps, mut again_at) = (None, None);
         if let Some(budget) = budget_bps {
             let mut used = 0;
+            self.taken = kept(wishes, &self.places);
             for (priority, how_far) in ROUNDS {
                 self.order.clear();
                 let of_class = wishes.iter().enumerate().filter(|(_, wish)| wish.priority == priority);
@@ -370,10 +394,15 @@ impl Allocator {
                     continue;
                 }
                 let total = used.saturating_sub(wish.cost(place.level)).saturating_add(wish.cost(Some(next)));
-                let waits = Waits { hold: self.hold, stepped_down: self.stepped_down };
-                match waits.judge(now, budget, slot, place, total) {
+                let has = wish.cost(place.level.max(place.kept));
+                let taken = self.taken.saturating_sub(has).saturating_add(wish.cost(Some(next)));
+                let waits = Waits { failed: self.failed, stepped_down: self.stepped_down };
+                match waits.judge(now, budget, (slot, place), (total, taken)) {
                     Verdict::Granted => {
                         *used = total;
+                        if place.is_next_up() {
+                            self.taken = taken;
+                        }
                         place.give(wish, next);
                         any = true;
                     }
@@ -402,12 +431,13 @@ impl Allocator {
 
     /// Notes which steps were made, and why.
     fn remember(&mut self, now: Instant, budget: u64, wishes: &[Wish<'_>]) {
-        let kept = wishes.iter().zip(&self.places).map(|(wish, place)| wish.cost(place.kept));
-        let is_short = kept.fold(0, u64::saturating_add) > budget;
+        let before = kept(wishes, &self.places);
+        let is_short = before > budget;
         let (mut up, mut down) = (false, false);
         for (slot, place) in self.slots.iter_mut().zip(&self.places) {
             if is_short && place.level < place.kept {
                 down = true;
+                slot.fell = true;
                 slot.stepped_at_bps = Some(slot.stepped_at_bps.map_or(budget, |before| before.min(budget)));
             } else if place.level > place.kept && slot.fresh {
                 slot.stepped_at_bps = Some(budget);
@@ -418,47 +448,69 @@ impl Allocator {
         }
         if down {
             // One wrong step up may be followed by several down: it is blamed once.
-            if let Some(stepped_up) = self.stepped_up.take() {
-                let regretted = now.saturating_duration_since(stepped_up) <= REGRET;
-                self.hold = if regretted { self.hold.saturating_mul(2).min(HOLD_MAX) } else { HOLD };
+            if let Some(tried) = self.tried.take() {
+                self.regret(now, tried);
             }
+            // It is not to blame where soon not even what was shown before it fits: the line became worse.
+            self.failed = self.failed.filter(|(failed, ..)| budget >= failed.before * WORSE_PERCENT / 100);
             self.stepped_down = Some(now);
         } else if up {
-            self.stepped_up = Some(now);
+            self.tried = Some(Try { at: now, budget, before, after: self.taken });
         }
+    }
+
+    /// Less is shown than with the last step up.
+    fn regret(&mut self, now: Instant, tried: Try) {
+        self.failed = if now.saturating_duration_since(tried.at) > REGRET {
+            None
+        } else {
+            let hold =
+                self.failed.map_or(REGRET_HOLD, |(.., hold)| hold.saturating_mul(2)).min(REGRET_HOLD_MAX);
+            now.checked_add(hold).map(|until| (tried, until, hold))
+        };
     }
 }
 
 /// What steps up wait for.
 struct Waits {
-    hold: Duration,
+    failed: Option<(Try, Instant, Duration)>,
     stepped_down: Option<Instant>,
 }
 
 impl Waits {
-    /// Whether a slot gets the next layer, with which everything so far takes `total`.
-    fn judge(&self, now: Instant, budget: u64, slot: &Slot, place: &Place, total: u64) -> Verdict {
-        let is_lowest = place.level.is_none();
-        let needed = if !place.is_next_up() || slot.fresh && is_lowest {
-            total
-        } else {
-            percent(total, HEADROOM_PERCENT)
-        };
+    /// Whether a slot gets the next layer, with which everything so far takes `total`, and everything `taken` when the others
+    /// stay as they are.
+    fn judge(
+        &self,
+        now: Instant,
+        budget: u64,
+        (slot, place): (&Slot, &Place),
+        (total, taken): (u64, u64),
+    ) -> Verdict {
+        let is_free = !place.is_next_up() || slot.fresh && place.level.is_none();
+        let needed = if is_free { total } else { percent(total, HEADROOM_PERCENT) };
         if needed > budget {
             return Verdict::TooMuch;
         }
-        if !place.is_next_up() || slot.fresh && is_lowest {
+        if is_free {
             return Verdict::Granted;
         }
-        let hold = if is_lowest { RESUME_HOLD } else { self.hold };
-        let held_until = self.stepped_down.and_then(|stepped_down| stepped_down.checked_add(hold));
-        let is_counted = !slot.fresh && !slot.is_growth(budget);
-        let counts_at = if is_counted { slot.counts_at() } else { None };
-        match held_until.max(counts_at) {
+        let held_until = self.stepped_down.and_then(|stepped_down| stepped_down.checked_add(HOLD));
+        // What failed is tried sooner when the line is clearly better than it was thought to be then.
+        let failed = self.failed.filter(|(failed, ..)| {
+            percent(taken, HEADROOM_PERCENT) >= failed.after
+                && budget < percent(failed.budget, GROWTH_PERCENT)
+        });
+        match held_until.max(failed.map(|(_, until, _)| until)).max(slot.returns_at(budget)) {
             Some(until) if until > now => Verdict::Waits(until),
             _ => Verdict::Granted,
         }
     }
+}
+
+/// What everything takes that is shown already.
+fn kept(wishes: &[Wish<'_>], places: &[Place]) -> u64 {
+    wishes.iter().zip(places).map(|(wish, place)| wish.cost(place.kept)).fold(0, u64::saturating_add)
 }
 
 fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {

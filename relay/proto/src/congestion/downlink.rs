@@ -50,9 +50,18 @@ const MORE: f64 = 1.5;
 /// Where nothing was sent for this long there is no feedback to wait for, and what was known of the queue is old.
 const IDLE_US: i64 = 1_000_000;
 
-/// Below this share of the estimate what arrives, or what is sent where delays differ much, cannot be what makes a queue grow.
-const USED_MIN: f64 = 0.65;
-const USED_MIN_SENT: f64 = 0.85;
+/// Below this share of the estimate what arrives, or what is sent where delays differ much, cannot be what makes a queue grow for
+/// long. Higher falls less for bursts, and is later to see that a line became worse.
+const USED_MIN: f64 = 0.85;
+
+/// The estimate grows no further beyond what is sent than this, unless a probe showed more. Higher climbs without probes, and
+/// takes a line that is not used for wider than it is.
+const UNPROVED: f64 = 1.1;
+const UNPROVED_BPS: f64 = 10_000.0;
+
+/// Where delays differ by more than this, they do so whatever is sent. Less takes for jitter what packets wait for each other
+/// on slow lines that are full.
+const JITTER_ALWAYS_US: f64 = 20_000.0;
 
 /// A queue longer than this is drained even while a probe may have made it.
 const PROBE_DISTURBS_US: i64 = 120_000;
@@ -410,12 +419,12 @@ impl Downlink {
 
     /// Whether less is sent than may be. Then delays that differ are not of our making, and a queue not our doing.
     fn is_unused(&self) -> bool {
-        self.leaving.bps(ARRIVING_US).unwrap_or(0.0) < USED_MIN_SENT * self.estimate()
+        self.leaving.bps(ARRIVING_US).unwrap_or(0.0) < USED_MIN * self.estimate()
     }
 
     /// Whether delays that grow are nothing but jitter.
     fn is_jitter(&self) -> bool {
-        self.is_unused() && self.queue.is_jitter()
+        self.queue.is_jitter() && (self.queue.jitter_us() > JITTER_ALWAYS_US || self.is_unused())
     }
 
     fn update(&mut self, now_us: i64, signal: Signal, lost: bool) {
@@ -443,9 +452,12 @@ impl Downlink {
         } else {
             self.arriving.bps(ARRIVING_US).is_some_and(|bps| bps * carried < USED_MIN * self.rate.bps())
         };
+        let arriving_bps = self.arriving.bps(ARRIVING_US).map(|bps| bps * carried);
+        let leaving_bps = self.leaving.bps(ARRIVING_US).unwrap_or(0.0);
         let seen = Seen {
             signal,
-            arriving_bps: self.arriving.bps(ARRIVING_US).map(|bps| bps * carried),
+            arriving_bps,
+            most_bps: UNPROVED * arriving_bps.unwrap_or(0.0).max(leaving_bps) + UNPROVED_BPS,
             arriving_lately_bps: lately.map(|bps| bps * carried),
             is_unused,
             queue_us,
@@ -462,7 +474,7 @@ impl Downlink {
             }
         }
         let sending = Sending {
-            bps: self.leaving.bps(ARRIVING_US).unwrap_or(0.0),
+            bps: leaving_bps,
             arriving_bps: seen.arriving_lately_bps.or(seen.arriving_bps).unwrap_or(0.0),
             estimate_bps: self.estimate(),
             queue_us,

@@ -2,7 +2,7 @@
 //! differences count.
 
 /// The least delay of this long is what the queue adds now. Longer ignores more jitter.
-const LATELY_US: i64 = 150_000;
+const LATELY_US: i64 = 75_000;
 
 /// The least delay of this long, at least, is taken for an empty queue. Longer remembers an empty queue for longer, and
 /// clocks that drift, or paths that became longer, too.
@@ -20,7 +20,7 @@ const JITTER_US_MAX: i64 = 1_000_000;
 /// A queue shorter than so many times the jitter, within this limit, is not told from it. More bears worse lines, and
 /// sees queues later on them.
 const JITTER_TIMES: f64 = 3.0;
-const JITTER_QUEUE_US_MAX: f64 = 60_000.0;
+const JITTER_QUEUE_US_MAX: f64 = 75_000.0;
 
 /// The least value of between one and two periods.
 #[derive(Debug)]

@@ -29,10 +29,6 @@ const INCREASE_NEAR_PER_S: f64 = 0.025;
 /// What a response time is besides the round trip: how long it takes to see that a queue grows.
 const RESPONSE_S: f64 = 0.1;
 
-/// The estimate goes no further beyond what arrives than this, unless a probe showed more.
-const UNPROVED: f64 = 1.5;
-const UNPROVED_BPS: f64 = 10_000.0;
-
 /// How fast the memory of the throughput at decreases follows.
 const CAPACITY_GAIN: f64 = 0.05;
 
@@ -65,6 +61,8 @@ pub(super) struct Seen {
     /// What arrives, over a longer and a shorter time.
     pub(super) arriving_bps: Option<f64>,
     pub(super) arriving_lately_bps: Option<f64>,
+    /// The rate grows no further than this: far beyond what is sent nobody knows what the line carries.
+    pub(super) most_bps: f64,
     /// Less is sent than the rate allows: throughput does not say what the line carries.
     pub(super) is_unused: bool,
     /// How long the queue is.
@@ -118,7 +116,7 @@ impl Rate {
             }
         } else if seen.queue_us < COMPETE_QUEUE_US {
             let rtt_s = rtt_us as f64 / 1e6;
-            let most = (UNPROVED * seen.arriving_bps.unwrap_or(0.0) + UNPROVED_BPS).max(self.bps);
+            let most = seen.most_bps.max(self.bps);
             self.bps = (self.bps + PACKET_BITS / rtt_s / rtt_s * elapsed_s).min(most).min(RATE_MAX);
         }
     }
@@ -151,7 +149,7 @@ impl Rate {
         } else {
             fast
         };
-        let most = (UNPROVED * arriving + UNPROVED_BPS).max(self.bps);
+        let most = seen.most_bps.max(self.bps);
         self.bps = (self.bps + grown.max(INCREASE_MIN) * elapsed_s).min(most).clamp(RATE_MIN, RATE_MAX);
     }
 
@@ -160,10 +158,8 @@ impl Rate {
         if self.decreased_us.is_some_and(|before| now_us - before < apart_us) {
             return false;
         }
-        let arriving = match (seen.arriving_bps, seen.arriving_lately_bps) {
-            (Some(long), Some(short)) => long.min(short),
-            (long, short) => long.or(short).unwrap_or(self.bps / 2.0),
-        };
+        // While the queue grows, what arrives is what the line carries now.
+        let arriving = seen.arriving_lately_bps.or(seen.arriving_bps).unwrap_or(self.bps / 2.0);
         let unused = seen.is_unused && seen.queue_us < QUEUE_LONG_US;
         let mut to = DECREASE * arriving;
         if unused {
@@ -198,6 +194,7 @@ mod tests {
         signal: Signal::Normal,
         arriving_bps: Some(1e6),
         arriving_lately_bps: Some(1e6),
+        most_bps: 1.1e6,
         is_unused: false,
         queue_us: 0,
         rtt_us: 50_000,
@@ -209,7 +206,7 @@ mod tests {
         (0..=20).for_each(|n| assert!(!rate.update(n * 50_000, &SEEN)));
         assert!((1.07e6..=1.09e6).contains(&rate.bps()), "{}", rate.bps());
         (0..1_000).for_each(|n| assert!(!rate.update(n * 50_000, &SEEN)));
-        assert!(rate.bps() <= 1.51e6);
+        assert!(rate.bps() <= 1.12e6);
         rate.raise(3e6);
         rate.update(60_000_000, &SEEN);
         assert!(rate.bps() >= 3e6, "what a probe showed stays");
@@ -232,6 +229,7 @@ mod tests {
             signal: Signal::Over,
             arriving_bps: Some(5e4),
             arriving_lately_bps: Some(5e4),
+            most_bps: 5e4,
             is_unused: true,
             ..SEEN
         };

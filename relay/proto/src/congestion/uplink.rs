@@ -19,6 +19,10 @@ const RTT_US: i64 = 100_000;
 /// Below this share of the rate, what arrives is what was sent and not what the line carries.
 const USED_MIN: f64 = 0.65;
 
+/// The rate grows no further beyond what arrives than this. A sender may go by it alone, and not probe: less is slower to climb.
+const UNPROVED: f64 = 1.5;
+const UNPROVED_BPS: f64 = 10_000.0;
+
 /// How often the rate is looked at.
 const UPDATE_US: i64 = 50_000;
 
@@ -84,6 +88,7 @@ impl Estimator {
             signal: self.signal,
             arriving_bps: arriving,
             arriving_lately_bps: self.arriving.bps(ARRIVING_LATELY_US),
+            most_bps: UNPROVED * arriving.unwrap_or(0.0) + UNPROVED_BPS,
             is_unused,
             queue_us: self.queue.us(),
             rtt_us: RTT_US,

@@ -84,8 +84,14 @@ impl Selector {
 
     /// Whether packets of an encoding are of any interest.
     pub(super) fn cares_for(&self, encoding: u8) -> bool {
-        self.target.is_some_and(|target| target.encoding == encoding)
+        self.target
+            .is_some_and(|target| target.encoding == encoding || self.may_begin_below(target, encoding))
             || self.shown.is_some_and(|shown| shown.layer.encoding == encoding)
+    }
+
+    /// Whether a smaller picture than the one that is to be shown may come first: while there is none, any is better.
+    fn may_begin_below(&self, target: Layer, encoding: u8) -> bool {
+        self.shown.is_none() && encoding < target.encoding
     }
 
     /// Whether an encoding is the one that is shown, from the SSRC it comes with now.
@@ -102,14 +108,15 @@ impl Selector {
         after_gap: bool,
     ) -> Decision {
         let Some(target) = self.target else { return Decision::Skip };
-        let follows = self.shows(at, encoding);
+        let (follows, below) = (self.shows(at, encoding), self.may_begin_below(target, at));
         let Some(shown) = self.shown.as_mut().filter(|_| follows) else {
             let can_begin = kind == Kind::Audio || !encoding.has_descriptors || meta.key_frame;
-            if at != target.encoding || !can_begin {
+            if !can_begin || at != target.encoding && !(below && meta.key_frame) {
                 return Decision::Skip;
             }
             let generation = encoding.generation;
-            self.shown = Some(Shown { generation, layer: target, timestamp: meta.timestamp, open: u32::MAX });
+            let layer = if below { Layer { encoding: at, ..Layer::ALL } } else { target };
+            self.shown = Some(Shown { generation, layer, timestamp: meta.timestamp, open: u32::MAX });
             return Decision::Begin;
         };
         let Some(frame) = meta.frame else { return Decision::Follow };

@@ -4,7 +4,7 @@
 //! encodings follow what is wanted of them, lines with queues, losses and competing downloads, and a receiver that
 //! plays what can be decoded. It runs with several seeds, and the median of each figure is held against limits.
 //!
-//! `TRUNKLINE_SCOREBOARD_SEED=n` runs that seed alone, `TRUNKLINE_SCOREBOARD_ONLY=name` the scenarios whose name
+//! `TRUNKLINE_SCOREBOARD_SEED=n` runs that seed alone, `=n-m` those from one to the other, and each of them is shown; `TRUNKLINE_SCOREBOARD_ONLY=name` the scenarios whose name
 //! contains it. With `TRUNKLINE_SCOREBOARD_DIR=…` the table and a plot of each scenario are written there.
 //!
 //! # Layout
@@ -42,10 +42,14 @@ type Job = (usize, usize);
 fn every_line_is_used_well() {
     let variable = |name| std::env::var(name).ok();
     let seeds = match variable("TRUNKLINE_SCOREBOARD_SEED") {
-        Some(seed) => vec![seed.parse().expect("a number")],
+        Some(seeds) => {
+            let (first, last) = seeds.split_once('-').unwrap_or((&seeds, &seeds));
+            (first.parse().expect("a number")..=last.parse().expect("a number")).collect()
+        }
         None => SEEDS.to_vec(),
     };
     let only = variable("TRUNKLINE_SCOREBOARD_ONLY").unwrap_or_default();
+    let shows_each = variable("TRUNKLINE_SCOREBOARD_SEED").is_some();
     let mut scenarios = Scenario::all();
     scenarios.retain(|scenario| scenario.name.contains(&only));
     let began = Instant::now();
@@ -56,6 +60,9 @@ fn every_line_is_used_well() {
         let scores: Vec<Score> = of.map(|(_, run)| run.score).collect();
         let score = Score::median(&scores);
         let missed = scenario.limits.missed(&score);
+        if shows_each {
+            scores.iter().for_each(|score| eprint!("{}", row(scenario.name, score, true)));
+        }
         table.push_str(&row(scenario.name, &score, missed.is_empty()));
         failures.extend(missed.into_iter().map(|what| format!("{}: {what}", scenario.name)));
     }

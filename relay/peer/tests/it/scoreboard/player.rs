@@ -99,11 +99,16 @@ impl Player {
         }
     }
 
-    /// The relay says that the slot is paused or empty, or that it is not any more: no picture is missed meanwhile.
-    pub(super) fn pause(&mut self, paused: bool) {
+    /// The relay says that the slot is paused or empty, or that it is not any more: no picture is missed meanwhile. Until that
+    /// was said, and from when it is said no longer, people look at a picture that stands still and do not know why.
+    pub(super) fn pause(&mut self, now: Instant, paused: bool) {
         if paused && !self.paused {
-            self.before = None;
+            if let Some(before) = self.before.take() {
+                self.gap(before, now);
+            }
             self.stuck_since = None;
+        } else if !paused && self.paused && !self.shown.is_empty() {
+            self.before = Some(now);
         }
         self.paused = paused;
     }
@@ -242,7 +247,8 @@ impl Player {
         self.stuck_since = Some(now);
         let height = ENCODINGS.get(usize::from(picture.truth.encoding)).map_or(0, |(height, ..)| *height);
         self.shown.push(Shown { at: now, height });
-        if let Some(before) = self.before.replace(now) {
+        // While it is said to be paused, what still comes is nothing to hold the next against.
+        if let Some(before) = std::mem::replace(&mut self.before, (!self.paused).then_some(now)) {
             self.gap(before, now);
         }
     }

@@ -392,7 +392,7 @@ impl World {
                 for entry in slots {
                     let mut players = member.watcher.players.iter_mut();
                     if let Some((_, player)) = players.find(|(mid, _)| mid.as_str() == entry.slot) {
-                        player.pause(entry.paused || entry.participant.is_none());
+                        player.pause(now, entry.paused || entry.participant.is_none());
                     }
                 }
             }
