@@ -321,7 +321,7 @@ impl Call {
 /// Media of a participant goes by another path than before. What was under way on a network of another kind is lost, in
 /// both directions, and waiting until it is asked for again would take longer than a new picture.
 pub(super) fn moved(
-    participant: &Participant,
+    participant: &mut Participant,
     sources: &mut [Option<Source>],
     counters: &mut Counters,
     from: Option<Path>,
@@ -329,6 +329,11 @@ pub(super) fn moved(
 ) {
     let Some(from) = from else { return };
     counters.migrations += 1;
+    if let Some(downlink) = participant.downlink.as_deref_mut()
+        && (from.transport(), from.remote.ip()) != (to.transport(), to.remote.ip())
+    {
+        downlink.moved();
+    }
     if from.transport() != to.transport() {
         want_key_frames(participant, sources);
         for at in &participant.sources {

@@ -90,7 +90,7 @@ impl Call {
         }
         if let Some(Change::Selected { from, to }) = handled.change {
             let Self { participants, sources, counters, .. } = self;
-            if let Some(participant) = participants.get(index).and_then(Option::as_deref) {
+            if let Some(participant) = participants.get_mut(index).and_then(Option::as_deref_mut) {
                 moved(participant, sources, counters, from, to);
             }
         }

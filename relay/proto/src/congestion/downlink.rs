@@ -364,22 +364,24 @@ impl Downlink {
         self.pace_min = bits_per_s as f64;
     }
 
-    /// Whether video waits for [`Self::allowance`].
-    pub fn set_waiting(&mut self, waiting: bool) {
-        self.pacer.set_waiting(waiting);
-    }
-
-    /// When a probe begins or goes on, or there is allowance for what waits.
+    /// When a probe begins or goes on.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let estimate = self.limit()?;
-        let probe = self.probes.timeout_us(estimate).filter(|_| self.agreed);
-        let waiting = self.pacer.timeout_us();
-        let us = match (probe, waiting) {
-            (Some(probe), Some(waiting)) => probe.min(waiting),
-            (probe, waiting) => probe.or(waiting)?,
+        let estimate = self.limit().filter(|_| self.agreed)?;
+        moment(self.epoch, self.probes.timeout_us(estimate)?)
+    }
+
+    /// What is sent takes another way from now on: nothing that was learnt of the one before holds, and reports of what was
+    /// sent before say nothing.
+    pub fn moved(&mut self) {
+        self.history.forget();
+        *self = Self {
+            history: std::mem::take(&mut self.history),
+            clock: std::mem::take(&mut self.clock),
+            agreed: self.agreed,
+            reports: self.reports,
+            ..Self::new(self.epoch)
         };
-        moment(self.epoch, us)
     }
 
     fn us(&self, now: Instant) -> i64 {

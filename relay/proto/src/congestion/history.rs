@@ -114,6 +114,13 @@ impl History {
         Some(Sent { number, sent_us: entry.sent_us, bytes: entry.bytes, probe: entry.probe, was_missing })
     }
 
+    /// What was sent is not to be reported any more.
+    pub(super) fn forget(&mut self) {
+        for entry in &mut self.ring {
+            entry.state = State::Arrived;
+        }
+    }
+
     /// The number of a packet that is remembered.
     fn number(&self, sequence: u16) -> Option<u64> {
         let behind = u64::from(self.next_sequence().wrapping_sub(sequence));

@@ -212,7 +212,6 @@ pub(super) fn run(scenario: &Scenario, seed: u64) -> Outcome {
             backlog -= PACKET as f64;
             send(&mut downlink, PACKET, true);
         }
-        downlink.set_waiting(backlog >= PACKET as f64);
         let mut padding = downlink.poll_probe(now);
         while padding > 0 {
             let bytes = padding.clamp(50, 255);

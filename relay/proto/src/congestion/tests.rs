@@ -195,6 +195,24 @@ fn a_pause_is_no_silence_and_where_everything_stopped_a_probe_asks() {
     assert!(downlink.poll_probe(now) > 0);
 }
 
+#[test]
+fn on_another_way_everything_begins_anew_and_what_was_under_way_says_nothing() {
+    let mut now = Instant::now();
+    let mut downlink = Downlink::new(now);
+    send(&mut downlink, &mut now, 20, Duration::from_millis(10));
+    feed(&mut downlink, now, 0, 0, &[Some(0); 20]);
+    send(&mut downlink, &mut now, 300, Duration::from_millis(10));
+    assert!(downlink.estimate_bps().is_some_and(|bps| bps < 300_000), "nothing was heard");
+    let next = downlink.next_sequence();
+    downlink.moved();
+    assert_eq!((downlink.estimate_bps(), downlink.next_sequence()), (Some(300_000), next));
+    feed(&mut downlink, now, 20, 40, &[None; 200]);
+    assert_eq!(downlink.loss(), 0.0, "what was lost on the old way");
+    send(&mut downlink, &mut now, 20, Duration::from_millis(10));
+    feed(&mut downlink, now, next, 50, &[Some(0); 20]);
+    assert!(downlink.estimate_bps().is_some_and(|bps| bps >= 300_000));
+}
+
 fn feed(downlink: &mut Downlink, now: Instant, base: u16, reference: i32, arrivals: &[Option<i32>]) {
     let mut out = vec![0; 1 << 17];
     let mut writer = Writer::new(&mut out);
