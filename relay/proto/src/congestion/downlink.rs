@@ -40,6 +40,10 @@ const SILENCE_AGAIN_US: i64 = 500_000;
 const SILENCE_FACTOR: f64 = 0.7;
 const SILENCE_LEAST: f64 = 0.2;
 
+/// Where nothing is heard for this long somebody may not want at all what is sent there: it becomes as little as can be. Shorter
+/// makes outages of networks last longer.
+const SILENCE_LONG_US: i64 = 8_000_000;
+
 /// Feedback not older than this, and a queue not longer than that, are what a probe may begin with.
 const PROBE_FEEDBACK_US: i64 = 500_000;
 const PROBE_QUEUE_US: i64 = 40_000;
@@ -514,7 +518,9 @@ impl Downlink {
             return;
         }
         self.shrunk_us = now_us;
-        self.rate.shrink(SILENCE_FACTOR, self.peak.0 * SILENCE_LEAST);
+        let least =
+            if now_us - unheard_us < SILENCE_LONG_US { self.peak.0 * SILENCE_LEAST } else { RATE_MIN };
+        self.rate.shrink(SILENCE_FACTOR, least);
     }
 
     /// Another time line: nothing of before can be compared.

@@ -177,6 +177,8 @@ fn what_is_not_heard_of_is_sent_less() {
     send(&mut downlink, &mut now, 300, Duration::from_millis(10));
     let after = downlink.estimate_bps().expect("feedback came");
     assert!(after < before && after >= 30_000, "{after} of {before}");
+    send(&mut downlink, &mut now, 1_500, Duration::from_millis(10));
+    assert_eq!(downlink.estimate_bps(), Some(30_000), "nobody may be there");
 }
 
 #[test]
