@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant};
 
+use crate::budget::{Allowance, Budget};
 use crate::history::{self, Capacity, History, Meta};
 use crate::key_frame::Authority;
 use crate::layers::Layers;
@@ -35,6 +36,11 @@ const WANTED_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// How long an encoding may take to begin after its sender was told that it is wanted.
 const STARTS_WITHIN: Duration = Duration::from_secs(3);
+
+/// Numbers that may be missing and are kept for what is missing: at once, and more each second. Receivers know the roll-over of
+/// numbers (RFC 3711, section 3.3.1) only if fewer than 32,768 go by between two packets that reach them. So much keeps what a
+/// second of an outage loses; more lets them miss fewer seconds of a stream that is full of holes.
+const HOLES: Allowance = Allowance { burst: 512, per_s: 512 };
 
 /// One encoding.
 #[derive(Debug)]
@@ -73,6 +79,8 @@ pub(crate) struct Encoding {
     newest: Option<u64>,
     /// Packets before it belong to another SSRC, or to silence.
     run_start: u64,
+    /// Numbers that may be missing.
+    holes: Budget,
     /// The first packet of the last key frame.
     key_frame: Option<u64>,
     last_media: Option<Instant>,
@@ -102,6 +110,7 @@ impl Encoding {
             shift: 0,
             newest: None,
             run_start: 0,
+            holes: Budget::new(HOLES),
             key_frame: None,
             last_media: None,
         }
@@ -251,7 +260,7 @@ impl Encoding {
     }
 
     fn take(&mut self, now: Instant, arrival: &Arrival<'_>, repairs: bool) -> Taken {
-        let index = arrival.index.wrapping_sub(self.shift);
+        let mut index = arrival.index.wrapping_sub(self.shift);
         match self.newest {
             Some(newest) if index <= newest => {
                 let known = index < self.run_start || newest - index > self.history.window();
@@ -259,10 +268,15 @@ impl Encoding {
                     return Taken::Duplicate;
                 }
                 self.losses.arrived(index);
+                self.holes.give_back();
             }
             Some(newest) => {
-                if repairs && index - newest > 1 && self.losses.gap(now, newest, index) {
-                    self.key_frames.want();
+                let hole = index - newest - 1;
+                let is_kept = hole == 0
+                    || self.holes.spend(now, hole) && !(repairs && self.losses.gap(now, newest, index));
+                if !is_kept {
+                    self.close_hole(hole);
+                    index -= hole;
                 }
                 self.newest = Some(index);
             }
@@ -294,6 +308,16 @@ impl Encoding {
         }
         self.pending.push(index);
         Taken::Pending
+    }
+
+    /// A hole that is not asked for, or one too many: numbering goes on without it, and what is missing never comes.
+    fn close_hole(&mut self, hole: u64) {
+        self.losses.give_up(hole);
+        self.shift = self.shift.wrapping_add(hole);
+        self.run_start = self.newest.map_or(FIRST_INDEX, |newest| newest + 1);
+        // What was kept since the last one does not lead to what comes next.
+        self.key_frame = None;
+        self.key_frames.want();
     }
 
     /// Silence leaves no hole: the next packet that is forwarded takes the number of the first that was not.

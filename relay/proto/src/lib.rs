@@ -23,11 +23,12 @@
 //! - `speaker`, `allocate`: who is to hear and see it
 //! - [`congestion`], [`bandwidth`]: how much each receiver's line carries, and which layers go into that
 //! - `slot`, `line`: the stream it goes out in, and when
-//! - [`rtcp`], `key_frame`: what both sides report and ask for
+//! - [`rtcp`], `key_frame`: what both sides report and ask for; `budget`: how much of that is done
 
 mod allocate;
 pub mod backlog;
 pub mod bandwidth;
+mod budget;
 pub mod call;
 pub mod congestion;
 pub mod counters;

@@ -43,12 +43,10 @@ pub(crate) struct Losses {
 
 impl Losses {
     /// The packets after `newest` up to but without `index` are missing. True when the hole is too long to be asked
-    /// for: the source needs a key frame.
+    /// for: it is to be given up, and the source needs a key frame.
     pub(crate) fn gap(&mut self, now: Instant, newest: u64, index: u64) -> bool {
         let hole = index.saturating_sub(newest).saturating_sub(1);
-        if hole + self.missing.len() as u64 > MISSING_MAX as u64 {
-            self.lost += hole + self.missing.len() as u64;
-            self.missing.clear();
+        if hole.saturating_add(self.missing.len() as u64) > MISSING_MAX as u64 {
             return true;
         }
         let due = now + REORDER_DELAY;
@@ -89,6 +87,12 @@ impl Losses {
     #[must_use]
     pub(crate) fn is_empty(&self) -> bool {
         self.missing.is_empty()
+    }
+
+    /// Neither a hole of so many packets nor what is missing before it is asked for.
+    pub(crate) fn give_up(&mut self, hole: u64) {
+        self.lost = self.lost.saturating_add(hole).saturating_add(self.missing.len() as u64);
+        self.missing.clear();
     }
 
     /// The source began anew.
@@ -146,6 +150,7 @@ mod tests {
     fn a_hole_too_long_asks_for_a_key_frame_instead() {
         let mut losses = Losses::default();
         assert!(losses.gap(Instant::now(), 10, 2000));
+        losses.give_up(1989);
         assert!(losses.is_empty());
         assert_eq!(losses.lost, 1989);
     }

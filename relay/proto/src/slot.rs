@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::bandwidth::Priority;
+use crate::budget::Budget;
 use crate::counters::Counters;
 use crate::egress::Egress;
 use crate::event::SourceName;
@@ -37,7 +38,7 @@ mod runs;
 mod selector;
 mod switches;
 
-use again::Budget;
+use again::RETRANSMISSIONS;
 use freezes::Freezes;
 use header::{OutHeader, frame_number};
 use place::Place;
@@ -169,7 +170,7 @@ impl Slot {
             frame: 0,
             rtx_index: u64::from(rng.next_u32() & 0x3fff),
             mids_left: MIDS,
-            budget: Budget::default(),
+            budget: Budget::new(RETRANSMISSIONS),
         })
     }
 
@@ -358,6 +359,7 @@ impl Slot {
         };
         egress.commit(line.path, len);
         line.sent(now, len, false);
+        self.runs.sealed(number);
         self.mids_left = self.mids_left.saturating_sub(1);
         self.packets += 1;
         self.octets += packet.payload.len() as u64;

@@ -1,20 +1,19 @@
 //! What goes out once more, on the retransmission SSRC (RFC 4588): what is asked for again, and what a line is filled with to
 //! find out what it carries.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::Slot;
 use super::header::OutHeader;
+use crate::budget::Allowance;
 use crate::egress::Egress;
 use crate::history::Packet;
 use crate::line::Line;
-use crate::reception::ticks;
 use crate::rtp::nearest;
 use crate::source::Source;
 
 /// Retransmissions to one slot at once, and how many more each second. Above what 10 % loss of 5 Mbit/s needs.
-const RETRANSMISSIONS_BURST: u32 = 256;
-const RETRANSMISSIONS_PER_S: u32 = 500;
+pub(super) const RETRANSMISSIONS: Allowance = Allowance { burst: 256, per_s: 500 };
 
 /// Packets that a line is filled with, from the newest back, and how many of them at once.
 const PROBE_PACKETS_MAX: u64 = 8;
@@ -22,34 +21,6 @@ const PROBE_DATAGRAMS_MAX: usize = 128;
 
 /// Padding of a packet that a line is filled with: as much as its last byte can count.
 const PROBE_PAD: u8 = 255;
-
-/// How many retransmissions there may be: so many at once, and more as time goes by.
-#[derive(Debug)]
-pub(super) struct Budget {
-    left: u32,
-    filled_at: Option<Instant>,
-}
-
-impl Default for Budget {
-    fn default() -> Self {
-        Self { left: RETRANSMISSIONS_BURST, filled_at: None }
-    }
-}
-
-impl Budget {
-    /// Takes one off, if there is one.
-    fn spend(&mut self, now: Instant) -> bool {
-        let elapsed = now.saturating_duration_since(*self.filled_at.get_or_insert(now));
-        let earned = ticks(elapsed.min(Duration::from_secs(1)), RETRANSMISSIONS_PER_S);
-        if earned > 0 {
-            self.left = self.left.saturating_add(earned).min(RETRANSMISSIONS_BURST);
-            self.filled_at = Some(now);
-        }
-        let enough = self.left > 0;
-        self.left = self.left.saturating_sub(1);
-        enough
-    }
-}
 
 impl Slot {
     /// Seals again, on the retransmission SSRC, what was sent under a sequence number. False when it cannot be.
@@ -64,7 +35,7 @@ impl Slot {
         let number = nearest(self.runs.highest, sequence);
         // What the line owes already is not made more: it is asked for again.
         line.has_room(now, 1)
-            && self.budget.spend(now)
+            && self.budget.spend(now, 1)
             && self.send_again(now, number, (sources, false), line, egress).is_some()
     }
 

@@ -14,6 +14,11 @@ use crate::source::Source;
 /// Runs that packets and retransmissions are still found in. Leaving out every other picture makes 15 a second.
 const RUNS_MAX: usize = 128;
 
+/// Numbers between two packets that go out, at most. Receivers take a packet half a cycle of sequence numbers ahead for one behind
+/// (RFC 3711, section 3.3.1), and never understand the stream again; before that many they may miss some of what goes out. More
+/// keeps numbers for longer holes, which senders are not asked to fill.
+const AHEAD_MAX: u64 = 1000;
+
 /// Pictures that are caught up on are shown one after the other as fast as can be: their time is divided by 2 to this.
 const CATCH_UP_SHIFT: u8 = 6;
 
@@ -93,14 +98,16 @@ pub(super) struct Runs {
     open: bool,
     /// Number of the frame that was left out last.
     skipped: Option<u16>,
-    /// The highest number given out.
+    /// The highest number given out, or kept for what is missing.
     pub(super) highest: u64,
+    /// The highest number that a packet was sealed under.
+    sealed: u64,
 }
 
 impl Runs {
     /// None yet; the first number is one more than `highest`.
     pub(super) fn new(highest: u64) -> Self {
-        Self { runs: VecDeque::new(), next: 0, open: false, skipped: None, highest }
+        Self { runs: VecDeque::new(), next: 0, open: false, skipped: None, highest, sealed: highest }
     }
 
     /// The newest.
@@ -121,12 +128,15 @@ impl Runs {
             return None;
         }
         let holds = |run: &&Run| run.is_of(source, at, encoding) && (run.first..run.end).contains(&index);
-        let run = self.runs.iter().find(holds);
-        Some(run.map(|run| (*run, run.number(index))))
+        let run = self.runs.iter().find(holds).map(|run| (*run, run.number(index)));
+        Some(run.filter(|(_, number)| !self.is_too_far(*number)))
     }
 
     /// Something new: the newest run ends, and another begins with its first packet.
     pub(super) fn begin(&mut self, source: &Source, at: u8, encoding: &Encoding, what: Beginning) -> Run {
+        if self.is_too_far(self.highest + 1) {
+            self.take_back();
+        }
         let run = Run {
             source: what.source,
             csrc: source.csrc,
@@ -162,6 +172,11 @@ impl Runs {
             let before = *self.runs.front()?;
             self.push(Run { first, end: first, out: self.highest + 1, portion, ..before });
         }
+        let before = *self.runs.front()?;
+        if self.is_too_far(before.number(index)) {
+            self.take_back();
+            self.push(Run { first: index, end: index, out: self.highest + 1, portion, ..before });
+        }
         let run = self.runs.front_mut()?;
         run.end = index + 1;
         let number = run.number(index);
@@ -178,7 +193,11 @@ impl Runs {
         portion: Portion,
     ) -> Option<(Run, u64)> {
         let before = *self.runs.front()?;
-        let first = self.next.min(index);
+        let mut first = self.next.min(index);
+        if self.is_too_far(self.highest + 1 + (index - first)) {
+            self.take_back();
+            first = index;
+        }
         self.push(Run {
             first,
             end: index + 1,
@@ -222,6 +241,28 @@ impl Runs {
             }
         }
         self.open = false;
+    }
+
+    /// A packet was sealed under a number.
+    pub(super) fn sealed(&mut self, number: u64) {
+        self.sealed = self.sealed.max(number);
+    }
+
+    /// Whether a number is so far ahead of what went out that it must not.
+    fn is_too_far(&self, number: u64) -> bool {
+        number.saturating_sub(self.sealed) > AHEAD_MAX
+    }
+
+    /// Numbers that no packet was sealed under are not kept any more for those that they were for: these never go out, and
+    /// others may have their numbers.
+    fn take_back(&mut self) {
+        let sealed = self.sealed;
+        self.runs.retain_mut(|run| {
+            let kept = (sealed + 1).saturating_sub(run.out);
+            run.end = run.end.min(run.first.saturating_add(kept));
+            kept > 0
+        });
+        self.highest = sealed;
     }
 
     /// Whether packets are missing right before one that comes in order.

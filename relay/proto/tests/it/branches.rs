@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use trunkline_relay_proto::event::{EndReason, Mute, Notice, Pin, Request, SourceName};
 use trunkline_relay_proto::exchange::{Branch, Message};
-use trunkline_relay_proto::media::Rid;
+use trunkline_relay_proto::media::{Rid, Section};
 
 use crate::client::{Got, Sent, World, usual};
 
@@ -12,10 +12,10 @@ use crate::client::{Got, Sent, World, usual};
 const STEP: Duration = Duration::from_millis(5);
 
 /// Branches of one call. A client is named by its branch and its number there.
-struct Branched {
-    worlds: Vec<World>,
+pub(crate) struct Branched {
+    pub(crate) worlds: Vec<World>,
     /// Messages that passed, media not among them.
-    messages: usize,
+    pub(crate) messages: usize,
 }
 
 fn branch(at: usize) -> Branch {
@@ -23,7 +23,7 @@ fn branch(at: usize) -> Branch {
 }
 
 impl Branched {
-    fn new(count: usize) -> Self {
+    pub(crate) fn new(count: usize) -> Self {
         let mut branched = Self { worlds: Vec::new(), messages: 0 };
         (0..count).for_each(|_| branched.grow());
         branched
@@ -45,7 +45,7 @@ impl Branched {
     }
 
     /// Hands over all that branches have for each other, until there is nothing more.
-    fn exchange(&mut self) {
+    pub(crate) fn exchange(&mut self) {
         loop {
             let mut all = Vec::new();
             for (from, world) in self.worlds.iter_mut().enumerate() {
@@ -69,7 +69,7 @@ impl Branched {
         }
     }
 
-    fn pass(&mut self, duration: Duration) {
+    pub(crate) fn pass(&mut self, duration: Duration) {
         let mut left = duration;
         while left > Duration::ZERO {
             let step = left.min(STEP);
@@ -79,8 +79,12 @@ impl Branched {
         }
     }
 
-    fn join(&mut self, at: usize, name: &'static str, base: u32) -> usize {
-        let client = self.worlds[at].join(name, usual(base));
+    pub(crate) fn join(&mut self, at: usize, name: &'static str, base: u32) -> usize {
+        self.join_with(at, name, usual(base))
+    }
+
+    pub(crate) fn join_with(&mut self, at: usize, name: &'static str, sections: Vec<Section>) -> usize {
+        let client = self.worlds[at].join(name, sections);
         let id = self.worlds[at].clients[client].id;
         // As when its events connection begins.
         self.worlds[at].call.resend_state(id);
@@ -94,12 +98,12 @@ impl Branched {
         client
     }
 
-    fn media(&mut self, (at, client): (usize, usize), packet: &Sent<'_>) {
+    pub(crate) fn media(&mut self, (at, client): (usize, usize), packet: &Sent<'_>) {
         self.worlds[at].media(client, packet);
         self.exchange();
     }
 
-    fn got(&self, (at, client): (usize, usize), mid: &str) -> Vec<Got> {
+    pub(crate) fn got(&self, (at, client): (usize, usize), mid: &str) -> Vec<Got> {
         let got = self.worlds[at].clients[client].got.iter();
         got.filter(|got| got.mid == mid && !got.rtx).cloned().collect()
     }

@@ -8,4 +8,5 @@ mod client;
 mod connections;
 mod fuzz_seeds;
 mod layers;
+mod numbers;
 mod simulation;
