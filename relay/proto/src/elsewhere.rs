@@ -3,13 +3,23 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::budget::{Allowance, Budget};
 use crate::event::{Quality, QualityCause, Role};
 use crate::exchange::{Branch, Branches};
 use crate::media::ENCODINGS_MAX;
+use crate::rtp::layers_allocation::LayersAllocation;
 
 /// How long what there is to catch up on may take to come from another branch, before its sender is asked for a key frame
 /// after all. Longer makes a picture late when it never comes.
 const CATCH_UP_WAIT: Duration = Duration::from_millis(150);
+
+/// What a sender says of its layers is told again after so long, though it is the same: others believe it for twice as long.
+/// Shorter tells what is known already more often.
+const ALLOCATION_AGAIN: Duration = Duration::from_secs(5);
+
+/// How often others are told of changes to it. Encoders change what they send a few times in a second at most; more lets a sender
+/// keep all branches busy.
+const ALLOCATIONS: Allowance = Allowance { burst: 20, per_s: 20 };
 
 /// Whose a source is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,13 +66,45 @@ pub(crate) struct Elsewhere {
     awaited: (u8, Option<Instant>),
     /// Of a source here: whether other branches were told that it is sending.
     pub told_live: bool,
+    allocation: ToldAllocation,
     /// Branches that want each of its encodings.
     wanted: [Branches; ENCODINGS_MAX],
     /// The largest height that each of them wants.
     heights: Vec<(Branch, u32)>,
 }
 
+/// What other branches were told that a sender sends, and when.
+#[derive(Debug)]
+struct ToldAllocation {
+    last: Option<(Instant, Box<[u8]>)>,
+    budget: Budget,
+}
+
+impl Default for ToldAllocation {
+    fn default() -> Self {
+        Self { last: None, budget: Budget::new(ALLOCATIONS) }
+    }
+}
+
 impl Elsewhere {
+    /// Whether other branches are to be told what a sender says of its layers; they are, then.
+    pub(crate) fn tells_allocation(&mut self, now: Instant, value: &[u8]) -> bool {
+        let ToldAllocation { last, budget } = &mut self.allocation;
+        let is_known = last.as_ref().is_some_and(|(at, told)| {
+            **told == *value && now.saturating_duration_since(*at) < ALLOCATION_AGAIN
+        });
+        let tells = !is_known && LayersAllocation::parse(value).is_some() && budget.spend(now, 1);
+        if tells {
+            *last = Some((now, value.into()));
+        }
+        tells
+    }
+
+    /// There is a branch more, which was told nothing yet.
+    pub(crate) fn forget_allocation(&mut self) {
+        self.allocation.last = None;
+    }
+
     /// A branch says which encodings it wants. Gives those, a bit for each, that it did not want before.
     pub(crate) fn want(&mut self, branch: Branch, encodings: u8, height: Option<u32>) -> u8 {
         let mut new = 0;
@@ -124,6 +166,25 @@ pub(crate) fn bit(encoding: u8) -> u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_sender_says_of_its_layers_is_told_when_it_is_news_and_once_in_a_while() {
+        let now = Instant::now();
+        let mut elsewhere = Elsewhere::default();
+        // Nothing is sent; one stream of one layer with 10, then 11 kbit/s; what cannot be read.
+        let (none, ten, eleven, bad) = ([0], [0x01, 0x00, 10], [0x01, 0x00, 11], [0x01]);
+        assert!(LayersAllocation::parse(&ten).is_some() && LayersAllocation::parse(&bad).is_none());
+        assert!(elsewhere.tells_allocation(now, &ten) && !elsewhere.tells_allocation(now, &ten));
+        assert!(!elsewhere.tells_allocation(now, &bad));
+        assert!(elsewhere.tells_allocation(now, &eleven) && elsewhere.tells_allocation(now, &none));
+        assert!(elsewhere.tells_allocation(now + ALLOCATION_AGAIN, &none), "before others forget it");
+        elsewhere.forget_allocation();
+        assert!(elsewhere.tells_allocation(now + ALLOCATION_AGAIN, &none), "to a new branch");
+        let later = now + ALLOCATION_AGAIN * 2;
+        let told = (0..1000)
+            .filter(|at| elsewhere.tells_allocation(later, if at % 2 == 0 { &ten[..] } else { &none[..] }));
+        assert_eq!(told.count(), 20, "no more than any encoder changes");
+    }
 
     #[test]
     fn what_a_branch_wants_is_new_once() {

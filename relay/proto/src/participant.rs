@@ -7,7 +7,7 @@ use crate::bandwidth::Allocator;
 use crate::congestion::uplink::Estimator;
 use crate::congestion::{Arrivals, Downlink};
 use crate::dtls::{self, Handshake};
-use crate::event::{ParticipantId, Quality, QualityCause, Role};
+use crate::event::{ParticipantId, Quality, QualityCause, Role, RosterEntry};
 use crate::ice::Agent;
 use crate::line::Line;
 use crate::media::{Extension, Kind, Mid, PayloadType, Rid, Section};
@@ -82,6 +82,8 @@ pub(crate) struct Participant {
     pub streams: Vec<Stream>,
     /// Indexes of its sources in the call.
     pub sources: Vec<usize>,
+    /// What everybody was told of it last.
+    pub told: Option<RosterEntry>,
     /// Its slots.
     pub slots: Vec<Slot>,
     /// How much reaches it, when it tells.
@@ -142,6 +144,7 @@ impl Participant {
             sections: Vec::new(),
             streams: Vec::new(),
             sources: Vec::new(),
+            told: None,
             slots: Vec::new(),
             downlink: None,
             waits: false,

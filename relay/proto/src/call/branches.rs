@@ -56,8 +56,8 @@ impl Exchange {
     }
 
     /// A sender said what it sends.
-    pub(super) fn share_allocation(&mut self, source: &Source, value: &[u8]) {
-        if !self.attached.is_empty() {
+    pub(super) fn share_allocation(&mut self, now: Instant, source: &mut Source, value: &[u8]) {
+        if !self.attached.is_empty() && source.elsewhere.tells_allocation(now, value) {
             let allocation = Allocation { source: source.csrc, value: value.into() };
             self.export(self.attached, Message::Allocation(allocation));
         }
@@ -68,6 +68,7 @@ impl Call {
     /// The call has another branch: it is told how things are here.
     pub fn attach(&mut self, now: Instant, branch: Branch) {
         self.exchange.attached.insert(branch);
+        self.sources.iter_mut().flatten().for_each(|source| source.elsewhere.forget_allocation());
         let here: Vec<usize> = self.everybody().map(|(index, _)| index).collect();
         for index in here {
             if let Some(person) = self.describe_person(now, index) {

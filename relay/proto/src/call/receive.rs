@@ -9,7 +9,7 @@ use crate::egress::{DATAGRAM_BYTES_MAX, Egress};
 use crate::event::EndReason;
 use crate::history::ElementsBuffer;
 use crate::ice::{Change, IceError};
-use crate::media::{Extension, Section};
+use crate::media::{Extension, Kind, Section};
 use crate::participant::Secure;
 use crate::path::Path;
 use crate::rtp::descriptor::Descriptor;
@@ -231,10 +231,12 @@ impl Call {
             (Some(sequence), Some(encoding)) => encoding.receive_repair(now, sequence, arrival),
             _ => source.receive(now, stream.encoding, &arrival),
         };
-        if let Some(allocation) = seen.layers_allocation {
+        let is_new_video = taken == Taken::Pending && source.kind() == Kind::Video;
+        if let Some(allocation) = seen.layers_allocation.filter(|_| is_new_video) {
             source.told(now, allocation);
-            self.exchange.share_allocation(source, allocation);
+            self.exchange.share_allocation(now, source, allocation);
         }
+        let is_live = source.is_live(now);
         let Some(encoding) = source.encodings.get(stream.encoding) else { return };
         match taken {
             Taken::Pending => {
@@ -250,10 +252,12 @@ impl Call {
             Taken::Duplicate => counters.dropped_replay += 1,
             Taken::Overflow => counters.dropped_egress += 1,
         }
-        if !was_live {
+        // What is not taken begins nothing: it would cost everybody, and as often as it comes.
+        let begins = !was_sent && encoding.is_live(now);
+        if is_live && !was_live {
             self.announce(now, index);
             self.rearrange(now);
-        } else if !was_sent {
+        } else if begins {
             self.reconsider(now, stream.source);
         }
     }

@@ -19,10 +19,15 @@ impl Call {
         }
     }
 
-    /// Tells everybody what a participant is and sends now.
+    /// Tells everybody what a participant is and sends now, if that is not what they were told last.
     pub(super) fn announce(&mut self, now: Instant, index: usize) {
         self.share_person(now, index);
         let Some(entry) = self.roster_entry(index) else { return };
+        let Some(participant) = self.participant_mut(index) else { return };
+        if participant.told.as_ref() == Some(&entry) {
+            return;
+        }
+        participant.told = Some(entry.clone());
         let participants = vec![entry];
         self.tell(Audience::Everyone, Notice::Roster { complete: false, participants, left: Vec::new() });
     }

@@ -9,4 +9,5 @@ mod connections;
 mod fuzz_seeds;
 mod layers;
 mod numbers;
+mod requests;
 mod simulation;
