@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use crate::budget::Budget;
 use crate::congestion::Downlink;
 use crate::path::Path;
 use crate::rtp::extension;
@@ -16,6 +17,8 @@ pub(crate) struct Line<'a> {
     pub path: Path,
     /// How much goes through. None for those who tell nothing of it.
     pub downlink: Option<&'a mut Downlink>,
+    /// Packets that may be sent again in all its slots together.
+    pub repairs: &'a mut Budget,
     /// When the call began: what send times count from.
     pub began: Instant,
 }

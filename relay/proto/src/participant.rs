@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::bandwidth::Allocator;
+use crate::budget::{Allowance, Budget};
 use crate::congestion::uplink::Estimator;
 use crate::congestion::{Arrivals, Downlink};
 use crate::dtls::{self, Handshake};
@@ -22,6 +23,11 @@ const STREAMS_MAX: usize = 64;
 
 /// Datagrams taken from one participant per second. A 20 Mbit/s screen share with audio is about 2,500.
 const DATAGRAMS_PER_S: u32 = 10_000;
+
+/// Packets sent again to one participant in all its slots: at once, and more each second. That is what 10 % loss of 100 Mbit/s
+/// needs, and twice what one slot may take, so that one that is full of holes leaves as much for the others. More lets whoever has
+/// many slots be sent that much more than the call sends it.
+const REPAIRS: Allowance = Allowance { burst: 512, per_s: 1000 };
 
 /// Loss above which people notice, and above which it disturbs.
 const LOSS_FAIR: f64 = 0.03;
@@ -100,6 +106,10 @@ pub(crate) struct Participant {
     pub allocate_at: Instant,
     /// Bits per second that the chosen layers take.
     pub allocated: u64,
+    /// When layers were chosen because of feedback, and the estimate then.
+    pub adapted: Option<(Instant, u64)>,
+    /// Packets that may be sent again in all its slots together.
+    pub repairs: Budget,
     /// Slots that show less than they would, for want of bandwidth.
     pub is_short: bool,
     /// Round-trip time as its receiver reports show.
@@ -153,6 +163,8 @@ impl Participant {
             allocator: Allocator::default(),
             allocate_at: now,
             allocated: 0,
+            adapted: None,
+            repairs: Budget::new(REPAIRS),
             is_short: false,
             rtt: None,
             quality: (Quality::Good, None),
@@ -178,7 +190,8 @@ impl Participant {
         let path = self.ice.path()?;
         let sealer = &self.secure.as_ref()?.sealer;
         let downlink = self.downlink.as_deref_mut();
-        Some((Line { sealer, path, downlink, began }, &mut self.slots))
+        let repairs = &mut self.repairs;
+        Some((Line { sealer, path, downlink, repairs, began }, &mut self.slots))
     }
 
     /// Agrees on what both sides tell of how much the line carries.

@@ -38,6 +38,7 @@ mod runs;
 mod selector;
 mod switches;
 
+pub(crate) use again::Again;
 use again::RETRANSMISSIONS;
 use freezes::Freezes;
 use header::{OutHeader, frame_number};

@@ -38,6 +38,10 @@ const SPARE_PERCENT: u64 = 130;
 /// Bits per second that a packet of sound takes beyond its payload: 50 a second with header and tag.
 const AUDIO_OVERHEAD: u64 = 20_000;
 
+/// Between two choices of layers because of feedback, unless the estimate falls by a tenth meanwhile. Shorter costs more with those
+/// who tell more often than they need to.
+const ADAPT_INTERVAL: Duration = Duration::from_millis(20);
+
 impl Call {
     /// Something was told of a participant's line. What shrinks is followed at once.
     pub(super) fn adapt(&mut self, now: Instant, index: usize) {
@@ -45,10 +49,13 @@ impl Call {
         let allocated = participant.allocated;
         let Some(downlink) = participant.downlink.as_deref() else { return };
         let probes_at = downlink.poll_timeout();
-        if downlink.estimate_bps().is_some_and(|estimate| estimate < allocated) {
-            participant.allocate_at = now;
+        let estimate = downlink.estimate_bps();
+        if let Some(estimate) = estimate.filter(|estimate| *estimate < allocated) {
+            let due = adapts_at(now, estimate, participant.adapted);
+            participant.allocate_at = participant.allocate_at.min(due);
         }
         if participant.allocate_at <= now {
+            participant.adapted = estimate.map(|estimate| (now, estimate));
             self.allocate(now, index);
         }
         if let Some(at) = probes_at {
@@ -222,6 +229,15 @@ impl Call {
     }
 }
 
+/// When layers are to be chosen for an estimate that is less than they take; `before` is when they were chosen because of feedback
+/// last, and for which estimate.
+fn adapts_at(now: Instant, estimate: u64, before: Option<(Instant, u64)>) -> Instant {
+    match before {
+        Some((at, before)) if estimate >= before - before / 10 => at + ADAPT_INTERVAL,
+        _ => now,
+    }
+}
+
 /// What of an estimate is not for pictures: sound, which comes first, and what will have to be sent twice.
 fn reserved(downlink: &Downlink, estimate: u64, slots: &[Slot], sources: &[Option<Source>]) -> u64 {
     let audio: u64 = slots
@@ -238,4 +254,22 @@ fn reserved(downlink: &Downlink, estimate: u64, slots: &[Slot], sources: &[Optio
     )]
     let repairs = (estimate as f64 * downlink.loss().clamp(0.0, REPAIRS_MAX)) as u64;
     (audio + repairs).min(estimate)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn feedback_that_says_the_same_again_and_again_is_followed_once_in_a_while() {
+        let now = Instant::now();
+        let soon = now + Duration::from_millis(1);
+        let before = Some((now, 1_000_000));
+        assert_eq!(adapts_at(now, 1_000_000, None), now, "the first time at once");
+        for estimate in [1_000_000, 2_000_000, 999_999, 900_000] {
+            assert_eq!(adapts_at(soon, estimate, before), now + ADAPT_INTERVAL);
+        }
+        assert_eq!(adapts_at(soon, 899_999, before), soon, "less is followed at once");
+        assert_eq!(adapts_at(soon, 0, Some((now, 0))), now + ADAPT_INTERVAL);
+    }
 }

@@ -13,6 +13,7 @@ use crate::media::Kind;
 use crate::participant::Participant;
 use crate::path::{Path, Transport};
 use crate::rtcp::{self, Packet, Writer};
+use crate::slot::Again;
 use crate::source::Source;
 
 /// Between two reports to one participant (RFC 3550 recommends 5 s; round-trip times and lip sync want it sooner).
@@ -112,16 +113,20 @@ impl Call {
         let Some((mut line, slots)) = participant.line_and_slots(self.began) else { return };
         // A connection loses nothing. What is missing there was too old for it, or is still to come from its sender.
         if line.path.transport() != Transport::Udp {
-            counters.nacks_in += lost.count() as u64;
+            counters.nacks_in += lost.len() as u64;
             return;
         }
         let Some(slot) = slots.iter_mut().find(|slot| slot.ssrc() == media) else { return };
+        counters.nacks_in += lost.len() as u64;
         for sequence in lost {
-            counters.nacks_in += 1;
             let before = egress.len();
-            if slot.retransmit(now, sequence, sources, &mut line, egress) {
-                counters.retransmissions_out += 1;
-                counters.bytes_out += (egress.len() - before) as u64;
+            match slot.retransmit(now, sequence, sources, &mut line, egress) {
+                Again::Sent => {
+                    counters.retransmissions_out += 1;
+                    counters.bytes_out += (egress.len() - before) as u64;
+                }
+                Again::Gone => {}
+                Again::Enough => break,
             }
         }
     }

@@ -261,7 +261,18 @@ impl Iterator for Lost<'_> {
         self.first = self.first.wrapping_add(u16::try_from(skip + 1).unwrap_or(0));
         Some(self.first)
     }
+
+    /// How many there still are, without a look at each.
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        let bits = |mask: u16| mask.count_ones() as usize;
+        let (entries, _) = self.rest.as_chunks::<4>();
+        let to_come = entries.iter().map(|[_, _, m0, m1]| 1 + bits(u16::from_be_bytes([*m0, *m1])));
+        let count = bits(self.mask) + to_come.sum::<usize>();
+        (count, Some(count))
+    }
 }
+
+impl ExactSizeIterator for Lost<'_> {}
 
 /// Streams a key frame is wanted of, each with the number of the request.
 #[derive(Clone, Debug)]

@@ -26,7 +26,12 @@ impl From<Packet<'_>> for Plain {
             Packet::ReceiverReport { ssrc, blocks } => {
                 Self::ReceiverReport { ssrc, blocks: blocks.collect() }
             }
-            Packet::Nack { sender, media, lost } => Self::Nack { sender, media, lost: lost.collect() },
+            Packet::Nack { sender, media, lost } => {
+                let len = lost.len();
+                let lost: Vec<u16> = lost.collect();
+                assert_eq!(lost.len(), len, "all are counted before they are read");
+                Self::Nack { sender, media, lost }
+            }
             Packet::Pli { sender, media } => Self::Pli { sender, media },
             Packet::Fir { sender, entries } => Self::Fir { sender, entries: entries.collect() },
             Packet::TransportFeedback(feedback) => {

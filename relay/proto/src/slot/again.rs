@@ -22,8 +22,19 @@ const PROBE_DATAGRAMS_MAX: usize = 128;
 /// Padding of a packet that a line is filled with: as much as its last byte can count.
 const PROBE_PAD: u8 = 255;
 
+/// What became of a request for a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Again {
+    /// It was sent again.
+    Sent,
+    /// There is no such packet, any more.
+    Gone,
+    /// No more is sent again for now, whichever packet it is.
+    Enough,
+}
+
 impl Slot {
-    /// Seals again, on the retransmission SSRC, what was sent under a sequence number. False when it cannot be.
+    /// Seals again, on the retransmission SSRC, what was sent under a sequence number.
     pub(crate) fn retransmit(
         &mut self,
         now: Instant,
@@ -31,12 +42,16 @@ impl Slot {
         sources: &[Option<Source>],
         line: &mut Line<'_>,
         egress: &mut Egress,
-    ) -> bool {
+    ) -> Again {
         let number = nearest(self.runs.highest, sequence);
         // What the line owes already is not made more: it is asked for again.
-        line.has_room(now, 1)
-            && self.budget.spend(now, 1)
-            && self.send_again(now, number, (sources, false), line, egress).is_some()
+        if !line.has_room(now, 1) || !self.budget.spend(now, 1) || !line.repairs.spend(now, 1) {
+            return Again::Enough;
+        }
+        match self.send_again(now, number, (sources, false), line, egress) {
+            Some(_) => Again::Sent,
+            None => Again::Gone,
+        }
     }
 
     /// Fills a line to find out what it carries: packets sent lately go out once more, on the retransmission SSRC. The bytes

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use trunkline_relay_proto::event::Notice;
-use trunkline_relay_proto::media::Extension;
+use trunkline_relay_proto::media::{Extension, Kind};
 
 use crate::branches::Branched;
-use crate::client::{Sent, World, usual};
+use crate::client::{Sent, World, section, usual};
 
 const ALLOCATION: u8 = 8;
 
@@ -70,4 +70,49 @@ fn branches_hear_what_a_sender_says_of_its_layers_once_and_nothing_that_it_canno
     assert_eq!(say(false, &[0x01, 0x00, 11]), 1);
     assert_eq!(say(false, &[0xff, 0xff]), 0, "this cannot be read");
     assert_eq!(say(true, &[0x01, 0x00, 12]), 0, "sound has no layers");
+}
+
+#[test]
+fn who_has_many_slots_is_sent_again_no_more_than_a_few_times_what_one_slot_is() {
+    let mut world = World::new(10);
+    let names = ["ann", "ben", "cat", "dan", "eli"];
+    let senders: Vec<usize> = (1..).zip(names).map(|(at, name)| world.join(name, usual(at * 1000))).collect();
+    let slots = ["v0", "v1", "v2", "v3", "v4"];
+    let many = (0..).zip(slots).map(|(at, mid)| section(mid, Kind::Video, None, 9000 + at * 10)).collect();
+    let mallory = world.join("mallory", many);
+    for picture in 0..300_u32 {
+        for sender in &senders {
+            world.media(*sender, &Sent::video(picture * 3000, b"picture"));
+        }
+    }
+    let again = |world: &World| world.clients[mallory].got.iter().filter(|got| got.rtx).count();
+    let mut one = 0;
+    for mid in slots {
+        let got: Vec<u16> = world.clients[mallory]
+            .got
+            .iter()
+            .filter(|got| got.mid == mid && !got.rtx)
+            .map(|got| u16::try_from(got.index & 0xffff).expect("masked"))
+            .collect();
+        assert_eq!(got.len(), 300);
+        let ssrc = world.clients[mallory].ssrc(mid);
+        world.feedback(mallory, |writer| {
+            assert!(writer.receiver_report(1, &[]) && writer.nack(1, ssrc, got.iter().copied()));
+        });
+        one = if one == 0 { again(&world) } else { one };
+    }
+    assert!(one > 200, "{one} of one slot");
+    assert_eq!(again(&world), one * 2);
+    let counted = world.call.counters();
+    assert_eq!(counted.nacks_in, 1500, "all that was asked for is counted");
+    assert_eq!(counted.retransmissions_out, again(&world) as u64);
+    world.pass(Duration::from_secs(1));
+    let ssrc = world.clients[mallory].ssrc("v4");
+    let newest = world.clients[mallory].got.iter().rev().find(|got| got.mid == "v4" && !got.rtx);
+    let newest = u16::try_from(newest.expect("it came").index & 0xffff).expect("masked");
+    let before = again(&world);
+    world.feedback(mallory, |writer| {
+        assert!(writer.receiver_report(1, &[]) && writer.nack(1, ssrc, [newest]));
+    });
+    assert_eq!(again(&world), before + 1, "a second later there is more");
 }
