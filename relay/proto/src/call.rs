@@ -452,6 +452,7 @@ impl Call {
         self.listen(now);
         self.adapt_all(now);
         self.share_wanted(now);
+        self.follow_moves(now);
         self.send_key_frame_requests(now, egress);
     }
 

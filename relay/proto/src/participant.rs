@@ -12,6 +12,7 @@ use crate::event::{ParticipantId, Quality, QualityCause, Role, RosterEntry};
 use crate::ice::Agent;
 use crate::line::Line;
 use crate::media::{Extension, Kind, Mid, PayloadType, Rid, Section};
+use crate::path::Transport;
 use crate::quality::{Judged, Steady};
 use crate::rng::Rng;
 use crate::rtp::Header;
@@ -86,6 +87,8 @@ pub(crate) struct Participant {
     pub sections: Vec<Section>,
     /// SSRCs known.
     pub streams: Vec<Stream>,
+    /// How its media went when its slots were last begun anew for that.
+    pub transport: Option<Transport>,
     /// Indexes of its sources in the call.
     pub sources: Vec<usize>,
     /// What everybody was told of it last.
@@ -153,6 +156,7 @@ impl Participant {
             secure: None,
             sections: Vec::new(),
             streams: Vec::new(),
+            transport: None,
             sources: Vec::new(),
             told: None,
             slots: Vec::new(),

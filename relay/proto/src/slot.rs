@@ -21,7 +21,7 @@ use crate::counters::Counters;
 use crate::egress::Egress;
 use crate::event::SourceName;
 use crate::history::Packet;
-use crate::key_frame::Asker;
+use crate::key_frame::Askers;
 use crate::layers::Layer;
 use crate::line::Line;
 use crate::media::{Codec, Downstream, ExtensionIds, Kind, Mid, PayloadType, Section};
@@ -87,7 +87,9 @@ pub(crate) struct Slot {
     /// What it shows, or whether it is pinned, is not what its owner was told last.
     pub untold: bool,
     /// How often key frame requests of this receiver are heard.
-    pub asker: Asker,
+    askers: Askers,
+    /// What it shows has to begin with a key frame, which its receiver asked for too often to be heard.
+    unheard: bool,
     /// Media packets sent.
     pub packets: u64,
     /// Payload bytes sent.
@@ -144,7 +146,8 @@ impl Slot {
             pin: None,
             source: None,
             untold: false,
-            asker: Asker::default(),
+            askers: Askers::default(),
+            unheard: false,
             packets: 0,
             octets: 0,
             retransmissions: 0,
@@ -194,7 +197,7 @@ impl Slot {
     pub(crate) fn show(&mut self, shown: Option<(usize, &Source)>) {
         self.source = shown.map(|(index, _)| index);
         self.untold = true;
-        self.asker.reset();
+        self.unheard = false;
         self.selector.aim(None);
         self.paused = false;
         self.queue.clear();
@@ -206,7 +209,7 @@ impl Slot {
     }
 
     /// Which layers to show from now on; none: nothing, because the line carries no more, which is estimated at
-    /// `estimate_bps`. True when a key frame of the layers' encoding is needed for it.
+    /// `estimate_bps`. True when a key frame of the layers' encoding has to be asked for now.
     pub(crate) fn aim(
         &mut self,
         now: Instant,
@@ -216,8 +219,9 @@ impl Slot {
     ) -> bool {
         let before = self.selector.target();
         if before == layer && layer.is_some() {
-            return false;
+            return self.unheard && self.needs_key_frame(source) && self.ask(now, source);
         }
+        self.unheard = false;
         self.untold |= self.paused != layer.is_none();
         self.switches.count(before, self.paused, layer);
         self.paused = layer.is_none();
@@ -239,7 +243,15 @@ impl Slot {
         } else {
             estimate_bps.map_or(u64::MAX, |bits| bits / CATCH_UP_BPS_PER_PACKET).min(CATCH_UP_PACKETS_MAX)
         };
-        needs_key_frame && !self.catch_up(now, source, layer.encoding, packets_max)
+        needs_key_frame && !self.catch_up(now, source, layer.encoding, packets_max) && self.ask(now, source)
+    }
+
+    /// Whether a key frame is asked for on behalf of this receiver now. If it had too many, what it waits for is asked for
+    /// later, when layers are chosen anew.
+    pub(crate) fn ask(&mut self, now: Instant, source: &Source) -> bool {
+        let heard = self.kind == Kind::Video && self.askers.allow(now, source.csrc);
+        self.unheard = !heard;
+        heard
     }
 
     /// Whether what it is to show has to wait for a key frame.

@@ -13,7 +13,7 @@ use crate::media::Kind;
 use crate::participant::Participant;
 use crate::path::{Path, Transport};
 use crate::rtcp::{self, Packet, Writer};
-use crate::slot::Again;
+use crate::slot::{Again, Slot};
 use crate::source::Source;
 
 /// Between two reports to one participant (RFC 3550 recommends 5 s; round-trip times and lip sync want it sooner).
@@ -138,19 +138,40 @@ impl Call {
 
     /// What a participant is shown under an SSRC has to begin with a key frame again, if it has not had that too often.
     pub(super) fn begin_anew(&mut self, now: Instant, index: usize, media: u32) {
-        let Some(participant) = self.participant_mut(index) else { return };
-        let Some(slot) = participant.slots.iter_mut().find(|slot| slot.ssrc() == media) else { return };
-        let Some(layer) = slot.shown().or(slot.target()) else { return };
-        let Some(source) = slot.source.filter(|_| slot.asker.allow(now)) else { return };
-        if let Some(encoding) = self.encoding_mut(source, usize::from(layer.encoding)) {
-            encoding.key_frames.want();
+        let Self { participants, sources, .. } = self;
+        let Some(participant) = participants.get_mut(index).and_then(Option::as_deref_mut) else { return };
+        if let Some(slot) = participant.slots.iter_mut().find(|slot| slot.ssrc() == media) {
+            want_key_frame(now, slot, sources);
         }
     }
 
     /// Somebody can receive from now on: what its video slots show has to begin with a key frame.
     pub(super) fn start_video(&mut self, index: usize) {
-        if let Some(participant) = self.participants.get(index).and_then(Option::as_deref) {
-            want_key_frames(participant, &mut self.sources);
+        let Self { participants, sources, .. } = self;
+        let Some(participant) = participants.get(index).and_then(Option::as_deref) else { return };
+        for (_, slot) in participant.slots_of(Kind::Video) {
+            let Some(layer) = slot.shown().or(slot.target()) else { continue };
+            let source = slot.source.and_then(|at| sources.get_mut(at)).and_then(Option::as_mut);
+            if let Some(encoding) =
+                source.and_then(|source| source.encodings.get_mut(usize::from(layer.encoding)))
+            {
+                encoding.key_frames.want();
+            }
+        }
+    }
+
+    /// What people's slots show begins anew where media goes to them by a network of another kind than before: what was
+    /// under way is lost, and waiting until it is asked for again would take longer than a new picture. Who goes to and fro
+    /// is heard no more often than who asks for key frames.
+    pub(super) fn follow_moves(&mut self, now: Instant) {
+        let Self { participants, sources, .. } = self;
+        for participant in participants.iter_mut().flatten() {
+            let Some(transport) = participant.ice.path().map(|path| path.transport()) else { continue };
+            if participant.transport.replace(transport).is_some_and(|before| before != transport) {
+                for slot in participant.slots.iter_mut().filter(|slot| slot.kind == Kind::Video) {
+                    want_key_frame(now, slot, sources);
+                }
+            }
         }
     }
 
@@ -323,8 +344,8 @@ impl Call {
     }
 }
 
-/// Media of a participant goes by another path than before. What was under way on a network of another kind is lost, in
-/// both directions, and waiting until it is asked for again would take longer than a new picture.
+/// Media of a participant goes by another path than before. What it sent by a network of another kind is lost, and waiting
+/// until it is asked for again would take longer than a new picture. For what it is sent see [`Call::follow_moves`].
 pub(super) fn moved(
     participant: &mut Participant,
     sources: &mut [Option<Source>],
@@ -340,7 +361,6 @@ pub(super) fn moved(
         downlink.moved();
     }
     if from.transport() != to.transport() {
-        want_key_frames(participant, sources);
         for at in &participant.sources {
             if let Some(source) = sources.get_mut(*at).and_then(Option::as_mut) {
                 source.encodings.iter_mut().for_each(|encoding| encoding.key_frames.want());
@@ -349,16 +369,16 @@ pub(super) fn moved(
     }
 }
 
-/// What a participant's video slots show has to begin with a key frame.
-fn want_key_frames(participant: &Participant, sources: &mut [Option<Source>]) {
-    for (_, slot) in participant.slots_of(Kind::Video) {
-        let Some(layer) = slot.shown().or(slot.target()) else { continue };
-        let source = slot.source.and_then(|at| sources.get_mut(at)).and_then(Option::as_mut);
-        if let Some(encoding) =
-            source.and_then(|source| source.encodings.get_mut(usize::from(layer.encoding)))
-        {
-            encoding.key_frames.want();
-        }
+/// What a slot shows has to begin with a key frame, if its receiver has not had that too often.
+fn want_key_frame(now: Instant, slot: &mut Slot, sources: &mut [Option<Source>]) {
+    let Some(layer) = slot.shown().or(slot.target()) else { return };
+    let Some(source) = slot.source.and_then(|at| sources.get_mut(at)).and_then(Option::as_mut) else {
+        return;
+    };
+    if slot.ask(now, source)
+        && let Some(encoding) = source.encodings.get_mut(usize::from(layer.encoding))
+    {
+        encoding.key_frames.want();
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use trunkline_relay_proto::event::{Pin, Request};
 use trunkline_relay_proto::path::{Path, Transport, Via};
 use trunkline_relay_proto::rtcp::Writer;
 
@@ -108,6 +109,48 @@ fn what_a_slow_path_lost_is_shown_anew_with_a_key_frame_but_not_without_end() {
     }
     let all = world.clients[ann].key_frame_requests - asked;
     assert!((4..20).contains(&all), "{all}");
+}
+
+#[test]
+fn who_goes_from_one_network_to_another_and_back_without_end_is_heard_ever_less() {
+    let (mut world, ann, bob, udp, tcp) = world();
+    world.pass(Duration::from_secs(2));
+    let asked = world.clients[ann].key_frame_requests;
+    for tenth in 1..600_u32 {
+        world.clients[bob].path = if tenth % 2 == 1 { tcp } else { udp };
+        world.check(bob, true);
+        film(&mut world, ann, tenth);
+        world.pass(Duration::from_millis(100));
+    }
+    let all = world.clients[ann].key_frame_requests - asked;
+    assert!((2..20).contains(&all), "{all}");
+}
+
+#[test]
+fn pins_that_swap_two_slots_without_end_are_heard_ever_less() {
+    let mut world = World::new(4);
+    let (ann, bob) = (world.join("ann", usual(1000)), world.join("bob", usual(2000)));
+    let eve = world.join("eve", usual(3000));
+    let mut asked = 0;
+    for sixteenth in 0..16 * 60_u32 {
+        for client in [ann, bob] {
+            world.media(client, &Sent::video(sixteenth * 5625, b"picture"));
+        }
+        if sixteenth % 64 == 0 {
+            world.check(eve, true);
+        }
+        if sixteenth == 16 * 4 {
+            asked = world.clients[ann].key_frame_requests + world.clients[bob].key_frame_requests;
+        }
+        let whom = if sixteenth % 2 == 0 { ["ann", "bob"] } else { ["bob", "ann"] };
+        for (slot, whom) in ["v0", "v1"].into_iter().zip(whom) {
+            let pin = Pin { slot: slot.into(), participant: Some(whom.into()), source: None, height: None };
+            world.call.request(world.now, world.clients[eve].id, Request::Pin(pin)).expect("can be done");
+        }
+        world.pass(Duration::from_micros(62_500));
+    }
+    let all = world.clients[ann].key_frame_requests + world.clients[bob].key_frame_requests - asked;
+    assert!((2..30).contains(&all), "{all} in 56 s");
 }
 
 #[test]
