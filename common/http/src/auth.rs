@@ -71,6 +71,12 @@ impl<K: Hash + Eq + Clone> Budget<K> {
         Self { limiter: RateLimiter::keyed(Quota::per_second(per_second)), what }
     }
 
+    /// The same, of which as many as `burst` may come all at once.
+    #[must_use]
+    pub fn bursting(per_second: NonZeroU32, burst: NonZeroU32, what: &'static str) -> Self {
+        Self { limiter: RateLimiter::keyed(Quota::per_second(per_second).allow_burst(burst)), what }
+    }
+
     /// Counts a request.
     ///
     /// # Errors

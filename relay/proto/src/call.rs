@@ -340,9 +340,12 @@ impl Call {
             }
             Request::Mute(mute) => {
                 let source = self.source_of(index, mute.source).ok_or(RequestError::NoSuchSource)?;
-                if let Some(source) = self.source_mut(source) {
-                    source.muted = mute.muted;
+                let Some(source) = self.source_mut(source) else { return Err(RequestError::NoSuchSource) };
+                // Everybody is told of what changed, and is not to be bothered with what did not.
+                if source.muted == mute.muted {
+                    return Ok(());
                 }
+                source.muted = mute.muted;
                 self.announce(now, index);
                 self.rearrange(now);
             }

@@ -17,8 +17,7 @@ use trunkline_http::serve::stopped;
 use trunkline_relay_proto::event::Request;
 
 use super::limits::{
-    EVENTS_MESSAGE_BYTES_MAX, EVENTS_PING, EVENTS_REQUESTS_PER_S, EVENTS_SILENCE_MAX,
-    EVENTS_UNSENT_BYTES_MAX, EVENTS_WRITE_MAX,
+    EVENTS_MESSAGE_BYTES_MAX, EVENTS_PING, EVENTS_SILENCE_MAX, EVENTS_UNSENT_BYTES_MAX, EVENTS_WRITE_MAX,
 };
 use super::participants::authorized;
 use super::{Answer, Api, fail};
@@ -35,13 +34,6 @@ struct Connection {
     session: SessionId,
     events: EventStream,
     heard: Instant,
-    budget: Budget,
-}
-
-/// Requests that are left in this second.
-struct Budget {
-    since: Instant,
-    left: u32,
 }
 
 pub(super) async fn open(
@@ -58,8 +50,7 @@ pub(super) async fn open(
         return Err(Problem::new(OVERLOADED, "too many events connections are open").retry_after(EVENTS_PING));
     };
     let events = api.node.events(&session).map_err(fail::node)?;
-    let connection =
-        Connection { api, session, events, heard: Instant::now(), budget: Budget::new(Instant::now()) };
+    let connection = Connection { api, session, events, heard: Instant::now() };
     Ok(upgrade
         .max_write_buffer_size(EVENTS_UNSENT_BYTES_MAX)
         .max_message_size(EVENTS_MESSAGE_BYTES_MAX)
@@ -118,7 +109,8 @@ impl Connection {
             Message::Ping(_) | Message::Pong(_) => return Ok(()),
             Message::Binary(_) => return refuse(socket, "send text frames").await,
         };
-        if !self.budget.take(self.heard) {
+        // Of the session: who connects again has no more than who stays.
+        if self.api.requests.count(&self.session).is_err() {
             return refuse(socket, "too many requests in a second").await;
         }
         let request: Request = match serde_json::from_str(&text) {
@@ -136,21 +128,6 @@ impl Connection {
             return Err(close(close_code::POLICY, "no pong came: connect again"));
         }
         send(socket, Message::Ping(bytes::Bytes::new())).await
-    }
-}
-
-impl Budget {
-    fn new(now: Instant) -> Self {
-        Self { since: now, left: EVENTS_REQUESTS_PER_S }
-    }
-
-    fn take(&mut self, now: Instant) -> bool {
-        if now.duration_since(self.since) >= Duration::from_secs(1) {
-            *self = Self::new(now);
-        }
-        let allowed = self.left > 0;
-        self.left = self.left.saturating_sub(1);
-        allowed
     }
 }
 

@@ -1,5 +1,6 @@
 //! The bounds of the API. Each says which way to tune it, and what that costs.
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 /// Bytes of a JSON body: all of them are a few fields.
@@ -30,8 +31,14 @@ pub const EVENT_BYTES_MAX: usize = 1 << 20;
 /// bound, pongs to somebody who pings and does not read would pile up. Less than an event would cut off large calls.
 pub const EVENTS_UNSENT_BYTES_MAX: usize = EVENT_BYTES_MAX + 16 * 1024;
 
-/// Requests of one events connection per second; more are answered with an error. Pinning is done by people.
-pub const EVENTS_REQUESTS_PER_S: u32 = 20;
+/// Requests of one session per second, over however many events connections; more are answered with an error. Pinning is
+/// done by people. More lets one client make more work for everybody on its call.
+pub const EVENTS_REQUESTS_PER_S: NonZeroU32 = NonZeroU32::MIN.saturating_add(19);
+
+/// Changes of one session per second, and all at once: new offers, and ICE restarts. Clients make one when something is
+/// switched on, or a network lost. More lets one client make more work: everybody is told, and slots are chosen anew.
+pub const CHANGES_PER_S: NonZeroU32 = NonZeroU32::MIN.saturating_add(2);
+pub const CHANGES_BURST: NonZeroU32 = NonZeroU32::MIN.saturating_add(9);
 
 /// Records of a page unless the caller asks for another number.
 pub const RECORDS_DEFAULT: usize = 256;

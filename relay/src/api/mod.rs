@@ -46,7 +46,7 @@ pub use operate::Health;
 
 use crate::config::Config;
 use crate::metrics::View;
-use crate::node::{Mode, Node};
+use crate::node::{Mode, Node, SessionId};
 use crate::records::{Book, Reader};
 use crate::token::Tokens;
 use crate::web;
@@ -66,6 +66,8 @@ pub struct Api {
     lockout: Lockout,
     failed_logins: FailedLogins,
     joins: Budget<IpAddr>,
+    changes: Budget<SessionId>,
+    requests: Budget<SessionId>,
     events: Arc<Semaphore>,
     origins: Origins,
     ingresses: Arc<[IpAddr]>,
@@ -111,6 +113,12 @@ impl Api {
             lockout: Lockout::default(),
             failed_logins: FailedLogins::default(),
             joins: Budget::new(config.limits.joins_per_s, "joins from this address"),
+            changes: Budget::bursting(
+                limits::CHANGES_PER_S,
+                limits::CHANGES_BURST,
+                "changes of this session",
+            ),
+            requests: Budget::new(limits::EVENTS_REQUESTS_PER_S, "requests of this session"),
             events: Arc::new(Semaphore::new(config.limits.events_max)),
             origins: config.api.origins.clone().into(),
             ingresses: config.ingress.from.iter().map(IpAddr::to_canonical).collect(),

@@ -70,6 +70,7 @@ pub(super) async fn change(
 ) -> Answer<Response> {
     let (parts, body) = request.into_parts();
     let session = authorized(&api, &parts, &call, &session)?;
+    api.changes.count(&session)?;
     let if_match = if_match(&parts.headers)?;
     let kind = media_type(&parts.headers).map(str::to_owned);
     let request = Request::from_parts(parts, body);

@@ -371,6 +371,22 @@ fn a_muted_camera_leaves_the_slots_and_comes_back() {
 }
 
 #[test]
+fn a_mute_that_changes_nothing_is_told_to_nobody() {
+    let mut world = World::new(10);
+    let ann = world.join("ann", usual(1000));
+    let bob = world.join("bob", usual(2000));
+    world.media(ann, &Sent::video(0, b"seen"));
+    let id = world.clients[ann].id;
+    for (muted, changes) in [(false, false), (true, true), (true, false), (false, true), (false, false)] {
+        world.clients[bob].events.clear();
+        let mute = Mute { source: SourceName::Camera, muted };
+        world.call.request(world.now, id, Request::Mute(mute)).expect("can be done");
+        world.settle();
+        assert_eq!(!world.clients[bob].events.is_empty(), changes, "{muted}");
+    }
+}
+
+#[test]
 fn nothing_is_left_of_who_left() {
     let mut world = World::new(10);
     let ann = world.join("ann", usual(1000));

@@ -97,6 +97,27 @@ async fn who_asks_too_much_is_told_and_who_sends_too_much_is_cut_off() {
 }
 
 #[tokio::test]
+async fn who_connects_again_may_ask_no_more() {
+    let served = served().await;
+    let call = served.call(json!({})).await;
+    let (ann, _) = served.joined(&call, "Ann").await;
+    let (mut asked, mut done) = (0, 0);
+    let began = std::time::Instant::now();
+    for _ in 0..10 {
+        let mut events = connect(&served, &ann).await.unwrap();
+        for _ in 0..20 {
+            ask(&mut events, "{}").await;
+            asked += 1;
+            let reason = next_of(&mut events, "error").await["reason"].as_str().unwrap().to_owned();
+            done += u64::from(reason != "too many requests in a second");
+        }
+    }
+    // As many at once as in a second, and what comes back meanwhile.
+    let most = 20 + 20 * (1 + began.elapsed().as_secs());
+    assert!(asked == 200 && done <= most, "{done} of {asked}, {most} at most");
+}
+
+#[tokio::test]
 async fn the_last_event_says_why_it_is_over() {
     let served = served().await;
     for (reason, end) in [("call_ended", "DELETE"), ("drained", "drain"), ("left", "leave")] {

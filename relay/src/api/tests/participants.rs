@@ -224,6 +224,28 @@ async fn joins_from_one_address_are_limited() {
 }
 
 #[tokio::test]
+async fn changes_of_one_session_are_limited_and_of_others_are_not() {
+    let served = served().await;
+    let call = served.call(json!({})).await;
+    let ((ann, _), (bob, _)) = (served.joined(&call, "Ann").await, served.joined(&call, "Bob").await);
+    let change =
+        |session: &str| served.request("PATCH", session).header(CONTENT_TYPE, SDP).body(OFFER).send();
+    let mut statuses = Vec::new();
+    for _ in 0..40 {
+        let response = change(&ann).await.unwrap();
+        statuses.push(response.status());
+        if response.status() == StatusCode::TOO_MANY_REQUESTS {
+            assert!(header(&response, "retry-after").parse::<u64>().unwrap() >= 1);
+            problem(response, TOO_MANY_REQUESTS).await;
+            break;
+        }
+    }
+    let done = statuses.iter().filter(|status| **status == StatusCode::OK).count();
+    assert!((10..40).contains(&done) && done + 1 == statuses.len(), "{statuses:?}");
+    assert_eq!(change(&bob).await.unwrap().status(), StatusCode::OK);
+}
+
+#[tokio::test]
 async fn pages_of_listed_origins_may_join_and_read_what_they_need() {
     let served = served_with(Recorder::off(), |config| {
         config.api.origins = vec!["https://app.test".parse().unwrap()];
