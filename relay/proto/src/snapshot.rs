@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::event::{Quality, Role, SourceName};
+use crate::event::{Quality, QualityCause, Role, SourceName};
 
 /// A call as it is now.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -39,6 +39,8 @@ pub struct ParticipantSnapshot {
     pub srtp_profile: Option<&'static str>,
     /// How good its connection is.
     pub quality: Quality,
+    /// What spoils it; none while it is good.
+    pub quality_cause: Option<QualityCause>,
     /// Bits per second that its line is estimated to carry to it; none while nothing is known.
     pub estimate_bps: Option<u64>,
     /// How long packets wait on their way to it beyond the shortest, as its feedback shows, in milliseconds.

@@ -94,7 +94,19 @@ struct Person {
     role: String,
     state: String,
     quality: String,
+    quality_cause: Option<String>,
     srtp_profile: Option<String>,
+    estimate_bps: Option<u64>,
+    rtt_ms: Option<f64>,
+    uplink_loss: f64,
+    downlink_loss: f64,
+    slots: Vec<Slot>,
+}
+
+#[derive(Deserialize)]
+struct Slot {
+    paused: bool,
+    freezes: u64,
 }
 
 pub(super) async fn call(verb: Verb, api: &Api, out: &mut Console<'_>) -> Result<(), CliError> {
@@ -149,18 +161,44 @@ async fn list(api: &Api, out: &mut Console<'_>) -> Result<(), CliError> {
 async fn show(call: &str, api: &Api, out: &mut Console<'_>) -> Result<(), CliError> {
     let answer = api.get(&format!("/v1/calls/{}", segment(call))).await?;
     let Call { participants } = view(&answer)?;
+    out.show(&answer, || people(&participants));
+    Ok(())
+}
+
+/// Who is on a call, and how well: a line each.
+fn people(participants: &[Person]) -> String {
     let row = |person: &Person| {
+        let quality = person.quality.clone();
+        let cause =
+            person.quality_cause.as_ref().map(|cause| format!("{quality}: {}", cause.replace('_', " ")));
         [
             person.participant.clone(),
             person.role.clone(),
             person.state.clone(),
-            person.quality.clone(),
+            cause.unwrap_or(quality),
+            or_dash(person.estimate_bps.map(|bits| format!("{} kbit/s", bits / 1000))),
+            or_dash(person.rtt_ms.map(|rtt| format!("{rtt:.0} ms"))),
+            format!("{:.0} %", person.uplink_loss * 100.0),
+            format!("{:.0} %", person.downlink_loss * 100.0),
+            person.slots.iter().filter(|slot| slot.paused).count().to_string(),
+            person.slots.iter().map(|slot| slot.freezes).sum::<u64>().to_string(),
             or_dash(person.srtp_profile.clone()),
         ]
     };
-    let header = ["PARTICIPANT", "ROLE", "STATE", "QUALITY", "SRTP"];
-    out.show(&answer, || table(header, &participants.iter().map(row).collect::<Vec<_>>()));
-    Ok(())
+    let header = [
+        "PARTICIPANT",
+        "ROLE",
+        "STATE",
+        "QUALITY",
+        "ESTIMATE",
+        "RTT",
+        "LOSS UP",
+        "LOSS DOWN",
+        "PAUSED",
+        "FREEZES",
+        "SRTP",
+    ];
+    table(header, &participants.iter().map(row).collect::<Vec<_>>())
 }
 
 async fn token(args: TokenArgs, api: &Api, out: &mut Console<'_>) -> Result<(), CliError> {
@@ -178,4 +216,59 @@ async fn token(args: TokenArgs, api: &Api, out: &mut Console<'_>) -> Result<(), 
 
 fn now_s() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_on_a_call_is_shown_with_what_spoils_their_connections() {
+        let call: Call = serde_json::from_value(json!({ "call_id": "x", "participants": [
+            { "participant": "Ann", "role": "presenter", "state": "connected", "quality": "poor",
+              "quality_cause": "downlink_loss", "srtp_profile": "AEAD_AES_128_GCM", "estimate_bps": 812_345,
+              "rtt_ms": 41.6, "uplink_loss": 0.0, "downlink_loss": 0.25, "slots": [
+                { "slot": "1", "paused": true, "freezes": 2 }, { "slot": "2", "paused": false, "freezes": 1 }] },
+            { "participant": "Bob", "role": "viewer", "state": "joining", "quality": "good", "quality_cause": null,
+              "srtp_profile": null, "estimate_bps": null, "rtt_ms": null, "uplink_loss": 0.0,
+              "downlink_loss": 0.0, "slots": [] }] }))
+        .unwrap();
+        let shown = people(&call.participants);
+        let lines: Vec<Vec<&str>> = shown
+            .lines()
+            .map(|line| line.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).collect())
+            .collect();
+        assert_eq!(
+            lines,
+            [
+                vec![
+                    "PARTICIPANT",
+                    "ROLE",
+                    "STATE",
+                    "QUALITY",
+                    "ESTIMATE",
+                    "RTT",
+                    "LOSS UP",
+                    "LOSS DOWN",
+                    "PAUSED",
+                    "FREEZES",
+                    "SRTP",
+                ],
+                vec![
+                    "Ann",
+                    "presenter",
+                    "connected",
+                    "poor: downlink loss",
+                    "812 kbit/s",
+                    "42 ms",
+                    "0 %",
+                    "25 %",
+                    "1",
+                    "3",
+                    "AEAD_AES_128_GCM",
+                ],
+                vec!["Bob", "viewer", "joining", "good", "-", "-", "0 %", "0 %", "0", "0", "-"],
+            ]
+        );
+    }
 }

@@ -77,6 +77,7 @@ impl Call {
             transport: participant.ice.path().map(|path| path.transport().name()),
             srtp_profile: participant.secure.as_ref().map(|secure| secure.profile.name()),
             quality: participant.quality.0,
+            quality_cause: participant.quality.1,
             estimate_bps: participant.downlink.as_ref().and_then(|downlink| downlink.estimate_bps()),
             queue_delay_ms: participant
                 .downlink
