@@ -2,7 +2,7 @@
 import { canEncrypt } from './encryption.js';
 import { decodeBase64, makeKey, readInvitation, readToken, writeInvitation } from './link.js';
 import { importBaseKey, safetyCode } from './sframe.js';
-import { OWN_CAUSES, Tiles, callTitle, initials } from './tiles.js';
+import { Tiles, callTitle, connectionText, initials } from './tiles.js';
 import { TrunklineCall } from './trunkline-client.js';
 
 const JOIN_PROBLEMS = {
@@ -27,7 +27,6 @@ const FAREWELLS = {
 };
 /** Reasons after which the same invitation joins nothing any more. */
 const FINAL = ['call_ended', 'unauthorized'];
-const QUALITIES = { good: 'Good connection', fair: 'Fair connection', poor: 'Poor connection' };
 const DEVICE_PROBLEMS = {
   NotAllowedError: 'Access was denied. You can allow it in the browser’s settings of this page.',
   NotFoundError: 'None was found.',
@@ -183,7 +182,7 @@ function listen(events) {
   on('quality', ({ participant, quality, cause }) => {
     render();
     if (participant !== self) return;
-    connection(quality, cause ? `${QUALITIES[quality]}: ${OWN_CAUSES[cause] ?? cause}` : QUALITIES[quality]);
+    connection(quality, connectionText(true, { quality, cause }));
   });
   on('moved', () => announce('The call moves to another relay.'));
   on('ended', ({ reason }) => leaveRoom(reason));
@@ -215,7 +214,7 @@ function showPeople(shown) {
 }
 
 function renderPeople() {
-  const { roster, speakers } = call;
+  const { roster, speakers, qualities } = call;
   $('people-title').textContent = `Participants (${roster.size})`;
   const focused = document.activeElement?.closest('#people-list li')?.dataset.name;
   const names = [...roster.keys()].sort((first, second) => first.localeCompare(second));
@@ -231,6 +230,13 @@ function renderPeople() {
     row.querySelector('.initials').textContent = initials(name);
     row.querySelector('.who').textContent = name === self ? `${name} (you)` : name;
     row.querySelector('.what').textContent = what.filter(Boolean).join(', ');
+    const quality = qualities.get(name);
+    const connection = row.querySelector('.connection');
+    connection.hidden = !quality;
+    if (quality) {
+      connection.dataset.level = quality.quality;
+      connection.textContent = connectionText(name === self, quality);
+    }
     const button = row.querySelector('button');
     button.disabled = name === self || role === 'viewer';
     button.setAttribute('aria-pressed', pinned);

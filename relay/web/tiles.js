@@ -11,7 +11,7 @@ const WITHOUT_PICTURE_MAX = 8;
 const SETTLE_MS = 300;
 /** What most pictures have, before the first one tells. */
 const HEIGHT_PER_WIDTH = 9 / 16;
-const PAUSED = 'Paused: slow connection';
+const QUALITIES = { good: 'Good connection', fair: 'Fair connection', poor: 'Poor connection' };
 const CAUSES = {
   uplink_loss: 'what they send arrives with gaps',
   downlink_loss: 'what they receive arrives with gaps',
@@ -19,7 +19,7 @@ const CAUSES = {
   bandwidth: 'it carries little',
 };
 /** What spoils one's own connection, in plain words. */
-export const OWN_CAUSES = {
+const OWN_CAUSES = {
   uplink_loss: 'what you send arrives with gaps',
   downlink_loss: 'what you receive arrives with gaps',
   round_trip_time: 'long delay',
@@ -130,9 +130,7 @@ export class Tiles {
     const warning = tile.querySelector('.warning');
     warning.hidden = !each.undecryptable;
     warning.textContent = each.undecryptable ? 'This cannot be decrypted: the key is another one.' : '';
-    const paused = tile.querySelector('.paused');
-    paused.hidden = !each.paused || each.undecryptable || each.dark;
-    paused.textContent = paused.hidden ? '' : PAUSED;
+    tile.querySelector('.paused').hidden = !each.paused || each.undecryptable || each.dark;
     const quality = tile.querySelector('.quality');
     quality.hidden = each.quality === null;
     if (each.quality) {
@@ -213,6 +211,18 @@ export function qualityText(name, { quality, cause }) {
   const said = [quality];
   if (cause) said.push(name === null ? (OWN_CAUSES[cause] ?? cause) : (CAUSES[cause] ?? cause));
   return `${whose}: ${said.join(', ')}`;
+}
+
+/**
+ * Says the same without whose it is.
+ *
+ * @param {boolean} own
+ * @param {{quality: string, cause?: string}} quality
+ * @returns {string} such as `Poor connection: long delay`
+ */
+export function connectionText(own, { quality, cause }) {
+  const said = QUALITIES[quality] ?? quality;
+  return cause ? `${said}: ${(own ? OWN_CAUSES : CAUSES)[cause] ?? cause}` : said;
 }
 
 /**

@@ -8,7 +8,7 @@ import { encodings, offerSilence } from '../media.js';
 import { Pins } from '../pins.js';
 import { Pulse } from '../pulse.js';
 import { summarise } from '../stats.js';
-import { callTitle, pictureHeight, qualityText } from '../tiles.js';
+import { callTitle, connectionText, pictureHeight, qualityText } from '../tiles.js';
 
 const claims = [];
 const test = (claim, body) => claims.push([claim, body]);
@@ -230,6 +230,9 @@ test('connections are told of in words, also those of a cause that is not known'
   equal(qualityText('ben', { quality: 'poor', cause: 'uplink_loss' }), 'Connection of ben: poor, what they send arrives with gaps');
   equal(qualityText(null, { quality: 'fair', cause: 'bandwidth' }), 'Your connection: fair, it carries less than there is to see');
   equal(qualityText(null, { quality: 'fair', cause: 'weather' }), 'Your connection: fair, weather');
+  equal(connectionText(true, { quality: 'good' }), 'Good connection');
+  equal(connectionText(true, { quality: 'fair', cause: 'bandwidth' }), 'Fair connection: it carries less than there is to see');
+  equal(connectionText(false, { quality: 'poor', cause: 'downlink_loss' }), 'Poor connection: what they receive arrives with gaps');
 });
 
 test('statistics of a camera tell its encodings apart, the smallest first', () => {

@@ -21,12 +21,21 @@ async fn a_paused_tile_keeps_its_own_last_picture_and_every_tile_tells_of_its_co
         page.wait_until(&format!("{tile}?.{what}"), PATIENCE).await.unwrap();
     };
     page.run(change, &[json!("ben"), json!({ "paused": true })]).await.unwrap();
-    shown("ben", "querySelector('.paused').textContent === 'Paused: slow connection'").await;
+    shown("ben", "querySelector('.paused').innerText === 'Paused: your connection is slow'").await;
     shown("ben", "dataset.picture === 'true'").await;
     // Whoever comes into a paused slot has shown nothing yet.
     page.run(change, &[json!("ben"), json!({ "participant": "dmitri", "csrc": 77 })]).await.unwrap();
     shown("dmitri", "dataset.picture === 'false'").await;
     page.screenshot(&screenshot("room-paused")).await.unwrap();
+    // In a narrow tile it says so, too, on one line.
+    page.set_size(320, 640).await.unwrap();
+    shown("dmitri", "querySelector('.paused').innerText === 'Your line is slow'").await;
+    let line = "const paused = document.querySelector('.tile[data-participant=dmitri] .paused'); \
+        const [text, tile] = [paused, paused.closest('.tile')].map((each) => each.getBoundingClientRect()); \
+        return text.height < 30 && text.left >= tile.left && text.right <= tile.right";
+    assert_eq!(page.run(line, &[]).await.unwrap(), true);
+    page.screenshot(&screenshot("room-paused-narrow")).await.unwrap();
+    page.set_size(1280, 800).await.unwrap();
     page.run(change, &[json!("dmitri"), json!({ "paused": false })]).await.unwrap();
     shown("dmitri", "querySelector('.paused').hidden").await;
     shown("dmitri", "dataset.picture === 'true'").await;
@@ -43,6 +52,18 @@ async fn a_paused_tile_keeps_its_own_last_picture_and_every_tile_tells_of_its_co
     assert_eq!(page.text("#connection").await.unwrap(), own);
     assert_named(&page).await;
     page.screenshot(&screenshot("room-connections")).await.unwrap();
+
+    // Who cannot point at a tile finds it among the people.
+    page.set_size(390, 760).await.unwrap();
+    page.click("#people-toggle").await.unwrap();
+    let said = async |name: &str| {
+        page.text(&format!("#people-list li[data-name={name}] .connection")).await.unwrap()
+    };
+    assert_eq!(said("chloe").await, "Poor connection: what they send arrives with gaps");
+    assert_eq!(said("anna").await, own);
+    assert_eq!(said("ben").await, "", "nothing is known of his");
+    assert_named(&page).await;
+    page.screenshot(&screenshot("room-people-narrow")).await.unwrap();
     assert_eq!(errors(&browser).await, Vec::<String>::new());
 }
 
