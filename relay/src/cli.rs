@@ -3,7 +3,7 @@
 //! Exit codes: 0 done, 1 it failed, 2 it was not understood. An error is one line on stderr that says what to do.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -20,7 +20,7 @@ mod target;
 #[cfg(test)]
 mod tests;
 
-use crate::config::Config;
+use crate::config::{Config, ConfigError};
 use crate::init::CONFIG_FILE;
 use crate::{check, run};
 use target::Target;
@@ -117,9 +117,23 @@ fn node(target: &Target, args: NodeArgs, out: &mut Console<'_>) -> Result<(), Cl
             "which node? Name its configuration with --config FILE, or its directory with --dir DIR".into(),
         )
     })?;
-    let config = Config::load(&file).map_err(CliError::failed)?;
+    let config = load(&file)?;
     if args.check {
         return show(&check::all(&config), out);
     }
     run::run(&config).map_err(CliError::failed)
+}
+
+/// The configuration of a node; if there is none, how to make one.
+fn load(file: &Path) -> Result<Config, CliError> {
+    Config::load(file).map_err(|error| match &error {
+        ConfigError::Unreadable { error: io, .. } if io.kind() == std::io::ErrorKind::NotFound => {
+            let dir = file.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("DIR"));
+            CliError::Failed(format!(
+                "{error}. `trunkline-relay init --dir {}` makes the directory of a new node",
+                dir.display()
+            ))
+        }
+        _ => CliError::failed(error),
+    })
 }

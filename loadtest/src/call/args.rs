@@ -47,7 +47,7 @@ pub(crate) struct CallArgs {
     /// Video sections that everybody receives in.
     #[arg(long, default_value_t = 9)]
     pub(super) slots_video: usize,
-    /// Small pictures that everybody sees besides a large one, of cameras with --simulcast.
+    /// Small pictures that everybody sees besides a large one. Implies --simulcast: cameras send three encodings at a time.
     #[arg(long, conflicts_with = "slots_video")]
     pub(super) slots: Option<usize>,
     /// Cameras send three encodings at a time. Everybody asks for one picture of 720 lines, and for 180 in the other

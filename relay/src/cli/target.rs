@@ -7,7 +7,6 @@ use trunkline_http::cli::CliError;
 use trunkline_http::cli::client::{Endpoint, reachable};
 use zeroize::Zeroizing;
 
-use crate::config::Config;
 use crate::init::CONFIG_FILE;
 
 const URL_VARIABLE: &str = "TRUNKLINE_RELAY_URL";
@@ -55,7 +54,7 @@ fn from_environment(url: &str) -> Result<Endpoint, CliError> {
 /// With the directory's token; at its address, unless a URL says otherwise.
 fn from_directory(dir: &Path, url: Option<&str>) -> Result<Endpoint, CliError> {
     let file = dir.join(CONFIG_FILE);
-    let config = Config::load(&file).map_err(CliError::failed)?;
+    let config = super::load(&file)?;
     let token = secret::read(&config.api.admin_token_file)
         .map_err(|error| CliError::failed(format!("api.admin_token_file: {error}")))?;
     let certificate = match &config.api.tls_certificate {

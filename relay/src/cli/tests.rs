@@ -97,4 +97,9 @@ fn a_node_that_is_not_there_is_said_in_one_line_with_what_to_do() {
     assert!(err.contains("Start it with `trunkline-relay node --config"), "{err}");
     let (code, _, err) = run(&["node", "--config", "missing.toml"]);
     assert!(code == 1 && err.contains("missing.toml: cannot read the configuration"), "{err}");
+    assert!(err.contains("`trunkline-relay init --dir DIR` makes"), "{err}");
+    for verb in [&["status"][..], &["node"]] {
+        let (code, _, err) = run(&[&["--dir", "no/such"], verb].concat());
+        assert!(code == 1 && err.contains("`trunkline-relay init --dir no/such` makes"), "{err}");
+    }
 }
