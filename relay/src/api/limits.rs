@@ -35,9 +35,11 @@ pub const EVENTS_UNSENT_BYTES_MAX: usize = EVENT_BYTES_MAX + 16 * 1024;
 /// done by people. More lets one client make more work for everybody on its call.
 pub const EVENTS_REQUESTS_PER_S: NonZeroU32 = NonZeroU32::MIN.saturating_add(19);
 
-/// Changes of one session per second, and all at once: new offers, and ICE restarts. Clients make one when something is
-/// switched on, or a network lost. More lets one client make more work: everybody is told, and slots are chosen anew.
+/// Changes of one session per second: new offers, and ICE restarts. Clients make one when something is switched on, or a
+/// network lost. More lets one client make more work: everybody is told, and slots are chosen anew.
 pub const CHANGES_PER_S: NonZeroU32 = NonZeroU32::MIN.saturating_add(2);
+
+/// As many of them may come all at once. Fewer would refuse clients that make them one by one.
 pub const CHANGES_BURST: NonZeroU32 = NonZeroU32::MIN.saturating_add(9);
 
 /// Records of a page unless the caller asks for another number.
