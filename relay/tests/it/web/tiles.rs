@@ -28,7 +28,7 @@ async fn a_paused_tile_keeps_its_own_last_picture_and_every_tile_tells_of_its_co
     shown("dmitri", "dataset.picture === 'false'").await;
     page.screenshot(&screenshot("room-paused")).await.unwrap();
     // In a narrow tile it says so, too, on one line.
-    page.set_size(320, 640).await.unwrap();
+    page.set_size(320, 420).await.unwrap();
     shown("dmitri", "querySelector('.paused').innerText === 'Your line is slow'").await;
     let line = "const paused = document.querySelector('.tile[data-participant=dmitri] .paused'); \
         const [text, tile] = [paused, paused.closest('.tile')].map((each) => each.getBoundingClientRect()); \
