@@ -48,7 +48,6 @@ impl Call {
         let Some(participant) = self.participant_mut(index) else { return };
         let allocated = participant.allocated;
         let Some(downlink) = participant.downlink.as_deref() else { return };
-        let probes_at = downlink.poll_timeout();
         let estimate = downlink.estimate_bps();
         if let Some(estimate) = estimate.filter(|estimate| *estimate < allocated) {
             let due = adapts_at(now, estimate, participant.adapted);
@@ -58,7 +57,8 @@ impl Call {
             participant.adapted = estimate.map(|estimate| (now, estimate));
             self.allocate(now, index);
         }
-        if let Some(at) = probes_at {
+        let downlink = self.participant(index).and_then(|participant| participant.downlink.as_deref());
+        if let Some(at) = downlink.and_then(Downlink::poll_timeout) {
             self.pace(at);
         }
     }
@@ -144,6 +144,7 @@ impl Call {
         if let Some(at) = allocation.again_at {
             participant.allocate_at = participant.allocate_at.min(at);
         }
+        let mut probes_at = None;
         if let Some(downlink) = participant.downlink.as_deref_mut() {
             let reserve =
                 estimate.map_or(0, |estimate| reserved(downlink, estimate, &participant.slots, sources));
@@ -152,6 +153,8 @@ impl Call {
             // Also for what is shown already it is good to know that there is more.
             let spare = participant.allocated * SPARE_PERCENT / 100;
             downlink.want(Some(next_bps.map_or(spare, |next| next + reserve)));
+            // Who was sent nothing yet tells nothing: the first probe has to come by itself.
+            probes_at = downlink.poll_timeout().filter(|_| !downlink.is_heard());
         }
         for (place, chosen) in wishing.into_iter().zip(chosen) {
             let Some(slot) = participant.slots.get_mut(place) else { continue };
@@ -174,8 +177,9 @@ impl Call {
                 encoding.key_frames.remind(now);
             }
         }
-        if participant.waits {
-            self.pace(now);
+        let paces_at = participant.waits.then_some(now).into_iter().chain(probes_at).min();
+        if let Some(at) = paces_at {
+            self.pace(at);
         }
         self.tell_slots(index);
     }

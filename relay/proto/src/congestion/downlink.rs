@@ -182,6 +182,12 @@ impl Downlink {
         self.agreed
     }
 
+    /// Whether transport-wide feedback ever came.
+    #[must_use]
+    pub fn is_heard(&self) -> bool {
+        self.feedback_us.is_some()
+    }
+
     /// The transport-wide sequence number of the packet that is sent next.
     #[must_use]
     pub fn next_sequence(&self) -> u16 {

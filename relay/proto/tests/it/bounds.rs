@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use trunkline_relay_proto::event::{Notice, Pin, Request, SourceName};
-use trunkline_relay_proto::media::{Content, Kind, Rid};
+use trunkline_relay_proto::media::{Content, Extension, Kind, Rid};
 
 use crate::client::{Sent, World, section, usual};
 
@@ -45,6 +45,26 @@ fn what_comes_in_one_size_only_is_tried_within_reason_beyond_what_a_line_carries
         });
         assert_eq!(paused, Some(!is_shown), "and the receiver is told so");
     }
+}
+
+#[test]
+fn the_line_of_who_was_sent_nothing_and_said_nothing_is_probed_all_the_same() {
+    let mut world = World::new(10);
+    let ann = world.join("ann", usual(1000));
+    let mut sections = usual(2000);
+    for section in &mut sections {
+        section.extensions.set(Extension::TransportSequence, 9);
+        section.payload_types.iter_mut().for_each(|pt| pt.transport_cc = true);
+    }
+    let bob = world.join("bob", sections);
+    for picture in 0..60_u32 {
+        for _ in 0..LARGE {
+            world.media(ann, &Sent::video(picture * 3000, &PAYLOAD));
+        }
+        world.pass(PICTURE_EVERY);
+    }
+    assert!(world.clients[bob].got.iter().all(|got| got.rtx), "it is too much to be tried");
+    assert!(world.call.counters().probe_bytes_out > 0);
 }
 
 #[test]
