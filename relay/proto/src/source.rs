@@ -239,6 +239,12 @@ impl Source {
         self.offers.get(..end.max(1)).unwrap_or(&self.offers)
     }
 
+    /// What it offers, where that is one thing and never more.
+    #[must_use]
+    pub(crate) fn only_offer(&self) -> Option<&Offer> {
+        if let ([_], [only]) = (&self.encodings[..], &self.offers[..]) { Some(only) } else { None }
+    }
+
     /// The encoding that a slot of a height was to show and does not come, within so many bits per second: it stays wanted, so that it
     /// comes as soon as its sender can.
     #[must_use]

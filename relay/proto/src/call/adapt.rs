@@ -111,6 +111,8 @@ impl Call {
         });
         let mut wishes = Vec::new();
         let mut wishing = Vec::new();
+        // Of what there is in one size only there is nothing smaller to begin with: it is tried, while nothing speaks against it.
+        let mut single = 0;
         for ((place, slot), priority) in participant.slots.iter_mut().enumerate().zip(priorities) {
             slot.priority = priority;
             let Some(source) = slot.source.and_then(|at| sources.get(at)?.as_ref()) else { continue };
@@ -119,14 +121,10 @@ impl Call {
             }
             let current = slot.target().and_then(|target| source.offer_of(target));
             let (height_max, layers) = (slot.height_max, source.offers_for(now, slot.height_max));
+            single += source.only_offer().map_or(0, |only| only.bits_per_s);
             wishes.push(Wish { source: source.csrc, priority, height_max, layers, current });
             wishing.push(place);
         }
-        // Of what there is in one size only there is nothing smaller to begin with: it is tried, while nothing speaks against it.
-        let single: u64 = wishes
-            .iter()
-            .filter_map(|wish| if let [only] = wish.layers { Some(only.bits_per_s) } else { None })
-            .sum();
         let tries = participant.downlink.as_deref().filter(|_| single > 0).is_some_and(|downlink| {
             downlink.queue_delay() < SINGLE_QUEUE && !downlink.loses_more_than_usual()
         });
