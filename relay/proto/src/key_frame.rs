@@ -5,8 +5,15 @@ use std::time::{Duration, Instant};
 
 /// Between two requests to one sender: the first one soon after another, and ever later while requests go on. Shorter
 /// starts pictures sooner, and lets many newcomers, or one that wants to do harm, cost more bandwidth.
-const SOURCE_INTERVALS: [Duration; 3] =
-    [Duration::from_millis(300), Duration::from_secs(1), Duration::from_secs(2)];
+const SOURCE_INTERVALS: [Duration; 6] = [
+    // What a network that stood still for a second or two lost is asked for again as soon as it is back.
+    Duration::from_millis(300),
+    Duration::from_millis(300),
+    Duration::from_millis(300),
+    Duration::from_millis(600),
+    Duration::from_secs(1),
+    Duration::from_secs(2),
+];
 
 /// A sender that was asked for nothing for so long is asked again as soon as at first.
 const SOURCE_FORGIVEN: Duration = Duration::from_secs(8);
@@ -197,7 +204,7 @@ mod tests {
                 authority.arrived();
             }
         }
-        assert_eq!(sent, [0, 300, 1300, 3300, 5300, 7300, 9300]);
+        assert_eq!(sent, [0, 300, 600, 900, 1500, 2500, 4500, 6500, 8500]);
         let later = start + Duration::from_secs(20);
         for (after, asked) in [(0, true), (200, false), (300, true)] {
             authority.want();

@@ -2,7 +2,7 @@
 
 use std::net::UdpSocket;
 
-use trunkline_relay_proto::event::{Mute, Request, Role, SourceName};
+use trunkline_relay_proto::event::{Pin, Request, Role};
 
 use super::*;
 use crate::worker::EVENTS_MAX;
@@ -14,6 +14,9 @@ const OFFER: &str = include_str!("../../tests/data/offers/chromium_plain.sdp");
 
 /// Longer than anything here takes, also on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A section of the offer in which pictures are received.
+const SLOT: &str = "5";
 
 fn config() -> NodeConfig {
     NodeConfig {
@@ -170,8 +173,9 @@ async fn who_does_not_read_events_is_cut_off_and_begins_anew() {
     let ann = join(&node, &call, "ann").await;
     let mut events = node.events(&ann.session).expect("it is there");
     for at in 0..EVENTS_MAX + 10 {
-        let mute = Mute { source: SourceName::Microphone, muted: at % 2 == 0 };
-        node.request(&ann.session, Request::Mute(mute)).await.expect("it has a microphone");
+        let participant = (at % 2 == 0).then(|| "ben".to_owned());
+        let pin = Pin { slot: SLOT.to_owned(), participant, source: None, height: None };
+        node.request(&ann.session, Request::Pin(pin)).await.expect("it has such a slot");
     }
     let mut read = 0;
     while event(&mut events).await.is_some() {
