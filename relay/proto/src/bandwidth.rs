@@ -200,11 +200,12 @@ impl Slot {
 /// The choices for one receiver, and what they wait for.
 ///
 /// A step up needs 10 % more budget than it takes. After a step down that the budget made necessary none is made for a
-/// second. A step up that is followed by a step down within 10 s was wrong, unless the line became so much worse that what was shown
-/// before does not fit either: none that takes as much is made for 5 s, and for up to 40 s when that happens again, unless the line is thought to carry clearly
-/// more than it was then. While the budget is steady a slot rises again at most twice a minute. What a slot shows first is chosen at once, and so is what somebody asks for by pinning or enlarging, unless the line was
-/// just found too narrow. A slot that others of better class, or larger ones, take bandwidth from, steps down without
-/// such consequences.
+/// second. A step up that is followed by a step down within 10 s was wrong, unless the line became so much worse that
+/// what was shown before does not fit either: none that takes as much is made for 5 s, and for up to 40 s when that
+/// happens again, unless the line is thought to carry clearly more than it was then. While the budget is steady a slot
+/// rises again at most twice a minute. What a slot shows first is chosen at once, and so is what somebody asks for by
+/// pinning or enlarging, unless the line was just found too narrow. A slot that others of better class, or larger ones,
+/// take bandwidth from, steps down without such consequences.
 #[derive(Debug)]
 pub struct Allocator {
     slots: Vec<Slot>,

@@ -150,10 +150,8 @@ impl Call {
         let Self { participants, sources, .. } = self;
         let Some(participant) = participants.get(index).and_then(Option::as_deref) else { return };
         for (_, slot) in participant.slots_of(Kind::Video) {
-            let Some(layer) = slot.shown().or(slot.target()) else { continue };
-            let source = slot.source.and_then(|at| sources.get_mut(at)).and_then(Option::as_mut);
-            if let Some(encoding) =
-                source.and_then(|source| source.encodings.get_mut(usize::from(layer.encoding)))
+            if let Some((source, at)) = shown_by(slot, sources)
+                && let Some(encoding) = source.encodings.get_mut(at)
             {
                 encoding.key_frames.want();
             }
@@ -371,15 +369,18 @@ pub(super) fn moved(
 
 /// What a slot shows has to begin with a key frame, if its receiver has not had that too often.
 fn want_key_frame(now: Instant, slot: &mut Slot, sources: &mut [Option<Source>]) {
-    let Some(layer) = slot.shown().or(slot.target()) else { return };
-    let Some(source) = slot.source.and_then(|at| sources.get_mut(at)).and_then(Option::as_mut) else {
-        return;
-    };
-    if slot.ask(now, source)
-        && let Some(encoding) = source.encodings.get_mut(usize::from(layer.encoding))
+    if let Some((source, at)) = shown_by(slot, sources)
+        && slot.ask(now, source)
+        && let Some(encoding) = source.encodings.get_mut(at)
     {
         encoding.key_frames.want();
     }
+}
+
+/// What a slot shows, or is to show: the source, and which of its encodings.
+fn shown_by<'a>(slot: &Slot, sources: &'a mut [Option<Source>]) -> Option<(&'a mut Source, usize)> {
+    let layer = slot.shown().or(slot.target())?;
+    Some((sources.get_mut(slot.source?)?.as_mut()?, usize::from(layer.encoding)))
 }
 
 /// Writes and seals one RTCP datagram. Bytes of it; none when there is nothing to say or no way to.
