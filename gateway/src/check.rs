@@ -6,12 +6,12 @@ use std::net::{SocketAddr, TcpListener, UdpSocket};
 use trunkline_http::cli::check::{Check, Outcome, writable};
 use trunkline_http::serve::tls::{Tls, TlsFiles};
 
+use crate::config::engine::{self, Engine, EngineError};
 use crate::config::{ApiConfig, Config, IdentityMode, RelayConfig, deployment_key};
 use crate::identity::{Files, Identity};
 use crate::run::Listening;
 use crate::store::StoreError;
 use crate::store::inspect::{self, Seen};
-use crate::store::redb::Options;
 
 /// Looks at everything. The configuration itself was checked when it was loaded.
 #[must_use]
@@ -50,9 +50,15 @@ fn relays(config: &Config) -> Outcome {
 }
 
 fn store(config: &Config) -> Outcome {
-    // Without the key there is nothing to say, and the check of the key says why.
-    let Ok(key) = deployment_key::read(config) else { return Outcome::Fine };
-    match inspect::look(&Options::new(&config.data_dir, key)) {
+    let options = match engine::read(config) {
+        Ok(Engine::Redb(options)) => options,
+        // Opening it is left to the gateway: it may make or change tables, and takes the lease.
+        Ok(Engine::Postgres(_)) => return Outcome::Fine,
+        // Without the key there is nothing to say, and the check of the key says why.
+        Err(EngineError::DeploymentKey(_)) => return Outcome::Fine,
+        Err(error) => return Outcome::Failed(error.to_string()),
+    };
+    match inspect::look(&options) {
         Ok(Seen::Absent | Seen::Sound) => Outcome::Fine,
         Ok(Seen::Unclean) => Outcome::Warning(
             "not closed cleanly: the next start mends that, and reads all of it before it is ready"

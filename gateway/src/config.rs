@@ -17,6 +17,7 @@ use trunkline_gateway_proto::settings::{RETENTION_S_MAX, RETENTION_S_MIN};
 
 mod console;
 pub mod deployment_key;
+pub mod engine;
 
 pub use console::ConsoleConfig;
 pub use trunkline_common::config::ConfigError;
@@ -24,6 +25,7 @@ pub use trunkline_common::units::{Size, Span};
 
 pub use crate::link::Congestion;
 pub use crate::relays::RelayConfig;
+use crate::store::postgres::{Address, Protection};
 
 /// The commented example, with every setting at its default. `init` writes it with a deployment's own values.
 pub const EXAMPLE: &str = include_str!("../../config/gateway.toml");
@@ -46,6 +48,12 @@ pub struct Config {
     /// The storage engine.
     #[serde(default = "default_store")]
     pub store: String,
+    /// The database's password, when the store is one and asks for it.
+    #[serde(default)]
+    pub store_password_file: Option<PathBuf>,
+    /// PEM: whom the database's certificate must be from.
+    #[serde(default)]
+    pub store_ca_file: Option<PathBuf>,
     /// Whether peers' private, loopback and link-local addresses may be dialled unless a peer says otherwise.
     #[serde(default)]
     pub allow_private_ips: bool,
@@ -180,6 +188,8 @@ impl Config {
             deployment_key_file: Some("deployment.key".into()),
             deployment_key_command: None,
             store: default_store(),
+            store_password_file: None,
+            store_ca_file: None,
             allow_private_ips: false,
             link: LinkConfig::default(),
             local_api: ApiConfig::local(),
@@ -271,17 +281,27 @@ impl Config {
     fn check_store(&self) -> Result<(), (&'static str, String)> {
         match self.store.as_str() {
             "redb" => Ok(()),
-            url if url.starts_with("postgres://") || url.starts_with("postgresql://") => Err((
+            url if Address::is_meant(url) => match url.parse::<Address>() {
+                Ok(address)
+                    if address.protection() == Protection::Verified && self.store_ca_file.is_none() =>
+                {
+                    Err(("store", "sslmode=verify-full: expected store_ca_file with it".into()))
+                }
+                Ok(_) => Ok(()),
+                Err(problem) => Err(("store", problem)),
+            },
+            other => Err((
                 "store",
-                "PostgreSQL is not in this release: expected \"redb\", the embedded store".into(),
+                format!("expected \"redb\", the embedded store, or a postgres:// address, found `{other}`"),
             )),
-            other => Err(("store", format!("expected \"redb\", the embedded store, found `{other}`"))),
         }
     }
 
     fn resolve(&mut self, base: &Path) {
         let optional = [
             &mut self.deployment_key_file,
+            &mut self.store_password_file,
+            &mut self.store_ca_file,
             &mut self.local_api.tls_certificate,
             &mut self.local_api.tls_key,
             &mut self.admin_api.tls_certificate,
@@ -419,9 +439,17 @@ mod tests {
     }
 
     #[test]
-    fn postgresql_is_said_not_to_be_in_this_release() {
-        let text = "domain = \"alpha.test\"\nstore = \"postgres://db/trunkline\"\n";
-        assert!(problem(text).starts_with("gateway.toml:2:1: `store`: PostgreSQL is not in this release"));
+    fn a_database_that_is_not_fully_described_is_named_with_what_is_missing() {
+        for (url, expected) in [
+            ("postgres://db/trunkline", "expected postgres://user@host:port/database"),
+            ("postgres://gw@db.test/trunkline", "expected ?sslmode=verify-full"),
+            ("postgres://gw@db.test/t?sslmode=verify-full", "sslmode=verify-full: expected store_ca_file"),
+            ("mysql://gw@db.test/t", "expected \"redb\", the embedded store, or a postgres:// address"),
+        ] {
+            let problem = problem(&format!("domain = \"alpha.test\"\nstore = \"{url}\"\n"));
+            let expected = format!("gateway.toml:2:1: `store`: {expected}");
+            assert!(problem.starts_with(&expected), "{problem}");
+        }
     }
 
     #[test]

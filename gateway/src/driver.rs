@@ -3,8 +3,9 @@
 //!
 //! When a commit fails, everything that was promised is already on the disk and nothing else was said. The driver
 //! drops the core, closes all links and answers "storage" to everybody. After a full disk it opens the store again
-//! when there is room, exactly as a restart would; after anything else only an operator's restart helps, because
-//! what the disk holds is not known.
+//! when there is room, exactly as a restart would, and so it does with a database that could not be reached or that
+//! another gateway had taken over; after anything else only an operator's restart helps, because what the disk holds
+//! is not known.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -48,7 +49,7 @@ const SPACE_CHECK: Duration = Duration::from_secs(2);
 /// When peers are asked to come back after storage failed. Sooner finds a freed disk sooner, and asks more often.
 const STORAGE_RETRY_MS: u64 = 5000;
 
-/// Opens the store: at the start, and again after the disk was full.
+/// Opens the store: at the start, and again after the disk was full or the database away.
 pub type OpenStore = Box<dyn Fn() -> Result<Arc<dyn Store>, StoreError> + Send + Sync>;
 
 /// Bytes that the store may still take; `None` when that is not known, which holds nothing back.
@@ -382,7 +383,11 @@ impl Driver {
         let free_bytes = (self.options.free_bytes)();
         let enough = free_bytes.is_none_or(|free| free >= self.options.disk_reserve_bytes);
         match &mut self.mode {
-            Mode::Running(running) => running.core.set_storage_low(!enough),
+            Mode::Running(running) => match running.store.failed() {
+                // Found out while nobody asked for anything.
+                Some(error) => self.broken(error),
+                None => running.core.set_storage_low(!enough),
+            },
             Mode::Broken { retry: true, .. } if enough => self.reopen(),
             Mode::Broken { .. } => {}
         }
@@ -444,7 +449,7 @@ impl Driver {
     /// Storage failed: nothing is said any more that would need it.
     fn broken(&mut self, error: StoreError) {
         error!(%error, "storage failed: nothing is acknowledged any more");
-        let retry = matches!(error, StoreError::Full { .. });
+        let retry = is_passing(&error);
         for (_, sender) in self.links.drain() {
             sender.send(LinkCommand::Close(Some(storage_failed()))).ok();
         }
@@ -465,11 +470,16 @@ impl Driver {
             }
             Err(error) => {
                 warn!(%error, "storage is not back yet");
-                let retry = matches!(error, StoreError::Full { .. } | StoreError::Locked { .. });
+                let retry = is_passing(&error);
                 self.mode = Mode::Broken { error, retry };
             }
         }
     }
+}
+
+/// Whether opening the store again may help: what is on the disk, or in the database, is known then.
+fn is_passing(error: &StoreError) -> bool {
+    matches!(error, StoreError::Full { .. } | StoreError::Locked { .. } | StoreError::Unavailable(_))
 }
 
 fn event(now: Time, kind: &'static str, peer: Option<String>, detail: String) -> Event {

@@ -25,7 +25,7 @@ use trunkline_http::serve::tls::{Tls, TlsError, TlsFiles};
 use trunkline_http::serve::{self, Limits};
 
 use crate::admin::{About, AdminState, Readiness};
-use crate::config::deployment_key::{self, DeploymentKeyError};
+use crate::config::engine::{self, Engine, EngineError};
 use crate::config::{ApiConfig, Config, ConfigError, LogFormat};
 use crate::driver::{self, Driver, FreeBytes, OpenStore};
 use crate::hub::Hub;
@@ -33,7 +33,8 @@ use crate::identity::{Files, Identity, IdentityError};
 use crate::init::{BootstrapError, bootstrap};
 use crate::link::{LinkConfig, Links, StartError};
 use crate::relays::{self, Relays};
-use crate::store::redb::{Options as RedbOptions, RedbStore};
+use crate::store::postgres::PostgresStore;
+use crate::store::redb::RedbStore;
 use crate::store::{StoreError, space};
 use crate::{admin, api, console, history, metrics};
 
@@ -86,9 +87,9 @@ pub enum RunError {
     /// The configuration.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// The deployment key.
+    /// What opens the store.
     #[error(transparent)]
-    DeploymentKey(#[from] DeploymentKeyError),
+    Engine(#[from] EngineError),
     /// The certificate or its key.
     #[error(transparent)]
     Identity(#[from] IdentityError),
@@ -141,7 +142,7 @@ fn system(what: &'static str) -> impl FnOnce(io::Error) -> RunError {
     move |source| RunError::System { what, source }
 }
 
-/// What a gateway keeps its store on: the files of its data directory, or in tests something that fails when told.
+/// What a gateway keeps its store on: the files of its data directory, a database, or in tests something that fails when told.
 pub struct Medium {
     /// Opens the store.
     pub open_store: OpenStore,
@@ -150,16 +151,22 @@ pub struct Medium {
 }
 
 impl Medium {
-    /// The data directory.
+    /// As the configuration says: the data directory, or a database.
     ///
     /// # Errors
-    /// When the deployment key cannot be had.
-    pub fn files(config: &Config) -> Result<Self, DeploymentKeyError> {
-        let store = RedbOptions::new(&config.data_dir, deployment_key::read(config)?);
+    /// When the deployment key, or what opens the database, cannot be had.
+    pub fn configured(config: &Config) -> Result<Self, EngineError> {
         let data_dir = config.data_dir.clone();
-        Ok(Self {
-            open_store: Box::new(move || Ok(RedbStore::open(&store)?)),
-            free_bytes: Box::new(move || space::space(&data_dir).ok().map(|space| space.available_bytes)),
+        Ok(match engine::read(config)? {
+            Engine::Redb(options) => Self {
+                open_store: Box::new(move || Ok(RedbStore::open(&options)?)),
+                free_bytes: Box::new(move || space::space(&data_dir).ok().map(|space| space.available_bytes)),
+            },
+            Engine::Postgres(options) => Self {
+                open_store: Box::new(move || Ok(PostgresStore::open(&options)?)),
+                // What is left on the database's server is its operator's to watch.
+                free_bytes: Box::new(|| None),
+            },
         })
     }
 }
@@ -183,7 +190,7 @@ pub fn run(config: Config) -> Result<(), RunError> {
         detail: config.log.detail,
         ..telemetry::Settings::default()
     })?;
-    let medium = Medium::files(&config)?;
+    let medium = Medium::configured(&config)?;
     let mut gateway = Gateway::open(config, medium)?;
     gateway.announce = gateway.config.log.format == LogFormat::Text && io::stdout().is_terminal();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();

@@ -6,9 +6,11 @@
 //! - [`clock`]: wall-clock time that moves only when the test says so
 //! - [`shaper`]: a slow, lossy, breakable network between real UDP and TCP sockets
 //! - [`disk`]: a disk that forgets what was not synced, and fails where it is told to
+//! - [`postgres`]: a PostgreSQL server, and a proxy that cuts its connections at the worst moment
 
 pub mod clock;
 pub mod disk;
+pub mod postgres;
 pub mod rng;
 pub mod seeds;
 pub mod shaper;

@@ -9,9 +9,11 @@ use trunkline_http::cli::progress::Progress;
 
 use super::target::Target;
 use super::{CliError, Console};
-use crate::config::{Config, deployment_key};
+use crate::config::Config;
+use crate::config::engine::{self, Engine};
 use crate::store::STORE_FILE;
-use crate::store::redb::{Options, RedbStore};
+use crate::store::postgres::PostgresStore;
+use crate::store::redb::RedbStore;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Verb {
@@ -26,21 +28,29 @@ pub(super) enum Verb {
 pub(super) fn call(verb: Verb, target: &Target, out: &mut Console<'_>) -> Result<(), CliError> {
     let Verb::Check { config } = verb;
     let config = Config::load(&super::run::configuration(target, config)?).map_err(CliError::failed)?;
+    let engine = engine::read(&config).map_err(CliError::failed)?;
     let file = config.data_dir.join(STORE_FILE);
-    if !file.exists() {
+    if matches!(engine, Engine::Redb(_)) && !file.exists() {
         // Opening would make one.
         return Err(CliError::Failed(format!(
             "there is no {}: is this the right configuration?",
             file.display()
         )));
     }
-    let key = deployment_key::read(&config).map_err(CliError::failed)?;
     let progress = Progress::waiting("reading the store");
-    let store = RedbStore::open(&Options::new(&config.data_dir, key)).map_err(CliError::failed)?;
     let mut damaged = Vec::new();
-    let readable = store
-        .check(&mut |stream, first_seq| damaged.push((name(stream), first_seq)))
-        .map_err(CliError::failed)?;
+    let mut damage = |stream, first_seq| damaged.push((name(stream), first_seq));
+    let (readable, from) = match engine {
+        Engine::Redb(options) => {
+            let readable = RedbStore::open(&options).and_then(|store| store.check(&mut damage));
+            (readable, format!("{} from one backup, both files together", config.data_dir.display()))
+        }
+        Engine::Postgres(options) => {
+            let readable = PostgresStore::open(&options).and_then(|store| store.check(&mut damage));
+            (readable, "the database from a backup".to_owned())
+        }
+    };
+    let readable = readable.map_err(CliError::failed)?;
     drop(progress);
     let rows: Vec<_> =
         damaged.iter().map(|(stream, seq)| json!({ "stream": stream, "first_seq": seq })).collect();
@@ -54,10 +64,7 @@ pub(super) fn call(verb: Verb, target: &Target, out: &mut Console<'_>) -> Result
     });
     match damaged.len() {
         0 => Ok(()),
-        count => Err(CliError::Failed(format!(
-            "{count} blocks cannot be read: restore {} from one backup, both files together",
-            config.data_dir.display()
-        ))),
+        count => Err(CliError::Failed(format!("{count} blocks cannot be read: restore {from}"))),
     }
 }
 

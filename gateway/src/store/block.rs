@@ -31,8 +31,12 @@ pub(super) type BlockNumber = u64;
 /// Key of a row of bodies.
 pub(super) type PartKey = (BlockNumber, u16);
 
-const STREAM_LEN: usize = 6;
-const HEADER_LEN: usize = 40 + STREAM_LEN + 8;
+/// Length of an encoded stream.
+pub(super) const STREAM_LEN: usize = 6;
+/// Length of what a block says of itself in the clear.
+pub(super) const HEADER_LEN: usize = STREAM_AT + STREAM_LEN + 8;
+/// Where in it the encoded stream stands.
+pub(super) const STREAM_AT: usize = 40;
 const AAD_LEN: usize = 1 + 8 + 2 + HEADER_LEN;
 const HEAD_LEN: usize = 40;
 const STATE_PREFIX_LEN: usize = 8 + NONCE_BASE_LEN;
@@ -169,8 +173,34 @@ pub(super) fn open_heads(
     Ok((heads, lens))
 }
 
+/// Opens all records of a block, whose bodies share one buffer. `part` is to show each of its parts, in order.
+pub(super) fn open_block<E: From<Damaged>>(
+    cipher: &LessSafeKey,
+    block: BlockNumber,
+    value: &[u8],
+    mut part: impl FnMut(u16, &mut dyn FnMut(&[u8]) -> Result<(), Damaged>) -> Result<(), E>,
+) -> Result<(Header, Vec<(u64, Record)>), E> {
+    let header = Header::decode(value)?;
+    // Opening the heads proves the header, whose length may then be believed.
+    let (heads, lens) = open_heads(cipher, block, value)?;
+    let mut body = vec![0; usize::try_from(header.bytes).map_err(|_| Damaged)?];
+    let mut filled = 0;
+    for number in 0..header.parts {
+        part(number, &mut |sealed| {
+            let out = body.get_mut(filled..).unwrap_or_default();
+            filled += open_part(cipher, block, &header, number, sealed, out)?;
+            Ok(())
+        })?;
+    }
+    if filled != body.len() {
+        return Err(Damaged.into());
+    }
+    let records = records(header.first_seq, heads, &lens, &Bytes::from(body))?;
+    Ok((header, records))
+}
+
 /// Opens one part of a block into `out`, which takes all of it; gives how long it was.
-pub(super) fn open_part(
+fn open_part(
     cipher: &LessSafeKey,
     block: BlockNumber,
     header: &Header,
@@ -186,7 +216,7 @@ pub(super) fn open_part(
 }
 
 /// Puts records together: `body` holds all bodies, one behind the other.
-pub(super) fn records(
+fn records(
     first_seq: u64,
     heads: Vec<Head>,
     lens: &[u32],
@@ -303,7 +333,8 @@ impl Header {
     }
 }
 
-fn encode_stream(stream: Stream) -> [u8; STREAM_LEN] {
+/// A stream as it rests: what blocks are filed under.
+pub(super) fn encode_stream(stream: Stream) -> [u8; STREAM_LEN] {
     let (kind, owner, lane) = match stream {
         Stream::Outbox { peer, lane } => (1, peer.0, lane.0),
         Stream::Inbox { network } => (2, network.0, 0),

@@ -75,6 +75,16 @@ impl Index {
         above && countable
     }
 
+    /// The last block's number.
+    pub(super) fn last(&self) -> BlockNumber {
+        self.last
+    }
+
+    /// Numbers up to this one were given, though their blocks may be gone.
+    pub(super) fn resume_after(&mut self, last: BlockNumber) {
+        self.last = self.last.max(last);
+    }
+
     /// All blocks so far are durable.
     pub(super) fn commit(&mut self) {
         self.committed = self.last;
@@ -96,6 +106,12 @@ impl Index {
     /// Whether a block is there.
     pub(super) fn contains(&self, stream: Stream, entry: Entry) -> bool {
         self.run(stream, entry.first_seq, BlockNumber::MAX, 1).contains(&entry)
+    }
+
+    /// Whether a block of this number is there, at its place in the stream.
+    pub(super) fn holds(&self, stream: Stream, first_seq: u64, block: BlockNumber) -> bool {
+        let found = self.run(stream, first_seq, BlockNumber::MAX, 1);
+        found.first().is_some_and(|entry| (entry.block, entry.first_seq) == (block, first_seq))
     }
 
     /// Takes out the first block when all its records are at or below `up_to`.

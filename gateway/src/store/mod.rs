@@ -4,6 +4,8 @@
 //! # Layout
 //! - [`redb`]: the embedded engine, opened and answered by [`redb::RedbStore`]
 //! - `writer`, `reader`: its one writer thread and its reader threads
+//! - [`postgres`]: the engine on a PostgreSQL server, opened and answered by [`postgres::PostgresStore`]
+//! - `batch`: commits that wait become one transaction
 //! - `index`: which blocks there are, so that removing them needs no search
 //! - `block`: how blocks and state entries are laid out and sealed
 //! - `seal`: the data keys, a new one at least every hour, destroyed once nothing needs them
@@ -18,11 +20,13 @@ use std::pin::Pin;
 use thiserror::Error;
 use trunkline_gateway_proto::store::{Commit, Record, Recovered, Stream};
 
+mod batch;
 mod block;
 mod fault;
 mod index;
 pub mod inspect;
 mod keyfile;
+pub mod postgres;
 mod reader;
 pub mod redb;
 mod seal;
@@ -49,6 +53,11 @@ pub trait Store: Send + Sync + 'static {
     /// # Errors
     /// When the store cannot be read or does not decrypt.
     fn recover(&self, visit: &mut dyn FnMut(Recovered)) -> Result<(), StoreError>;
+
+    /// Why the store stopped answering, when it found out by itself: the next commit and read would say the same.
+    fn failed(&self) -> Option<StoreError> {
+        None
+    }
 }
 
 /// What can go wrong with storage: always local, and nothing is acknowledged afterwards.
@@ -63,13 +72,18 @@ pub enum StoreError {
         /// The store's directory.
         path: String,
     },
+    /// The database cannot be reached, or takes no writes. The store can be opened again once it does.
+    #[error(
+        "no use can be made of the {0}; a gateway that runs tries again by itself, and nothing acknowledged is lost"
+    )]
+    Unavailable(String),
     /// A write or sync failed: what the disk holds is unknown until a restart reads it back.
     #[error("storage failed and acknowledges nothing any more: {0}; check the disk, then restart")]
     Failed(String),
     /// The store, or its keys, do not read as what was written.
     #[error(
-        "the store is damaged: {0}; restore gateway.redb and gateway.keys together from one backup, or move both \
-         away to start empty"
+        "the store is damaged: {0}; restore all of it from one backup (gateway.redb with gateway.keys, or the \
+         database), or move it away to start empty"
     )]
     Corrupt(String),
     /// It is another deployment's.

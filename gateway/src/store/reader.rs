@@ -5,7 +5,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use ::redb::{Database, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable};
-use bytes::Bytes;
 use tokio::sync::oneshot;
 use trunkline_gateway_proto::store::{Record, Recovered, Stream};
 
@@ -41,6 +40,18 @@ enum Unread {
 impl From<StoreError> for Unread {
     fn from(error: StoreError) -> Self {
         Self::Error(error)
+    }
+}
+
+/// Why a part of a block was not read.
+enum Part {
+    Damaged(Damaged),
+    Error(StoreError),
+}
+
+impl From<Damaged> for Part {
+    fn from(damaged: Damaged) -> Self {
+        Self::Damaged(damaged)
     }
 }
 
@@ -151,22 +162,15 @@ impl Reader {
         let damaged = |Damaged| Unread::Error(self.damaged(block));
         let header = Header::decode(value).map_err(damaged)?;
         let cipher = self.keys.cipher(header.key).ok_or_else(|| Unread::Gone(self.no_key()))?;
-        // Opening the heads proves the header, whose length may then be believed.
-        let (heads, lens) = block::open_heads(&cipher, block, value).map_err(damaged)?;
-        let len = usize::try_from(header.bytes).map_err(|_| damaged(Damaged))?;
-        let mut body = vec![0; len];
-        let mut filled = 0;
-        for part in 0..header.parts {
-            let row = tables.bodies.get((block, part)).map_err(|error| self.faults.redb(error))?;
-            let row = row.ok_or(Damaged).map_err(damaged)?;
-            let out = body.get_mut(filled..).unwrap_or_default();
-            filled += block::open_part(&cipher, block, &header, part, row.value(), out).map_err(damaged)?;
-        }
-        if filled != len {
-            return Err(damaged(Damaged));
-        }
-        let records = block::records(header.first_seq, heads, &lens, &Bytes::from(body)).map_err(damaged)?;
-        Ok((header, records))
+        let part = |part, open: &mut dyn FnMut(&[u8]) -> Result<(), Damaged>| {
+            let row =
+                tables.bodies.get((block, part)).map_err(|error| Part::Error(self.faults.redb(error)))?;
+            Ok(open(row.ok_or(Damaged)?.value())?)
+        };
+        block::open_block(&cipher, block, value, part).map_err(|error| match error {
+            Part::Damaged(found) => damaged(found),
+            Part::Error(error) => Unread::Error(error),
+        })
     }
 
     /// See [`super::Store::recover`].

@@ -21,13 +21,14 @@ use trunkline_gateway_proto::store::{Commit, Op, Record, Recovered, Stream};
 use trunkline_gateway_proto::time::Time;
 use zeroize::Zeroizing;
 
+use super::batch::{self, stopped};
 use super::block::{BlockNumber, Damaged, Header, PartKey};
 use super::fault::{Faults, KEYS_FILE, STORE_FILE};
 use super::index::SharedIndex;
 use super::keyfile::{Found, KeyFile, StoreId};
 use super::reader::{self, Reader};
 use super::seal::KeyRing;
-use super::writer::{self, Writer};
+use super::writer::Writer;
 use super::{Store, StoreError, StoreFuture};
 
 /// Memory that redb may fill with pages. More saves reads when a backlog drains.
@@ -66,7 +67,7 @@ impl Options {
 
 /// The embedded engine. Dropping the last handle carries out what was asked, and closes the files.
 pub struct RedbStore {
-    commits: Option<mpsc::Sender<writer::Job>>,
+    commits: Option<mpsc::Sender<batch::Job>>,
     reads: Option<mpsc::Sender<reader::Job>>,
     reader: Reader,
     threads: Vec<JoinHandle<()>>,
@@ -164,7 +165,7 @@ impl Store for RedbStore {
     fn commit(&self, commit: Commit) -> StoreFuture<()> {
         let (reply, answer) = oneshot::channel();
         if let Some(commits) = &self.commits {
-            commits.send(writer::Job { commit, reply }).ok();
+            commits.send(batch::Job { commit, reply }).ok();
         }
         Box::pin(async { answer.await.unwrap_or_else(|_| Err(stopped())) })
     }
@@ -197,10 +198,6 @@ impl std::fmt::Debug for RedbStore {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("RedbStore").finish_non_exhaustive()
     }
-}
-
-fn stopped() -> StoreError {
-    StoreError::Failed("the store's thread ended".to_owned())
 }
 
 fn open_file(faults: &Faults, name: &str) -> io::Result<File> {

@@ -5,29 +5,20 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::time::{Duration, Instant};
 
 use ::redb::{Database, Table, WriteTransaction};
-use tokio::sync::oneshot;
 use tracing::error;
 use trunkline_gateway_proto::store::{Commit, Op, Record, Stream};
 use trunkline_gateway_proto::time::Time;
 
 use super::StoreError;
+use super::batch::{COALESCE_MAX, Job, now, scope};
 use super::block::{self, BlockNumber, Damaged, Header, PartKey, Sealer};
 use super::fault::{Faults, STORE_FILE};
 use super::index::SharedIndex;
 use super::redb::{BODIES, HEADS, STATE};
 use super::seal::{KeyRing, KeyScope};
 
-/// Commits that may share a transaction. More help when many wait, and make the first of them wait longer.
-const COALESCE_MAX: usize = 16;
-
 /// Longest wait for a commit while no key has to be looked after. It only bounds what the clock calls get.
 const PATIENCE_MAX: Duration = Duration::from_secs(24 * 3600);
-
-/// A commit that somebody waits for.
-pub(super) struct Job {
-    pub(super) commit: Commit,
-    pub(super) reply: oneshot::Sender<Result<(), StoreError>>,
-}
 
 /// What the writer thread owns.
 pub(super) struct Writer {
@@ -235,17 +226,4 @@ impl From<Damaged> for Unkept {
     fn from(damaged: Damaged) -> Self {
         Self::Unfit(damaged)
     }
-}
-
-/// What an operation needs a key for.
-fn scope(op: &Op) -> Option<KeyScope> {
-    match op {
-        Op::Append { stream, .. } => Some(KeyScope::Stream(stream.scope())),
-        Op::Put { .. } => Some(KeyScope::State),
-        Op::Truncate { .. } | Op::Remove { .. } | Op::Clear { .. } | Op::Delete { .. } => None,
-    }
-}
-
-fn now(commits: &[Commit]) -> Time {
-    commits.iter().map(|commit| commit.now).max().unwrap_or_default()
 }

@@ -1,4 +1,4 @@
-//! The embedded store.
+//! The store: what both engines keep to, and what each does with what it rests on.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use redb::StorageBackend;
+use trunkline_gateway::store::postgres::{Options as PostgresOptions, PostgresStore};
 use trunkline_gateway::store::redb::{Options, RedbStore};
 use trunkline_gateway::store::{Store, StoreError, StoreFuture};
 use trunkline_gateway_proto::store::{
@@ -13,11 +14,25 @@ use trunkline_gateway_proto::store::{
 };
 use trunkline_gateway_proto::time::Time;
 use trunkline_testkit::disk::{Disk, File};
+use trunkline_testkit::postgres::{self, Server};
 use zeroize::Zeroizing;
+
+/// Makes two tests of each function: on the embedded engine, and on PostgreSQL.
+macro_rules! on_both_engines {
+    ($($name:ident),* $(,)?) => {
+        mod on_redb {
+            $(#[test] fn $name() { super::$name(&$crate::store::Ground::redb()) })*
+        }
+        mod on_postgres {
+            $(#[test] fn $name() { super::$name(&$crate::store::Ground::postgres()) })*
+        }
+    };
+}
 
 mod crash;
 mod keys;
 mod open;
+mod outage;
 mod roundtrip;
 
 const STORE: &str = "gateway.redb";
@@ -67,20 +82,111 @@ fn open(disk: &Disk) -> Result<Arc<RedbStore>, StoreError> {
     RedbStore::open_on(&options(7), Medium(disk.open(STORE)), Medium(disk.open(KEYS)))
 }
 
+/// What a store rests on.
+enum Ground {
+    Redb(Disk),
+    Postgres(Database),
+}
+
+/// A database of a test.
+struct Database {
+    server: &'static Server,
+    name: String,
+}
+
+impl Database {
+    fn new() -> Self {
+        let server = postgres::shared();
+        Self { server, name: server.database() }
+    }
+
+    fn options(&self, key: u8) -> PostgresOptions {
+        postgres_options(&self.server.url(&self.name), key)
+    }
+
+    /// Runs SQL where the store's tables are.
+    fn sql(&self, sql: &str) -> String {
+        self.server.answer(&self.name, &format!("SET search_path TO trunkline; {sql}"))
+    }
+}
+
+fn postgres_options(url: &str, key: u8) -> PostgresOptions {
+    let password = Some(Zeroizing::new(postgres::PASSWORD.to_owned()));
+    PostgresOptions::new(url.parse().unwrap(), password, None, Zeroizing::new([key; 32])).unwrap()
+}
+
+impl Ground {
+    fn redb() -> Self {
+        Self::Redb(Disk::new(1))
+    }
+
+    fn postgres() -> Self {
+        Self::Postgres(Database::new())
+    }
+
+    fn open(&self) -> Result<Arc<dyn Store>, StoreError> {
+        self.open_with(7)
+    }
+
+    fn open_with(&self, key: u8) -> Result<Arc<dyn Store>, StoreError> {
+        match self {
+            Self::Redb(disk) => {
+                let (store, keys) = (Medium(disk.open(STORE)), Medium(disk.open(KEYS)));
+                Ok(RedbStore::open_on(&options(key), store, keys)?)
+            }
+            Self::Postgres(database) => Ok(PostgresStore::open(&database.options(key))?),
+        }
+    }
+
+    /// Wrapped data keys that rest.
+    fn slots(&self) -> Vec<Vec<u8>> {
+        match self {
+            Self::Redb(disk) => {
+                let bytes = bytes_of(disk, KEYS);
+                let slots = bytes[128..].chunks(128).filter(|slot| slot.iter().any(|byte| *byte != 0));
+                slots.map(<[u8]>::to_vec).collect()
+            }
+            Self::Postgres(database) => {
+                let rows =
+                    database.sql("SELECT encode(content, 'hex') FROM key_slots WHERE slot > 0 ORDER BY slot");
+                rows.lines().map(from_hex).collect()
+            }
+        }
+    }
+
+    /// All that rests, one behind the other.
+    fn content(&self) -> Vec<u8> {
+        match self {
+            Self::Redb(disk) => [bytes_of(disk, STORE), bytes_of(disk, KEYS)].concat(),
+            Self::Postgres(database) => {
+                let rows = "SELECT encode(heads || body, 'hex') FROM blocks UNION ALL
+                    SELECT encode(value, 'hex') FROM state UNION ALL
+                    SELECT encode(content, 'hex') FROM key_slots";
+                database.sql(rows).lines().flat_map(from_hex).collect()
+            }
+        }
+    }
+}
+
+fn from_hex(text: &str) -> Vec<u8> {
+    let digits = text.as_bytes().chunks(2).map(|pair| std::str::from_utf8(pair).unwrap());
+    digits.map(|pair| u8::from_str_radix(pair, 16).unwrap()).collect()
+}
+
 /// Waits for an answer.
 fn wait<T>(answer: StoreFuture<T>) -> Result<T, StoreError> {
     tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(answer)
 }
 
-fn commit(store: &RedbStore, ops: Vec<Op>) -> Result<(), StoreError> {
+fn commit(store: &Arc<impl Store + ?Sized>, ops: Vec<Op>) -> Result<(), StoreError> {
     commit_at(store, START, ops)
 }
 
-fn commit_at(store: &RedbStore, now: Time, ops: Vec<Op>) -> Result<(), StoreError> {
+fn commit_at(store: &Arc<impl Store + ?Sized>, now: Time, ops: Vec<Op>) -> Result<(), StoreError> {
     wait(store.commit(Commit { ops, now }))
 }
 
-fn read(store: &RedbStore, stream: Stream, from_seq: u64) -> Vec<(u64, Record)> {
+fn read(store: &Arc<impl Store + ?Sized>, stream: Stream, from_seq: u64) -> Vec<(u64, Record)> {
     wait(store.read(stream, from_seq, usize::MAX)).unwrap()
 }
 
@@ -146,7 +252,7 @@ impl Model {
     }
 
     /// What a store does hold: what it recovers, whose blocks must read as they say.
-    fn of(store: &RedbStore) -> Self {
+    fn of(store: &Arc<impl Store + ?Sized>) -> Self {
         let mut model = Self::default();
         let mut blocks = Vec::new();
         store

@@ -154,7 +154,7 @@ impl Site {
     }
 
     fn medium(&self) -> Medium {
-        let Some(disk) = self.disk.clone() else { return Medium::files(&self.config).unwrap() };
+        let Some(disk) = self.disk.clone() else { return Medium::configured(&self.config).unwrap() };
         let key = deployment_key::read(&self.config).unwrap();
         let options = RedbOptions { cache_bytes: 4 << 20, ..RedbOptions::new(&self.config.data_dir, key) };
         let free_bytes = Arc::clone(&self.free_bytes);

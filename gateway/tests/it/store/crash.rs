@@ -6,7 +6,7 @@ use super::*;
 
 /// A run of everything a store does: blocks of one and of several parts, removals of all kinds, state, keys that
 /// are made and destroyed.
-fn script() -> Vec<(Time, Vec<Op>)> {
+pub(super) fn script() -> Vec<(Time, Vec<Op>)> {
     let later = START + HOUR;
     vec![
         (START, vec![put("a", "1"), append(outbox(1, 0), 1, 3, 500), append(outbox(1, 1), 1, 2, 9_000)]),
@@ -26,15 +26,19 @@ fn script() -> Vec<(Time, Vec<Op>)> {
 }
 
 /// What must be there after a run, and what may be.
-struct Outcome {
+pub(super) struct Outcome {
     acknowledged: Model,
     asked: Model,
-    error: Option<StoreError>,
+    pub(super) error: Option<StoreError>,
 }
 
 fn run_script(disk: &Disk) -> Outcome {
+    run_script_on(open(disk))
+}
+
+pub(super) fn run_script_on(opened: Result<Arc<impl Store + ?Sized>, StoreError>) -> Outcome {
     let mut acknowledged = Model::default();
-    let store = match open(disk) {
+    let store = match opened {
         Ok(store) => store,
         Err(error) => return Outcome { asked: Model::default(), acknowledged, error: Some(error) },
     };
@@ -51,7 +55,15 @@ fn run_script(disk: &Disk) -> Outcome {
 
 /// Every acknowledged commit is there, and the one in flight is there whole or not at all; the store goes on.
 fn check_survivor(disk: &Disk, outcome: &Outcome, fault: &str) {
-    let store = open(disk).unwrap_or_else(|error| panic!("{fault}: {error}"));
+    check_survivor_on(|| open(disk), outcome, fault);
+}
+
+pub(super) fn check_survivor_on<S: Store + ?Sized>(
+    open: impl Fn() -> Result<Arc<S>, StoreError>,
+    outcome: &Outcome,
+    fault: &str,
+) {
+    let store = open().unwrap_or_else(|error| panic!("{fault}: {error}"));
     let survivor = Model::of(&store);
     assert!(survivor == outcome.acknowledged || survivor == outcome.asked, "{fault}: {survivor:?}");
     let more = vec![append(outbox(1, 0), 100, 3, 700), put("z", "z")];
@@ -59,7 +71,7 @@ fn check_survivor(disk: &Disk, outcome: &Outcome, fault: &str) {
     let mut expected = survivor;
     expected.apply(&more);
     drop(store);
-    assert_eq!(Model::of(&open(disk).unwrap()), expected, "{fault}");
+    assert_eq!(Model::of(&open().unwrap()), expected, "{fault}");
 }
 
 fn operations_of_a_run() -> u64 {

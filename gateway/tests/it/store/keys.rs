@@ -7,16 +7,18 @@ use super::*;
 const HEADS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("heads");
 const BODIES: TableDefinition<'_, (u64, u16), &[u8]> = TableDefinition::new("bodies");
 
-/// Slots of the key file that hold something.
-fn slots(disk: &Disk) -> Vec<Vec<u8>> {
-    let bytes = bytes_of(disk, KEYS);
-    bytes[128..].chunks(128).filter(|slot| slot.iter().any(|byte| *byte != 0)).map(<[u8]>::to_vec).collect()
-}
+on_both_engines![
+    every_scope_has_its_own_key_and_a_new_one_every_hour,
+    a_key_that_nothing_needs_any_more_is_erased,
+    an_idle_scopes_key_is_erased_when_its_hour_is_over,
+    a_key_is_erased_when_its_hour_is_over_even_if_nobody_comes,
+    a_key_seals_only_in_the_run_that_made_it,
+    opening_seals_the_state_anew_and_erases_its_old_key,
+    nothing_that_rests_is_in_the_clear,
+];
 
-#[test]
-fn nothing_that_rests_is_in_the_clear() {
-    let disk = Disk::new(1);
-    let store = open(&disk).unwrap();
+fn nothing_that_rests_is_in_the_clear(ground: &Ground) {
+    let store = ground.open().unwrap();
     let marker = b"ann@alpha.test says the secret word";
     let mut marked = record(1, 0);
     marked.head.id = *b"sixteen byte tag";
@@ -27,68 +29,58 @@ fn nothing_that_rests_is_in_the_clear() {
     ];
     commit(&store, ops).unwrap();
     drop(store);
-    for name in [STORE, KEYS] {
-        let bytes = bytes_of(&disk, name);
-        assert!(!contains(&bytes, marker) && !contains(&bytes, b"sixteen byte tag"), "{name}");
-        assert!(!contains(&bytes, &[7; 32]), "the deployment key rests in {name}");
-    }
+    let bytes = ground.content();
+    assert!(!contains(&bytes, marker) && !contains(&bytes, b"sixteen byte tag"));
+    assert!(!contains(&bytes, &[7; 32]), "the deployment key rests there");
 }
 
-#[test]
-fn every_scope_has_its_own_key_and_a_new_one_every_hour() {
-    let disk = Disk::new(1);
-    let store = open(&disk).unwrap();
+fn every_scope_has_its_own_key_and_a_new_one_every_hour(ground: &Ground) {
+    let store = ground.open().unwrap();
     let all = |seq| {
         vec![append(outbox(1, 0), seq, 1, 9), append(outbox(2, 0), seq, 1, 9), append(INBOX, seq, 1, 9)]
     };
     commit(&store, all(1)).unwrap();
-    assert_eq!(slots(&disk).len(), 3);
+    assert_eq!(ground.slots().len(), 3);
     // Lanes share the key of their peer, inbox and receipts that of their network.
     let receipts = Stream::Receipts { network: NetworkKey(1) };
     commit(&store, vec![append(outbox(1, 9), 1, 1, 9), append(receipts, 1, 1, 9)]).unwrap();
     commit_at(&store, START + HOUR - Duration::from_millis(1), all(2)).unwrap();
-    assert_eq!(slots(&disk).len(), 3);
+    assert_eq!(ground.slots().len(), 3);
     commit_at(&store, START + HOUR, all(3)).unwrap();
-    assert_eq!(slots(&disk).len(), 6);
+    assert_eq!(ground.slots().len(), 6);
 }
 
-#[test]
-fn a_key_that_nothing_needs_any_more_is_erased_from_its_file() {
-    let disk = Disk::new(1);
-    let store = open(&disk).unwrap();
+fn a_key_that_nothing_needs_any_more_is_erased(ground: &Ground) {
+    let store = ground.open().unwrap();
     commit(&store, vec![append(INBOX, 1, 2, 100)]).unwrap();
-    let [first] = slots(&disk).try_into().unwrap();
+    let [first] = ground.slots().try_into().unwrap();
     commit_at(&store, START + HOUR, vec![append(INBOX, 3, 2, 100)]).unwrap();
-    assert!(slots(&disk).contains(&first), "its block is still there");
+    assert!(ground.slots().contains(&first), "its block is still there");
     commit_at(&store, START + HOUR, vec![truncate(INBOX, 2)]).unwrap();
     // The answer comes before the key is erased, the answer to the next commit after it.
     commit_at(&store, START + HOUR, vec![]).unwrap();
-    assert!(!slots(&disk).contains(&first));
-    assert!(!contains(&bytes_of(&disk, KEYS), &first[33..65]), "the wrapped key is gone");
+    assert!(!ground.slots().contains(&first));
+    assert!(!contains(&ground.content(), &first[33..65]), "the wrapped key is gone");
     assert_eq!(seqs(&read(&store, INBOX, 0)), [3, 4]);
 }
 
-#[test]
-fn an_idle_scopes_key_is_erased_when_its_hour_is_over() {
-    let disk = Disk::new(1);
-    let store = open(&disk).unwrap();
+fn an_idle_scopes_key_is_erased_when_its_hour_is_over(ground: &Ground) {
+    let store = ground.open().unwrap();
     commit(&store, vec![append(INBOX, 1, 2, 100)]).unwrap();
     commit(&store, vec![truncate(INBOX, 2)]).unwrap();
     commit(&store, vec![]).unwrap();
-    assert_eq!(slots(&disk).len(), 1, "it still seals");
+    assert_eq!(ground.slots().len(), 1, "it still seals");
     commit_at(&store, START + HOUR, vec![]).unwrap();
     commit_at(&store, START + HOUR, vec![]).unwrap();
-    assert_eq!(slots(&disk).len(), 0);
+    assert_eq!(ground.slots().len(), 0);
 }
 
-#[test]
-fn a_key_is_erased_when_its_hour_is_over_even_if_nobody_comes() {
-    let disk = Disk::new(1);
-    let store = open(&disk).unwrap();
+fn a_key_is_erased_when_its_hour_is_over_even_if_nobody_comes(ground: &Ground) {
+    let store = ground.open().unwrap();
     commit(&store, vec![append(INBOX, 1, 2, 100)]).unwrap();
     commit_at(&store, START + HOUR - Duration::from_millis(30), vec![truncate(INBOX, 2)]).unwrap();
     let deadline = std::time::Instant::now() + Duration::from_secs(30);
-    while !slots(&disk).is_empty() {
+    while !ground.slots().is_empty() {
         assert!(std::time::Instant::now() < deadline, "the key is still there");
         std::thread::yield_now();
     }
@@ -111,29 +103,25 @@ fn a_block_whose_key_was_destroyed_cannot_be_brought_back() {
     assert!(matches!(&error, StoreError::Corrupt(why) if why.contains("data key")), "{error}");
 }
 
-#[test]
-fn a_key_seals_only_in_the_run_that_made_it() {
-    let disk = Disk::new(1);
-    let store = open(&disk).unwrap();
+fn a_key_seals_only_in_the_run_that_made_it(ground: &Ground) {
+    let store = ground.open().unwrap();
     commit(&store, vec![append(INBOX, 1, 1, 100)]).unwrap();
     drop(store);
-    let store = open(&disk).unwrap();
+    let store = ground.open().unwrap();
     commit(&store, vec![append(INBOX, 2, 1, 100)]).unwrap();
-    assert_eq!(slots(&disk).len(), 2, "the second run took a key of its own");
+    assert_eq!(ground.slots().len(), 2, "the second run took a key of its own");
     drop(store);
-    open(&disk).unwrap();
-    assert_eq!(slots(&disk).len(), 2, "both are kept for their blocks");
+    ground.open().unwrap();
+    assert_eq!(ground.slots().len(), 2, "both are kept for their blocks");
 }
 
-#[test]
-fn opening_seals_the_state_anew_and_erases_its_old_key() {
-    let disk = Disk::new(1);
-    let store = open(&disk).unwrap();
+fn opening_seals_the_state_anew_and_erases_its_old_key(ground: &Ground) {
+    let store = ground.open().unwrap();
     commit(&store, vec![put("a", "1"), put("b", "2")]).unwrap();
-    let before = slots(&disk);
+    let before = ground.slots();
     drop(store);
-    let store = open(&disk).unwrap();
-    let after = slots(&disk);
+    let store = ground.open().unwrap();
+    let after = ground.slots();
     assert_eq!((before.len(), after.len()), (1, 1));
     assert_ne!(before, after);
     let mut model = Model::default();

@@ -2,9 +2,22 @@
 
 use super::*;
 
-#[test]
-fn records_read_back_in_order_and_from_anywhere() {
-    let store = open(&Disk::new(1)).unwrap();
+on_both_engines![
+    records_read_back_in_order_and_from_anywhere,
+    a_read_stops_at_its_limit_but_gives_at_least_one,
+    bodies_of_any_length_come_back,
+    a_truncation_removes_whole_blocks_only,
+    one_block_and_a_whole_stream_can_be_removed,
+    a_reopened_store_recovers_everything,
+    ops_of_one_commit_are_carried_out_in_order,
+    commits_that_wait_together_are_all_carried_out_in_order,
+    a_block_below_the_last_one_is_refused_and_stops_the_store,
+    dropping_the_store_carries_out_what_was_asked,
+    a_reader_overtaken_by_removals_and_destroyed_keys_sees_no_damage,
+];
+
+fn records_read_back_in_order_and_from_anywhere(ground: &Ground) {
+    let store = ground.open().unwrap();
     commit(&store, vec![append(INBOX, 1, 10, 100), append(outbox(1, 3), 5, 2, 10)]).unwrap();
     commit(&store, vec![append(INBOX, 11, 5, 100)]).unwrap();
     let all = read(&store, INBOX, 0);
@@ -17,9 +30,8 @@ fn records_read_back_in_order_and_from_anywhere() {
     assert_eq!(seqs(&read(&store, outbox(1, 2), 0)), [0; 0]);
 }
 
-#[test]
-fn a_read_stops_at_its_limit_but_gives_at_least_one() {
-    let store = open(&Disk::new(1)).unwrap();
+fn a_read_stops_at_its_limit_but_gives_at_least_one(ground: &Ground) {
+    let store = ground.open().unwrap();
     commit(&store, vec![append(INBOX, 1, 4, 100), append(INBOX, 5, 4, 100)]).unwrap();
     let up_to = |bytes_max| seqs(&wait(store.read(INBOX, 3, bytes_max)).unwrap());
     assert_eq!(up_to(0), [3]);
@@ -27,9 +39,8 @@ fn a_read_stops_at_its_limit_but_gives_at_least_one() {
     assert_eq!(up_to(300), [3, 4, 5]);
 }
 
-#[test]
-fn bodies_of_any_length_come_back() {
-    let store = open(&Disk::new(1)).unwrap();
+fn bodies_of_any_length_come_back(ground: &Ground) {
+    let store = ground.open().unwrap();
     let mut first_seq = 1;
     for len in [0, 1, 4_055, 4_056, 4_057, 35_000, 131_072, 300_001] {
         commit(&store, vec![append(INBOX, first_seq, 3, len)]).unwrap();
@@ -39,9 +50,8 @@ fn bodies_of_any_length_come_back() {
     }
 }
 
-#[test]
-fn a_truncation_removes_whole_blocks_only() {
-    let store = open(&Disk::new(1)).unwrap();
+fn a_truncation_removes_whole_blocks_only(ground: &Ground) {
+    let store = ground.open().unwrap();
     commit(&store, vec![append(INBOX, 1, 3, 50), append(INBOX, 4, 3, 50), append(INBOX, 9, 3, 50)]).unwrap();
     commit(&store, vec![truncate(INBOX, 5)]).unwrap();
     assert_eq!(seqs(&read(&store, INBOX, 0)), [4, 5, 6, 9, 10, 11]);
@@ -49,9 +59,8 @@ fn a_truncation_removes_whole_blocks_only() {
     assert_eq!(seqs(&read(&store, INBOX, 0)), [9, 10, 11]);
 }
 
-#[test]
-fn one_block_and_a_whole_stream_can_be_removed() {
-    let store = open(&Disk::new(1)).unwrap();
+fn one_block_and_a_whole_stream_can_be_removed(ground: &Ground) {
+    let store = ground.open().unwrap();
     commit(&store, vec![append(INBOX, 1, 2, 9_000), append(INBOX, 3, 2, 50), append(outbox(1, 0), 1, 1, 9)])
         .unwrap();
     commit(
@@ -65,11 +74,9 @@ fn one_block_and_a_whole_stream_can_be_removed() {
     assert_eq!(seqs(&read(&store, outbox(1, 0), 0)), [1]);
 }
 
-#[test]
-fn a_reopened_store_recovers_everything() {
-    let disk = Disk::new(1);
+fn a_reopened_store_recovers_everything(ground: &Ground) {
     let mut model = Model::default();
-    let mut store = open(&disk).unwrap();
+    let mut store = ground.open().unwrap();
     let commits = [
         vec![put("a", "1"), put("b", ""), append(outbox(1, 0), 1, 3, 700), append(outbox(1, 1), 1, 9, 5_000)],
         vec![append(outbox(1, 0), 4, 3, 700), append(Stream::Audit, 1, 1, 30), put("a", "2")],
@@ -81,14 +88,13 @@ fn a_reopened_store_recovers_everything() {
         model.apply(&ops);
         assert_eq!(Model::of(&store), model);
         drop(store);
-        store = open(&disk).unwrap();
+        store = ground.open().unwrap();
         assert_eq!(Model::of(&store), model);
     }
 }
 
-#[test]
-fn ops_of_one_commit_are_carried_out_in_order() {
-    let store = open(&Disk::new(1)).unwrap();
+fn ops_of_one_commit_are_carried_out_in_order(ground: &Ground) {
+    let store = ground.open().unwrap();
     let ops = vec![
         append(INBOX, 1, 2, 10),
         Op::Clear { stream: INBOX },
@@ -104,10 +110,8 @@ fn ops_of_one_commit_are_carried_out_in_order() {
     assert_eq!(Model::of(&store), model);
 }
 
-#[test]
-fn commits_that_wait_together_are_all_carried_out_in_order() {
-    let disk = Disk::new(1);
-    let store = open(&disk).unwrap();
+fn commits_that_wait_together_are_all_carried_out_in_order(ground: &Ground) {
+    let store = ground.open().unwrap();
     let answers: Vec<_> = (0..100)
         .map(|n| store.commit(Commit { ops: vec![append(INBOX, n * 2 + 1, 2, 40)], now: START }))
         .collect();
@@ -117,29 +121,25 @@ fn commits_that_wait_together_are_all_carried_out_in_order() {
     assert_eq!(seqs(&read(&store, INBOX, 0)), (1..201).collect::<Vec<_>>());
 }
 
-#[test]
-fn a_block_below_the_last_one_is_refused_and_stops_the_store() {
-    let store = open(&Disk::new(1)).unwrap();
+fn a_block_below_the_last_one_is_refused_and_stops_the_store(ground: &Ground) {
+    let store = ground.open().unwrap();
     commit(&store, vec![append(INBOX, 5, 2, 10)]).unwrap();
     let refused = commit(&store, vec![append(INBOX, 6, 2, 10)]).unwrap_err();
     assert!(matches!(&refused, StoreError::Failed(why) if why.contains("place is taken")), "{refused}");
     assert_eq!(commit(&store, vec![put("a", "b")]).unwrap_err(), refused);
 }
 
-#[test]
-fn dropping_the_store_carries_out_what_was_asked() {
-    let disk = Disk::new(1);
-    let store = open(&disk).unwrap();
+fn dropping_the_store_carries_out_what_was_asked(ground: &Ground) {
+    let store = ground.open().unwrap();
     for n in 0..20 {
         drop(store.commit(Commit { ops: vec![append(INBOX, n + 1, 1, 40)], now: START }));
     }
     drop(store);
-    assert_eq!(read(&open(&disk).unwrap(), INBOX, 0).len(), 20);
+    assert_eq!(read(&ground.open().unwrap(), INBOX, 0).len(), 20);
 }
 
-#[test]
-fn a_reader_overtaken_by_removals_and_destroyed_keys_sees_no_damage() {
-    let store = open(&Disk::new(1)).unwrap();
+fn a_reader_overtaken_by_removals_and_destroyed_keys_sees_no_damage(ground: &Ground) {
+    let store = ground.open().unwrap();
     let done = std::sync::atomic::AtomicBool::new(false);
     let reads = std::thread::scope(|scope| {
         let reader = scope.spawn(|| {

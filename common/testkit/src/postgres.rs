@@ -1,0 +1,260 @@
+//! A PostgreSQL server for tests: the machine's own binaries, on loopback, on a port and a directory of its own.
+//!
+//! A test run shares one ([`shared`]); a test that stops its server has one for itself ([`Server::start`]). `initdb`
+//! refuses to run as root, so there they run as the user `postgres`, or `nobody`.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::net::TcpListener;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+pub mod proxy;
+
+/// Where Debian keeps its versions of PostgreSQL.
+const DEBIAN: &str = "/usr/lib/postgresql";
+
+/// The oldest version that will do.
+const VERSION_MIN: u32 = 15;
+
+/// The server's administrator, whose password is [`PASSWORD`].
+pub const USER: &str = "keeper";
+
+/// The only password.
+pub const PASSWORD: &str = "not a secret, 'quoted'";
+
+/// Ports tried before giving up: another process may take one between our look and the server's.
+const PORTS_MAX: usize = 10;
+
+/// A server. Dropping it ends it at once, and takes its data away.
+#[derive(Debug)]
+pub struct Server {
+    dir: PathBuf,
+    port: u16,
+    owned: bool,
+}
+
+/// The server of this test run, with a new empty database in it.
+#[must_use]
+pub fn shared() -> &'static Server {
+    static SHARED: OnceLock<Server> = OnceLock::new();
+    SHARED.get_or_init(|| Server::join().unwrap_or_else(|error| missing(&error)))
+}
+
+#[allow(clippy::panic, reason = "only tests call this")]
+fn missing(error: &io::Error) -> ! {
+    panic!("no PostgreSQL server: {error}; `apt-get install postgresql` has what is needed")
+}
+
+impl Server {
+    /// A server of one's own.
+    #[must_use]
+    pub fn start() -> Self {
+        static LAST: AtomicU64 = AtomicU64::new(0);
+        let number = LAST.fetch_add(1, Ordering::Relaxed);
+        let dir = std::env::temp_dir().join(format!("trunkline-postgres-{}-{number}", std::process::id()));
+        Self::start_in(&dir).unwrap_or_else(|error| missing(&error))
+    }
+
+    /// Where it listens, on loopback.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Makes an empty database; its name.
+    #[must_use]
+    pub fn database(&self) -> String {
+        static LAST: AtomicU64 = AtomicU64::new(0);
+        let name = format!("t{}_{}", std::process::id(), LAST.fetch_add(1, Ordering::Relaxed));
+        self.query("postgres", &format!("CREATE DATABASE {name}"));
+        name
+    }
+
+    /// The address of a database, as `postgres://user@host:port/database`.
+    #[must_use]
+    pub fn url(&self, database: &str) -> String {
+        format!("postgres://{USER}@127.0.0.1:{}/{database}", self.port)
+    }
+
+    /// Runs SQL as the administrator; what it answers, a line for each row, with `|` between columns.
+    ///
+    /// # Panics
+    /// When it fails.
+    #[must_use]
+    pub fn answer(&self, database: &str, sql: &str) -> String {
+        let port = self.port.to_string();
+        let mut psql = self.command("psql");
+        psql.env("PGPASSWORD", PASSWORD).args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1"]);
+        psql.args(["-h", "127.0.0.1", "-p", &port, "-U", USER, "-d", database, "-c", sql]);
+        let output = run(&mut psql).unwrap_or_else(|error| missing(&error));
+        String::from_utf8_lossy(&output.stdout).trim_end().to_owned()
+    }
+
+    /// The same, for what answers nothing.
+    ///
+    /// # Panics
+    /// When it fails.
+    pub fn query(&self, database: &str, sql: &str) {
+        let _ = self.answer(database, sql);
+    }
+
+    /// Ends it as a crash would: `pg_ctl stop -m immediate`.
+    ///
+    /// # Panics
+    /// When it does not end.
+    pub fn crash(&self) {
+        self.control(&["stop", "-m", "immediate"]).unwrap_or_else(|error| missing(&error));
+    }
+
+    /// Starts it again after [`Self::crash`], on the same port.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub fn restart(&self) {
+        self.run_on(self.port).unwrap_or_else(|error| missing(&error));
+    }
+
+    /// Joins the server that the first process of this test run started, or starts it. Whatever ends last, the
+    /// server goes with the process that runs the tests.
+    fn join() -> io::Result<Self> {
+        let (run, runner) = match std::env::var("NEXTEST_RUN_ID") {
+            // One process for each test: the runner outlives them.
+            Ok(run) => (run, std::os::unix::process::parent_id()),
+            Err(_) => (std::process::id().to_string(), std::process::id()),
+        };
+        let dir = std::env::temp_dir().join(format!("trunkline-postgres-{run}"));
+        let lock_file = dir.with_extension("lock");
+        let lock = File::create(&lock_file)?;
+        lock.lock()?;
+        let port = dir.join("port");
+        if let Some(port) = fs::read_to_string(&port).ok().and_then(|port| port.parse().ok()) {
+            return Ok(Self { dir, port, owned: false });
+        }
+        let mut server = Self::start_in(&dir)?;
+        server.owned = false;
+        if let Some((user, group)) = other_user() {
+            chown(&lock_file, Some(user), Some(group))?;
+        }
+        server.watch(runner)?;
+        File::create(port)?.write_all(server.port.to_string().as_bytes())?;
+        Ok(server)
+    }
+
+    fn start_in(dir: &Path) -> io::Result<Self> {
+        let mut server = Self { dir: dir.to_owned(), port: 0, owned: true };
+        fs::create_dir(dir)?;
+        fs::set_permissions(dir, fs::Permissions::from_mode(0o711))?;
+        fs::write(dir.join("password"), PASSWORD)?;
+        fs::create_dir(dir.join("data"))?;
+        if let Some((user, group)) = other_user() {
+            for path in [dir.to_owned(), dir.join("data"), dir.join("password")] {
+                chown(path, Some(user), Some(group))?;
+            }
+        }
+        let mut initdb = server.command("initdb");
+        initdb.arg("-D").arg(dir.join("data")).arg(format!("--pwfile={}", dir.join("password").display()));
+        initdb.args(["-U", USER, "-A", "scram-sha-256", "-E", "UTF8", "--locale=C", "--no-sync"]);
+        run(&mut initdb)?;
+        let mut tried = Ok(());
+        for _ in 0..PORTS_MAX {
+            server.port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+            tried = server.run_on(server.port);
+            if tried.is_ok() {
+                break;
+            }
+        }
+        tried.map(|()| server)
+    }
+
+    fn run_on(&self, port: u16) -> io::Result<()> {
+        // Without fsync: it is the machine that may not crash, not the server.
+        let options = format!(
+            "-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories= -c fsync=off \
+             -c shared_buffers=32MB -c max_connections=200"
+        );
+        let log = self.dir.join("log");
+        self.control(&["start", "-l", &log.display().to_string(), "-o", &options])
+    }
+
+    fn control(&self, arguments: &[&str]) -> io::Result<()> {
+        let mut control = self.command("pg_ctl");
+        control.arg("-D").arg(self.dir.join("data")).arg("-w").args(arguments);
+        run(&mut control).map(drop)
+    }
+
+    /// Leaves somebody behind who ends the server when the process `runner` is gone.
+    fn watch(&self, runner: u32) -> io::Result<()> {
+        let stop = bin()?.join("pg_ctl");
+        let (dir, stop) = (self.dir.display(), stop.display());
+        let script = format!(
+            "while [ -d /proc/{runner} ]; do sleep 0.2; done; \
+             {stop} -D {dir}/data -m immediate stop; rm -rf {dir} {dir}.lock"
+        );
+        let mut watcher = self.command("/bin/sh");
+        watcher.args(["-c", &script]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        watcher.process_group(0).spawn().map(drop)
+    }
+
+    /// One of the server's programs, run by a user that it accepts.
+    fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(bin().unwrap_or_default().join(program));
+        command.current_dir(&self.dir).env("LC_ALL", "C");
+        if let Some((user, group)) = other_user() {
+            command.uid(user).gid(group);
+        }
+        command
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if self.owned {
+            self.control(&["stop", "-m", "immediate"]).ok();
+            fs::remove_dir_all(&self.dir).ok();
+        }
+    }
+}
+
+/// The newest version's programs.
+fn bin() -> io::Result<PathBuf> {
+    let versions = fs::read_dir(DEBIAN)?.filter_map(Result::ok);
+    let versions = versions.filter_map(|version| version.file_name().to_str()?.parse::<u32>().ok());
+    let newest = versions.filter(|version| *version >= VERSION_MIN).max();
+    let newest =
+        newest.ok_or_else(|| io::Error::other(format!("no version from {VERSION_MIN} on is there")))?;
+    Ok(Path::new(DEBIAN).join(newest.to_string()).join("bin"))
+}
+
+/// Who else runs the server, when we are root: user and group.
+fn other_user() -> Option<(u32, u32)> {
+    let users = fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let user = |name: &str| {
+        let mut fields =
+            users.lines().map(|line| line.split(':')).find(|line| line.clone().next() == Some(name))?;
+        Some((fields.nth(2)?.parse().ok()?, fields.next()?.parse().ok()?))
+    };
+    let ours = fs::metadata("/proc/self").map(|own| std::os::unix::fs::MetadataExt::uid(&own)).ok()?;
+    if ours == 0 { user("postgres").or_else(|| user("nobody")) } else { None }
+}
+
+fn run(command: &mut Command) -> io::Result<Output> {
+    // A server that stays must not keep our pipes open.
+    let starts = command.get_args().any(|argument| argument == "start");
+    command.stdin(Stdio::null());
+    let output = if starts {
+        let status = command.stdout(Stdio::null()).stderr(Stdio::null()).status()?;
+        Output { status, stdout: Vec::new(), stderr: Vec::new() }
+    } else {
+        command.output()?
+    };
+    if output.status.success() {
+        return Ok(output);
+    }
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    Err(io::Error::other(format!("{}: {said}", command.get_program().display())))
+}

@@ -1,0 +1,59 @@
+//! Which storage engine the configuration asks for, and what opens it.
+
+use std::path::Path;
+
+use thiserror::Error;
+use trunkline_common::secret;
+use zeroize::Zeroizing;
+
+use super::Config;
+use super::deployment_key::{self, DeploymentKeyError};
+use crate::store::postgres::{Address, Options as PostgresOptions};
+use crate::store::redb::Options as RedbOptions;
+
+/// An engine, with all that opens it.
+pub enum Engine {
+    /// The embedded one, in the data directory.
+    Redb(RedbOptions),
+    /// A PostgreSQL server.
+    Postgres(PostgresOptions),
+}
+
+/// Why it cannot be had: the operator's to mend.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum EngineError {
+    /// The deployment key.
+    #[error(transparent)]
+    DeploymentKey(#[from] DeploymentKeyError),
+    /// The database's password.
+    #[error("store_password_file: {0}")]
+    Password(String),
+    /// The database's authorities.
+    #[error("store_ca_file: {0}")]
+    Authorities(String),
+    /// The database's address.
+    #[error("store: {0}")]
+    Address(String),
+}
+
+/// Reads what the configuration names. Blocks while a command prints the deployment key.
+///
+/// # Errors
+/// When something of it cannot be had.
+pub fn read(config: &Config) -> Result<Engine, EngineError> {
+    let key = deployment_key::read(config)?;
+    if !Address::is_meant(&config.store) {
+        return Ok(Engine::Redb(RedbOptions::new(&config.data_dir, key)));
+    }
+    let address: Address = config.store.parse().map_err(EngineError::Address)?;
+    let password = config.store_password_file.as_deref().map(password).transpose()?;
+    let authorities = config.store_ca_file.as_ref().map(std::fs::read).transpose();
+    let authorities = authorities.map_err(|error| EngineError::Authorities(error.to_string()))?;
+    let options = PostgresOptions::new(address, password, authorities.as_deref(), key);
+    options.map(Engine::Postgres).map_err(EngineError::Authorities)
+}
+
+fn password(file: &Path) -> Result<Zeroizing<String>, EngineError> {
+    let text = secret::read(file).map_err(|error| EngineError::Password(error.to_string()))?;
+    Ok(Zeroizing::new(text.trim_end_matches(['\r', '\n']).to_owned()))
+}

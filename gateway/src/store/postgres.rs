@@ -1,0 +1,225 @@
+//! The engine on a PostgreSQL server, 15 or newer, with everything sealed. What is built how, and why, is told in
+//! docs/decisions/0021-postgresql.md.
+//!
+//! # Layout
+//! - [`address`]: the database's address, as the setting `store` has it
+//! - `session`, `tls`: a connection, and what its failures mean
+//! - `schema`: the tables, made in numbered steps
+//! - `lease`: who may write, and the proof of it in every transaction
+//! - `writer`, `changes`: from what was asked to the rows of a transaction, carried out until its outcome is known
+//! - `ledger`: which parts the blocks lie in, and when one is dropped
+//! - `slots`: the rows that the data keys rest in
+//! - `reader`: blocks and state
+
+use std::sync::{Arc, OnceLock, mpsc};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::sync::mpsc as tokio_mpsc;
+use tokio::sync::oneshot;
+use trunkline_common::token;
+use trunkline_gateway_proto::store::{Commit, Record, Recovered, Stream};
+use zeroize::Zeroizing;
+
+use super::batch::{self, stopped};
+use super::{Store, StoreError, StoreFuture};
+
+pub mod address;
+mod changes;
+mod lease;
+mod ledger;
+mod reader;
+mod schema;
+mod session;
+mod slots;
+mod tls;
+mod writer;
+
+pub use address::{Address, Protection};
+pub use lease::LEASE;
+
+/// How long a commit is tried again before the store stops answering. Longer rides over longer failovers unnoticed, and
+/// lets callers wait for an answer meanwhile.
+pub const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Things that were found and not taken yet, while a store is read as a whole.
+const FOUND_MAX: usize = 256;
+
+/// What a store is opened with. Clones are one gateway: they take the lease from each other.
+#[derive(Clone)]
+pub struct Options {
+    place: Arc<Place>,
+}
+
+/// Where the store is, and how to get in.
+struct Place {
+    /// What operators call it, in errors.
+    name: String,
+    address: Address,
+    password: Option<Zeroizing<String>>,
+    tls: tls::MakeTls,
+    deployment_key: Zeroizing<[u8; 32]>,
+    /// Tells this process from others.
+    holder: [u8; 16],
+    lease: Duration,
+    patience: Duration,
+}
+
+impl Options {
+    /// With defaults. `authorities` (PEM) vouch for the server's certificate, where it is verified.
+    ///
+    /// # Errors
+    /// When the authorities cannot be used, or are missing.
+    pub fn new(
+        address: Address,
+        password: Option<Zeroizing<String>>,
+        authorities: Option<&[u8]>,
+        deployment_key: Zeroizing<[u8; 32]>,
+    ) -> Result<Self, String> {
+        let authorities = match address.protection() {
+            Protection::Verified => Some(authorities.ok_or("sslmode=verify-full needs store_ca_file")?),
+            Protection::Encrypted | Protection::Plain => None,
+        };
+        let place = Place {
+            name: address.name(),
+            address,
+            password,
+            tls: tls::MakeTls::new(authorities)?,
+            deployment_key,
+            holder: token::random(),
+            lease: LEASE,
+            patience: PATIENCE,
+        };
+        Ok(Self { place: Arc::new(place) })
+    }
+
+    /// With other times than [`LEASE`] and [`PATIENCE`], for tests.
+    #[must_use]
+    pub fn timed(self, lease: Duration, patience: Duration) -> Self {
+        let Place { name, address, password, tls, deployment_key, holder, .. } = &*self.place;
+        let place = Place {
+            name: name.clone(),
+            address: address.clone(),
+            password: password.clone(),
+            tls: tls.clone(),
+            deployment_key: deployment_key.clone(),
+            holder: *holder,
+            lease,
+            patience,
+        };
+        Self { place: Arc::new(place) }
+    }
+}
+
+/// The engine. Dropping the last handle carries out what was asked, and gives the lease back.
+pub struct PostgresStore {
+    commits: Option<tokio_mpsc::UnboundedSender<batch::Job>>,
+    reads: tokio_mpsc::UnboundedSender<reader::Job>,
+    failed: Failed,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// Set by the first failure, and the answer to everything from then on.
+type Failed = Arc<OnceLock<StoreError>>;
+
+impl PostgresStore {
+    /// Opens the store in a database, or makes one. Blocks: its lease is waited for, its blocks' headers are read.
+    ///
+    /// # Errors
+    /// When the database cannot be used, another gateway uses it, it is damaged, or the deployment key is not its own.
+    pub fn open(options: &Options) -> Result<Arc<Self>, StoreError> {
+        let place = Arc::clone(&options.place);
+        let (commits, jobs) = tokio_mpsc::unbounded_channel();
+        let (reads, read_jobs) = tokio_mpsc::unbounded_channel();
+        let (opened, open) = mpsc::channel();
+        let failed = Failed::default();
+        let its_failed = Arc::clone(&failed);
+        let failure = |what: &str, error: &std::io::Error| StoreError::Failed(format!("{what}: {error}"));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(|error| failure("starting the store's runtime", &error))?;
+        let serve = async move {
+            match writer::open(place, its_failed).await {
+                Ok((writer, reader)) => {
+                    opened.send(Ok(())).ok();
+                    tokio::spawn(reader.run(read_jobs));
+                    writer.run(jobs).await;
+                }
+                Err(error) => drop(opened.send(Err(error))),
+            }
+        };
+        let thread = std::thread::Builder::new().name("store-postgres".to_owned());
+        let thread = thread.spawn(move || runtime.block_on(serve));
+        let thread = thread.map_err(|error| failure("starting the store's thread", &error))?;
+        let store = Arc::new(Self { commits: Some(commits), reads, failed, thread: Some(thread) });
+        open.recv().map_err(|_| stopped())??;
+        Ok(store)
+    }
+
+    /// Opens every block, calls `damage` for each that does not, with its stream and first sequence number, and
+    /// gives the number of records that can be read. Blocks.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub fn check(&self, damage: &mut dyn FnMut(Stream, u64)) -> Result<u64, StoreError> {
+        let mut readable = 0_u64;
+        self.walk(reader::Job::Check, &mut |seen| match seen {
+            reader::Seen::Readable(records) => readable = readable.saturating_add(records),
+            reader::Seen::Damaged(stream, first_seq) => damage(stream, first_seq),
+        })?;
+        Ok(readable)
+    }
+
+    /// Has the reader go through everything.
+    fn walk<T>(
+        &self,
+        job: impl FnOnce(tokio_mpsc::Sender<Result<T, StoreError>>) -> reader::Job,
+        visit: &mut dyn FnMut(T),
+    ) -> Result<(), StoreError> {
+        let (found, mut finds) = tokio_mpsc::channel(FOUND_MAX);
+        self.reads.send(job(found)).map_err(|_| stopped())?;
+        while let Some(found) = finds.blocking_recv() {
+            visit(found?);
+        }
+        Ok(())
+    }
+}
+
+impl Store for PostgresStore {
+    fn commit(&self, commit: Commit) -> StoreFuture<()> {
+        let (reply, answer) = oneshot::channel();
+        if let Some(commits) = &self.commits {
+            commits.send(batch::Job { commit, reply }).ok();
+        }
+        Box::pin(async { answer.await.unwrap_or_else(|_| Err(stopped())) })
+    }
+
+    fn read(&self, stream: Stream, from_seq: u64, bytes_max: usize) -> StoreFuture<Vec<(u64, Record)>> {
+        let (reply, answer) = oneshot::channel();
+        self.reads.send(reader::Job::Read(reader::Read { stream, from_seq, bytes_max, reply })).ok();
+        Box::pin(async { answer.await.unwrap_or_else(|_| Err(stopped())) })
+    }
+
+    fn recover(&self, visit: &mut dyn FnMut(Recovered)) -> Result<(), StoreError> {
+        self.walk(reader::Job::Recover, visit)
+    }
+
+    fn failed(&self) -> Option<StoreError> {
+        self.failed.get().cloned()
+    }
+}
+
+impl Drop for PostgresStore {
+    fn drop(&mut self) {
+        // The thread ends when there is nobody left to ask it.
+        self.commits = None;
+        if let Some(thread) = self.thread.take() {
+            thread.join().ok();
+        }
+    }
+}
+
+impl std::fmt::Debug for PostgresStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PostgresStore").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,158 @@
+//! What one transaction changes, row by row, put together from what was asked.
+
+use std::collections::BTreeMap;
+
+use futures_util::future::{BoxFuture, FutureExt, join_all};
+
+use super::super::block::{BlockNumber, STREAM_LEN};
+use super::lease::Lease;
+use super::ledger::PartNumber;
+use super::session::{Session, Trouble};
+use super::slots::RowChange;
+
+/// A block as it rests.
+#[derive(Debug)]
+pub(super) struct Row {
+    pub(super) heads: Vec<u8>,
+    pub(super) body: Vec<u8>,
+}
+
+/// The changes. What was added and taken away again within one transaction leaves no trace.
+#[derive(Debug, Default)]
+pub(super) struct Changes {
+    /// A new part, before blocks go into it: its number and that of its first block.
+    pub(super) begins: Option<(PartNumber, BlockNumber)>,
+    /// The part that blocks go into.
+    pub(super) part: PartNumber,
+    pub(super) blocks: BTreeMap<BlockNumber, Row>,
+    /// Up to where a stream's blocks are gone.
+    pub(super) cursors: BTreeMap<[u8; STREAM_LEN], BlockNumber>,
+    /// Blocks that are gone before their turn.
+    pub(super) gone: BTreeMap<BlockNumber, PartNumber>,
+    /// What state entries are now; `None` for no more.
+    pub(super) state: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
+    pub(super) slots: Vec<RowChange>,
+    /// Parts that nothing needs, and the first block of the oldest that stays.
+    pub(super) dropped: Vec<PartNumber>,
+    pub(super) oldest: BlockNumber,
+}
+
+/// Numbers as the database keeps them. Ours stay far below the sign.
+pub(super) fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+impl Changes {
+    /// Writes all of it within a transaction that began, one statement behind the other without waiting for answers.
+    pub(super) async fn write(&self, session: &Session, lease: Lease) -> Result<(), Trouble> {
+        let mut writes: Vec<BoxFuture<'_, Result<(), Trouble>>> = Vec::new();
+        if self.begins.is_some() || !self.dropped.is_empty() {
+            writes.push(self.write_parts(session, lease).boxed());
+        }
+        if !self.blocks.is_empty() {
+            writes.push(self.write_blocks(session).boxed());
+        }
+        if !self.cursors.is_empty() {
+            let streams: Vec<&[u8]> = self.cursors.keys().map(<[u8; _]>::as_slice).collect();
+            let blocks: Vec<i64> = self.cursors.values().map(|block| signed(*block)).collect();
+            writes.push(
+                async move {
+                    session.client.execute(&session.cursors, &[&streams, &blocks]).await?;
+                    Ok(())
+                }
+                .boxed(),
+            );
+        }
+        if !self.gone.is_empty() {
+            let parts: Vec<i64> = self.gone.values().copied().collect();
+            let blocks: Vec<i64> = self.gone.keys().map(|block| signed(*block)).collect();
+            writes.push(
+                async move {
+                    session.client.execute(&session.gone, &[&parts, &blocks]).await?;
+                    Ok(())
+                }
+                .boxed(),
+            );
+        }
+        if !self.state.is_empty() {
+            writes.push(self.write_state(session).boxed());
+        }
+        if !self.slots.is_empty() {
+            writes.push(self.write_slots(session, lease).boxed());
+        }
+        join_all(writes).await.into_iter().collect()
+    }
+
+    async fn write_blocks(&self, session: &Session) -> Result<(), Trouble> {
+        let blocks: Vec<i64> = self.blocks.keys().map(|block| signed(*block)).collect();
+        let heads: Vec<&[u8]> = self.blocks.values().map(|row| row.heads.as_slice()).collect();
+        let bodies: Vec<&[u8]> = self.blocks.values().map(|row| row.body.as_slice()).collect();
+        session.client.execute(&session.append, &[&self.part, &blocks, &heads, &bodies]).await?;
+        Ok(())
+    }
+
+    async fn write_state(&self, session: &Session) -> Result<(), Trouble> {
+        let (mut keys, mut values, mut deleted) = (Vec::new(), Vec::new(), Vec::new());
+        for (key, value) in &self.state {
+            match value {
+                Some(value) => {
+                    keys.push(key.as_slice());
+                    values.push(value.as_slice());
+                }
+                None => deleted.push(key.as_slice()),
+            }
+        }
+        if !keys.is_empty() {
+            session.client.execute(&session.put, &[&keys, &values]).await?;
+        }
+        if !deleted.is_empty() {
+            session.client.execute(&session.delete, &[&deleted]).await?;
+        }
+        Ok(())
+    }
+
+    async fn write_slots(&self, session: &Session, lease: Lease) -> Result<(), Trouble> {
+        let (mut slots, mut contents, mut emptied) = (Vec::new(), Vec::new(), Vec::new());
+        for (slot, content) in &self.slots {
+            match content {
+                Some(content) => {
+                    slots.push(*slot);
+                    contents.push(content.as_slice());
+                }
+                None => emptied.push(*slot),
+            }
+        }
+        if !slots.is_empty() {
+            session.client.execute(&session.put_slots, &[&lease.lease, &slots, &contents]).await?;
+        }
+        if !emptied.is_empty() {
+            session.client.execute(&session.delete_slots, &[&lease.lease, &emptied]).await?;
+        }
+        Ok(())
+    }
+
+    /// Tables come and go here: once an hour, or every so many bytes. In one message: it must be in front of the
+    /// blocks that need it.
+    async fn write_parts(&self, session: &Session, lease: Lease) -> Result<(), Trouble> {
+        let mut text = String::new();
+        if let Some((part, first_block)) = self.begins {
+            text.push_str(&format!(
+                "CREATE TABLE blocks_{part} PARTITION OF blocks FOR VALUES IN ({part});
+                 INSERT INTO parts VALUES ({part}, {}, {first_block});",
+                lease.lease
+            ));
+        }
+        for part in &self.dropped {
+            text.push_str(&format!(
+                "DROP TABLE blocks_{part}; DELETE FROM parts WHERE part = {part};
+                 DELETE FROM gone WHERE part = {part};"
+            ));
+        }
+        if !self.dropped.is_empty() {
+            // What is before the oldest part needs no cursor any more.
+            text.push_str(&format!("DELETE FROM cursors WHERE block < {};", self.oldest));
+        }
+        session.client.batch_execute(&text).await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,430 @@
+//! Writing: one task carries out all commits, in order, each transaction until its outcome is known.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::{StreamExt, TryStreamExt, pin_mut};
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::time::{Instant, sleep, timeout};
+use tracing::{error, info, warn};
+use trunkline_common::token;
+use trunkline_gateway_proto::store::{Commit, Op, Record, Stream};
+use trunkline_gateway_proto::time::Time;
+
+use super::super::StoreError;
+use super::super::batch::{COALESCE_MAX, Job, now, scope};
+use super::super::block::{self, BlockNumber, Damaged, HEADER_LEN, Header, Sealer, encode_stream};
+use super::super::fault::Faults;
+use super::super::index::SharedIndex;
+use super::super::keyfile::{Found, KeyFile};
+use super::super::seal::{KeyRing, KeyScope};
+use super::changes::{Changes, Row, signed};
+use super::lease::{Lease, Outcome};
+use super::ledger::Ledger;
+use super::reader::Reader;
+use super::session::{ANSWER_MAX, Session, Trouble, warn_of_settings};
+use super::slots::Slots;
+use super::{Failed, Place, schema};
+
+/// The first wait before a transaction is tried again, doubled each time. Shorter finds a server that is back sooner.
+const RETRY_MIN: Duration = Duration::from_millis(20);
+/// The longest of these waits.
+const RETRY_MAX: Duration = Duration::from_millis(500);
+
+/// Renewals that fit into a lease. More keep it over more of them that come late, and each is a transaction.
+const RENEWALS: u32 = 4;
+
+/// What giving the lease back may take at the end. Without it, the next gateway waits until it runs out.
+const RELEASE_MAX: Duration = Duration::from_secs(2);
+
+/// Longest wait for a commit while nothing else is to be done. It only bounds what the clock calls get.
+const PATIENCE_MAX: Duration = Duration::from_secs(24 * 3600);
+
+/// What the writer task owns.
+pub(super) struct Writer {
+    place: Arc<Place>,
+    /// The connection, while there is one that is known to work.
+    session: Option<Session>,
+    lease: Lease,
+    /// When the lease has to be renewed.
+    renew_at: Instant,
+    ring: KeyRing,
+    slots: Slots,
+    index: SharedIndex,
+    ledger: Ledger,
+    /// Sealed rows are made here.
+    buffer: Vec<u8>,
+    failed: Failed,
+}
+
+/// Opens the store: takes the lease, learns what there is, and seals the state anew.
+pub(super) async fn open(place: Arc<Place>, failed: Failed) -> Result<(Writer, Reader), StoreError> {
+    let opened = open_store(Arc::clone(&place), failed).await;
+    opened.map_err(|trouble| trouble.settle(&place))
+}
+
+async fn open_store(place: Arc<Place>, failed: Failed) -> Result<(Writer, Reader), Trouble> {
+    let client = super::session::connect(&place).await?;
+    schema::migrate(&client).await?;
+    warn_of_settings(&client).await?;
+    let lease = Lease::take(&client, &place.holder, place.lease).await?;
+    drop(client);
+    let session = Session::open(&place).await?;
+
+    let rows = "SELECT slot, content FROM key_slots WHERE lease = $1";
+    let rows = session.client.query(rows, &[&lease.lease]).await?;
+    let rows = rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?)));
+    let rows = rows.collect::<Result<Vec<(i32, Vec<u8>)>, tokio_postgres::Error>>()?;
+    let slots = Slots::restore(rows).ok_or_else(|| corrupt(&place, "its key slots are no key slots"))?;
+    let faults = Faults::new(Path::new(&place.name));
+    let opened = KeyFile::open(Box::new(slots.clone()), &place.deployment_key, &faults);
+    let (mut keyfile, found) = opened.map_err(|error| match error {
+        StoreError::WrongKey { .. } => Trouble::Final(StoreError::WrongKey { path: place.name.clone() }),
+        error => Trouble::Final(error),
+    })?;
+    let keys = match found {
+        Found::Keys(_, keys) => keys,
+        Found::Blank => {
+            let blank = "SELECT count(*) = 0 FROM (SELECT key FROM state UNION ALL SELECT stream FROM cursors) AS any_row";
+            if lease.block > 0 || !session.client.query_one(blank, &[]).await?.try_get::<_, bool>(0)? {
+                return Err(corrupt(&place, "its data keys are missing, while its blocks are not"));
+            }
+            info!(database = place.name, "made a new store");
+            keyfile.create(token::random()).map_err(Trouble::Final)?;
+            Vec::new()
+        }
+    };
+    let ring = KeyRing::new(keyfile, keys);
+    let index = SharedIndex::default();
+    let reader = Reader::new(Arc::clone(&place), ring.keys(), index.clone(), Arc::clone(&failed));
+    let mut writer = Writer {
+        renew_at: Instant::now() + place.lease / RENEWALS,
+        place,
+        session: Some(session),
+        lease,
+        ring,
+        slots,
+        index,
+        ledger: Ledger::default(),
+        buffer: Vec::new(),
+        failed,
+    };
+    writer.take_stock(&reader).await?;
+    Ok((writer, reader))
+}
+
+fn corrupt(place: &Place, what: &str) -> Trouble {
+    Trouble::Final(StoreError::Corrupt(format!("{}: {what}", place.name)))
+}
+
+impl Writer {
+    /// Serves until every sender is gone, then gives the lease back.
+    pub(super) async fn run(mut self, mut jobs: UnboundedReceiver<Job>) {
+        let mut commits = Vec::with_capacity(COALESCE_MAX);
+        let mut replies = Vec::with_capacity(COALESCE_MAX);
+        let mut last = (Instant::now(), Time::default());
+        loop {
+            let job = match timeout(self.patience(last.1), jobs.recv()).await {
+                Ok(Some(job)) => job,
+                Ok(None) => break,
+                // Nobody has come for so long that the lease is to be renewed, or a key's hour is over.
+                Err(_) => {
+                    last = (Instant::now(), last.1 + last.0.elapsed());
+                    self.sweep(last.1);
+                    if self.renew_at <= Instant::now() || self.slots.changed() {
+                        // An error is kept for whoever comes next.
+                        self.transact(&[], last.1, true).await.ok();
+                    }
+                    continue;
+                }
+            };
+            let mut next = Some(job);
+            while let Some(job) = next {
+                commits.push(job.commit);
+                replies.push(job.reply);
+                next = if commits.len() < COALESCE_MAX { jobs.try_recv().ok() } else { None };
+            }
+            let answer = self.transact(&commits, now(&commits), false).await;
+            for reply in replies.drain(..) {
+                reply.send(answer.clone()).ok();
+            }
+            last = (Instant::now(), now(&commits));
+            self.sweep(last.1);
+            commits.clear();
+        }
+        if let Some(session) = &self.session {
+            // In vain where the connection is gone: then the lease runs out.
+            timeout(RELEASE_MAX, self.lease.release(&session.client)).await.ok();
+        }
+    }
+
+    /// How long to wait for a commit before looking after the lease and the keys.
+    fn patience(&self, now: Time) -> Duration {
+        if self.failed.get().is_some() {
+            return PATIENCE_MAX;
+        }
+        if self.slots.changed() {
+            return Duration::ZERO;
+        }
+        let renewal = self.renew_at.saturating_duration_since(Instant::now());
+        self.ring.retires_in(now).min(renewal)
+    }
+
+    /// Carries out commits as one transaction; with `always`, also when that changes nothing.
+    async fn transact(&mut self, commits: &[Commit], now: Time, always: bool) -> Result<(), StoreError> {
+        if let Some(failed) = self.failed.get() {
+            return Err(failed.clone());
+        }
+        let done = self.try_transact(commits, now, always).await;
+        if let Err(cause) = &done {
+            error!(%cause, "the store stops acknowledging");
+            self.failed.set(cause.clone()).ok();
+        }
+        done
+    }
+
+    async fn try_transact(&mut self, commits: &[Commit], now: Time, always: bool) -> Result<(), StoreError> {
+        let idle = commits.iter().all(|commit| commit.ops.is_empty()) && !self.slots.changed();
+        if idle && !always {
+            return Ok(());
+        }
+        let changes = self.gather(commits, now)?;
+        let place = Arc::clone(&self.place);
+        self.carry_through(&changes).await.map_err(|trouble| trouble.settle(&place))?;
+        self.renew_at = Instant::now() + self.place.lease / RENEWALS;
+        self.index.lock().commit();
+        Ok(())
+    }
+
+    /// Destroys data keys that are without use at `now`: their rows go with the next transaction.
+    fn sweep(&mut self, now: Time) {
+        if self.failed.get().is_none()
+            && let Err(cause) = self.ring.sweep(now)
+        {
+            self.failed.set(cause).ok();
+        }
+    }
+
+    // ------------------------------------------------------------ the database
+
+    /// Tries until the outcome is known: carried out, exactly once, or given up with nothing said.
+    async fn carry_through(&mut self, changes: &Changes) -> Result<(), Trouble> {
+        let started = Instant::now();
+        let mut wait = RETRY_MIN;
+        loop {
+            let tried = timeout(ANSWER_MAX, self.attempt(changes)).await;
+            match tried.unwrap_or_else(|_| Err(Trouble::Passing("it does not answer".to_owned()))) {
+                Ok(()) => break,
+                Err(Trouble::Passing(why)) => {
+                    self.session = None;
+                    warn!(why, "the database did not answer a commit: looking again what became of it");
+                    if started.elapsed() + wait > self.place.patience {
+                        return Err(Trouble::Passing(why));
+                    }
+                    sleep(wait).await;
+                    wait = (wait * 2).min(RETRY_MAX);
+                }
+                Err(trouble) => {
+                    self.session = None;
+                    return Err(trouble);
+                }
+            }
+        }
+        self.lease.committed(signed(self.index.lock().last()));
+        Ok(())
+    }
+
+    async fn attempt(&mut self, changes: &Changes) -> Result<(), Trouble> {
+        let session = match &mut self.session {
+            Some(session) => session,
+            none => {
+                let session = none.insert(Session::open(&self.place).await?);
+                if self.lease.resolve(&session.client).await? == Outcome::Committed {
+                    return Ok(());
+                }
+                session
+            }
+        };
+        let block = signed(self.index.lock().last());
+        let client = &session.client;
+        let (begun, ours, written) = tokio::join!(
+            biased;
+            client.batch_execute("BEGIN ISOLATION LEVEL READ COMMITTED"),
+            self.lease.fence(session, block, self.place.lease),
+            changes.write(session, self.lease),
+        );
+        begun?;
+        if !ours? {
+            return Err(Trouble::Fenced);
+        }
+        written?;
+        Ok(client.batch_execute("COMMIT").await?)
+    }
+
+    /// Learns which blocks there are and which keys they need, seals the state anew, and destroys other keys.
+    async fn take_stock(&mut self, reader: &Reader) -> Result<(), Trouble> {
+        let Some(session) = &self.session else { return Ok(()) };
+        let client = &session.client;
+        let lease = self.lease;
+        for row in client
+            .query("SELECT part, first_block FROM parts WHERE lease = $1 ORDER BY part", &[&lease.lease])
+            .await?
+        {
+            self.ledger.restore_part(row.try_get(0)?, unsigned(row.try_get(1)?));
+        }
+        // What is gone is left out here: by its stream's cursor, or by itself.
+        let rows = format!(
+            "SELECT block, substring(heads FROM 1 FOR {HEADER_LEN}) FROM blocks
+             WHERE NOT EXISTS (SELECT FROM gone WHERE gone.part = blocks.part AND gone.block = blocks.block)
+             AND block > coalesce((SELECT cursors.block FROM cursors
+                 WHERE cursors.stream = substring(heads FROM {} FOR {})), 0)
+             ORDER BY part, block",
+            block::STREAM_AT + 1,
+            block::STREAM_LEN,
+        );
+        let rows = client.query_raw(&rows, std::iter::empty::<i32>()).await?;
+        pin_mut!(rows);
+        while let Some(row) = rows.next().await {
+            let row = row?;
+            let block = unsigned(row.try_get(0)?);
+            let damaged = |Damaged| Trouble::Final(reader.damaged(block));
+            let header = Header::decode(row.try_get(1)?).map_err(damaged)?;
+            if !self.index.lock().restore(block, header.stream, header.first_seq, header.count)
+                || !self.ledger.add(block, header.key, 0)
+            {
+                return Err(damaged(Damaged));
+            }
+            if !self.ring.used(header.key) {
+                return Err(Trouble::Final(reader.no_key()));
+            }
+        }
+        {
+            let mut index = self.index.lock();
+            index.resume_after(unsigned(self.lease.block));
+            index.commit();
+        }
+        let state = client.query_raw("SELECT key, value FROM state", std::iter::empty::<i32>()).await?;
+        let state: Vec<_> = state.try_collect().await?;
+        let mut ops = Vec::new();
+        for row in state {
+            let (key, value): (Vec<u8>, Vec<u8>) = (row.try_get(0)?, row.try_get(1)?);
+            let value = reader.state(&key, &value).map_err(Trouble::Final)?;
+            ops.push(Op::Put { key, value: value.into() });
+        }
+        // The oldest time there is: no key is too old at it, and none that is made now becomes current for long.
+        let commits = [Commit { ops, now: Time::default() }];
+        self.transact(&commits, Time::default(), true).await.map_err(Trouble::Final)?;
+        self.sweep(Time::default());
+        self.transact(&[], Time::default(), false).await.map_err(Trouble::Final)
+    }
+
+    // ------------------------------------------------------------ the rows
+
+    /// What commits change, sealed. The index and the ledger are ahead of the database from here on.
+    fn gather(&mut self, commits: &[Commit], now: Time) -> Result<Changes, StoreError> {
+        let ops = || commits.iter().flat_map(|commit| &commit.ops);
+        let mut changes = Changes::default();
+        if ops().any(|op| scope(op).is_some()) {
+            self.ring.begin(ops().filter_map(scope), now)?;
+        }
+        if ops().any(|op| matches!(op, Op::Append { .. })) {
+            let next = self.index.lock().last().saturating_add(1);
+            let no_part = || StoreError::Failed("the database has no numbers for parts left".to_owned());
+            let (part, begins) = self.ledger.part(now, next).ok_or_else(no_part)?;
+            changes.part = part;
+            changes.begins = begins.then_some((part, next));
+        }
+        for op in ops() {
+            self.carry_out(&mut changes, op)?;
+        }
+        changes.slots = self.slots.take_changes();
+        changes.dropped = self.ledger.take_empty();
+        changes.oldest = self.ledger.oldest();
+        let Changes { dropped, oldest, gone, cursors, .. } = &mut changes;
+        gone.retain(|_, part| !dropped.contains(part));
+        cursors.retain(|_, block| *block >= *oldest);
+        Ok(changes)
+    }
+
+    fn carry_out(&mut self, changes: &mut Changes, op: &Op) -> Result<(), StoreError> {
+        match op {
+            Op::Append { stream, first_seq, records } => self.append(changes, *stream, *first_seq, records),
+            Op::Truncate { stream, up_to } => self.truncate(changes, *stream, *up_to),
+            Op::Clear { stream } => self.truncate(changes, *stream, u64::MAX),
+            Op::Remove { stream, first_seq } => {
+                let removed = self.index.lock().remove(*stream, *first_seq);
+                let Some(block) = removed else { return Ok(()) };
+                let part = self.remove(block)?;
+                if changes.blocks.remove(&block).is_none() {
+                    changes.gone.insert(block, part);
+                }
+                Ok(())
+            }
+            Op::Put { key, value } => self.put(changes, key, value),
+            Op::Delete { key } => {
+                changes.state.insert(key.clone(), None);
+                Ok(())
+            }
+        }
+    }
+
+    fn append(
+        &mut self,
+        changes: &mut Changes,
+        stream: Stream,
+        first_seq: u64,
+        records: &[Record],
+    ) -> Result<(), StoreError> {
+        let refused = |why: &str| {
+            StoreError::Failed(format!("the block at {first_seq} of {stream:?} cannot be kept: {why}"))
+        };
+        let unfit = |Damaged| refused("it is empty or too large");
+        let scope = KeyScope::Stream(stream.scope());
+        let (current, nonce) = self.ring.seal(scope).ok_or_else(|| refused("its scope has no data key"))?;
+        let header = Header::measure(stream, first_seq, current.id, nonce, records).map_err(unfit)?;
+        let block = self.index.lock().append(stream, first_seq, header.count);
+        let block = block.ok_or_else(|| refused("its place is taken"))?;
+        let mut sealer = Sealer { cipher: &current.cipher, block, header, buffer: &mut self.buffer };
+        let heads = sealer.heads(records).map_err(unfit)?.to_vec();
+        let mut body = Vec::new();
+        sealer.bodies(records, |_, part| Ok(body.extend_from_slice(part))).map_err(unfit)?;
+        let bytes = heads.len().saturating_add(body.len());
+        if !self.ring.used(header.key) || !self.ledger.add(block, header.key, bytes as u64) {
+            return Err(refused("its data key or its part is gone"));
+        }
+        changes.blocks.insert(block, Row { heads, body });
+        Ok(())
+    }
+
+    fn truncate(&mut self, changes: &mut Changes, stream: Stream, up_to: u64) -> Result<(), StoreError> {
+        loop {
+            let removed = self.index.lock().pop_through(stream, up_to);
+            let Some(block) = removed else { return Ok(()) };
+            self.remove(block)?;
+            changes.blocks.remove(&block);
+            changes.cursors.insert(encode_stream(stream), block);
+        }
+    }
+
+    fn remove(&mut self, block: BlockNumber) -> Result<super::ledger::PartNumber, StoreError> {
+        let lost = || StoreError::Failed(format!("block {block} is not in the ledger"));
+        let (part, key) = self.ledger.remove(block).ok_or_else(lost)?;
+        self.ring.released(key);
+        Ok(part)
+    }
+
+    fn put(&mut self, changes: &mut Changes, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
+        let refused = || StoreError::Failed("a state entry cannot be sealed".to_owned());
+        let (current, nonce) = self.ring.seal(KeyScope::State).ok_or_else(refused)?;
+        block::seal_state(&current.cipher, current.id, nonce, key, value, &mut self.buffer)
+            .map_err(|Damaged| refused())?;
+        changes.state.insert(key.to_vec(), Some(self.buffer.clone()));
+        Ok(())
+    }
+}
+
+/// Numbers as we keep them. Damage that made one negative is found when what it names does not open.
+fn unsigned(number: i64) -> u64 {
+    u64::try_from(number).unwrap_or(0)
+}
