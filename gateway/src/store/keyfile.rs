@@ -155,7 +155,8 @@ impl KeyFile {
     fn grow(&mut self) -> Result<(), StoreError> {
         let slots = self.slots.saturating_add(SLOTS_GROWTH);
         self.resize(slots)?;
-        let start = if self.slots == 0 { 0 } else { offset(self.slots) };
+        // Not over the header: a file may hold that alone.
+        let start = offset(self.slots);
         let zeros = vec![0; file_len(slots) - usize::try_from(start).unwrap_or(0)];
         self.io(self.backend.write(start, &zeros))?;
         self.free.extend((self.slots..slots).rev());

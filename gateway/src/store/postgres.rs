@@ -1,5 +1,5 @@
 //! The engine on a PostgreSQL server, 15 or newer, with everything sealed. What is built how, and why, is told in
-//! docs/decisions/0021-postgresql.md.
+//! docs/decisions/0022-postgresql.md.
 //!
 //! # Layout
 //! - [`address`]: the database's address, as the setting `store` has it

@@ -15,7 +15,7 @@ const MIGRATION_LOCK: i64 = 0x7472_756e_6b6c_696e;
 
 /// Every step from nothing to now. The version of a database is how many of them it has made.
 const STEPS: &[&str] = &[
-    // 1: see docs/decisions/0021-postgresql.md for what each table is for.
+    // 1: see docs/decisions/0022-postgresql.md for what each table is for.
     "CREATE TABLE leases (
         lease integer PRIMARY KEY,
         token bigint NOT NULL,
