@@ -25,7 +25,7 @@ pub use trunkline_common::units::{Size, Span};
 
 pub use crate::link::Congestion;
 pub use crate::relays::RelayConfig;
-use crate::store::postgres::{Address, Protection};
+use trunkline_postgres::{Address, Protection};
 
 /// The commented example, with every setting at its default. `init` writes it with a deployment's own values.
 pub const EXAMPLE: &str = include_str!("../../config/gateway.toml");

@@ -4,11 +4,12 @@ use std::path::Path;
 
 use thiserror::Error;
 use trunkline_common::secret;
+use trunkline_postgres::{Access, Address};
 use zeroize::Zeroizing;
 
 use super::Config;
 use super::deployment_key::{self, DeploymentKeyError};
-use crate::store::postgres::{Address, Options as PostgresOptions};
+use crate::store::postgres::Options as PostgresOptions;
 use crate::store::redb::Options as RedbOptions;
 
 /// An engine, with all that opens it.
@@ -49,8 +50,8 @@ pub fn read(config: &Config) -> Result<Engine, EngineError> {
     let password = config.store_password_file.as_deref().map(password).transpose()?;
     let authorities = config.store_ca_file.as_ref().map(std::fs::read).transpose();
     let authorities = authorities.map_err(|error| EngineError::Authorities(error.to_string()))?;
-    let options = PostgresOptions::new(address, password, authorities.as_deref(), key);
-    options.map(Engine::Postgres).map_err(EngineError::Authorities)
+    let access = Access::new(address, "trunkline-gateway", password, authorities.as_deref());
+    Ok(Engine::Postgres(PostgresOptions::new(access.map_err(EngineError::Authorities)?, key)))
 }
 
 fn password(file: &Path) -> Result<Zeroizing<String>, EngineError> {

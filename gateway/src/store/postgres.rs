@@ -2,9 +2,8 @@
 //! docs/decisions/0022-postgresql.md.
 //!
 //! # Layout
-//! - [`address`]: the database's address, as the setting `store` has it
-//! - `session`, `tls`: a connection, and what its failures mean
-//! - `schema`: the tables, made in numbered steps
+//! - `schema`: the tables
+//! - `session`: a connection with its statements, and what its failures mean
 //! - `lease`: who may write, and the proof of it in every transaction
 //! - `writer`, `changes`: from what was asked to the rows of a transaction, carried out until its outcome is known
 //! - `ledger`: which parts the blocks lie in, and when one is dropped
@@ -19,12 +18,12 @@ use tokio::sync::mpsc as tokio_mpsc;
 use tokio::sync::oneshot;
 use trunkline_common::token;
 use trunkline_gateway_proto::store::{Commit, Record, Recovered, Stream};
+use trunkline_postgres::Access;
 use zeroize::Zeroizing;
 
 use super::batch::{self, stopped};
 use super::{Store, StoreError, StoreFuture};
 
-pub mod address;
 mod changes;
 mod lease;
 mod ledger;
@@ -32,10 +31,8 @@ mod reader;
 mod schema;
 mod session;
 mod slots;
-mod tls;
 mod writer;
 
-pub use address::{Address, Protection};
 pub use lease::LEASE;
 
 /// How long a commit is tried again before the store stops answering. Longer rides over longer failovers unnoticed, and
@@ -52,12 +49,11 @@ pub struct Options {
 }
 
 /// Where the store is, and how to get in.
+#[derive(Clone)]
 struct Place {
     /// What operators call it, in errors.
     name: String,
-    address: Address,
-    password: Option<Zeroizing<String>>,
-    tls: tls::MakeTls,
+    access: Access,
     deployment_key: Zeroizing<[u8; 32]>,
     /// Tells this process from others.
     holder: [u8; 16],
@@ -66,47 +62,19 @@ struct Place {
 }
 
 impl Options {
-    /// With defaults. `authorities` (PEM) vouch for the server's certificate, where it is verified.
-    ///
-    /// # Errors
-    /// When the authorities cannot be used, or are missing.
-    pub fn new(
-        address: Address,
-        password: Option<Zeroizing<String>>,
-        authorities: Option<&[u8]>,
-        deployment_key: Zeroizing<[u8; 32]>,
-    ) -> Result<Self, String> {
-        let authorities = match address.protection() {
-            Protection::Verified => Some(authorities.ok_or("sslmode=verify-full needs store_ca_file")?),
-            Protection::Encrypted | Protection::Plain => None,
-        };
-        let place = Place {
-            name: address.name(),
-            address,
-            password,
-            tls: tls::MakeTls::new(authorities)?,
-            deployment_key,
-            holder: token::random(),
-            lease: LEASE,
-            patience: PATIENCE,
-        };
-        Ok(Self { place: Arc::new(place) })
+    /// With defaults.
+    #[must_use]
+    pub fn new(access: Access, deployment_key: Zeroizing<[u8; 32]>) -> Self {
+        let name = access.name();
+        let holder = token::random();
+        let place = Place { name, access, deployment_key, holder, lease: LEASE, patience: PATIENCE };
+        Self { place: Arc::new(place) }
     }
 
     /// With other times than [`LEASE`] and [`PATIENCE`], for tests.
     #[must_use]
     pub fn timed(self, lease: Duration, patience: Duration) -> Self {
-        let Place { name, address, password, tls, deployment_key, holder, .. } = &*self.place;
-        let place = Place {
-            name: name.clone(),
-            address: address.clone(),
-            password: password.clone(),
-            tls: tls.clone(),
-            deployment_key: deployment_key.clone(),
-            holder: *holder,
-            lease,
-            patience,
-        };
+        let place = Place { lease, patience, ..(*self.place).clone() };
         Self { place: Arc::new(place) }
     }
 }

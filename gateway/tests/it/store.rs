@@ -13,6 +13,7 @@ use trunkline_gateway_proto::store::{
     BlockInfo, Commit, Head, Lane, NetworkKey, Op, PeerKey, Record, Recovered, Stream,
 };
 use trunkline_gateway_proto::time::Time;
+use trunkline_postgres::Access;
 use trunkline_testkit::disk::{Disk, File};
 use trunkline_testkit::postgres::{self, Server};
 use zeroize::Zeroizing;
@@ -112,7 +113,8 @@ impl Database {
 
 fn postgres_options(url: &str, key: u8) -> PostgresOptions {
     let password = Some(Zeroizing::new(postgres::PASSWORD.to_owned()));
-    PostgresOptions::new(url.parse().unwrap(), password, None, Zeroizing::new([key; 32])).unwrap()
+    let access = Access::new(url.parse().unwrap(), "test", password, None).unwrap();
+    PostgresOptions::new(access, Zeroizing::new([key; 32]))
 }
 
 impl Ground {

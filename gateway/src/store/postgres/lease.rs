@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use tokio_postgres::Client;
+use trunkline_postgres::client::Client;
 
 use super::super::StoreError;
 use super::session::{Session, Trouble};
@@ -73,7 +73,7 @@ impl Lease {
     pub(super) async fn fence(self, session: &Session, block: i64, lasts: Duration) -> Result<bool, Trouble> {
         let commits = self.commits.checked_add(1).ok_or_else(exhausted)?;
         let seconds = lasts.as_secs_f64();
-        let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 5] =
+        let parameters: [&(dyn trunkline_postgres::client::types::ToSql + Sync); 5] =
             [&self.lease, &self.token, &commits, &block, &seconds];
         Ok(session.client.execute(&session.fence, &parameters).await? == 1)
     }

@@ -7,14 +7,15 @@ use futures_util::{StreamExt, pin_mut};
 use tokio::sync::mpsc::{Sender, UnboundedReceiver};
 use tokio::sync::{Mutex, oneshot};
 use tokio::time::{Instant, sleep, timeout};
-use tokio_postgres::{Client, Statement};
 use trunkline_gateway_proto::store::{Record, Recovered, Stream};
+use trunkline_postgres::access::ANSWER_MAX;
+use trunkline_postgres::client::{self, Client, Statement};
 
 use super::super::StoreError;
 use super::super::block::{self, BlockNumber, Damaged, Header};
 use super::super::index::{Entry, SharedIndex};
 use super::super::seal::{Keys, TAG_LEN};
-use super::session::{ANSWER_MAX, Trouble, connect};
+use super::session::Trouble;
 use super::{Failed, Place};
 
 /// Blocks looked up at once. More holds the index for longer.
@@ -78,8 +79,8 @@ impl From<Trouble> for Unread {
     }
 }
 
-impl From<tokio_postgres::Error> for Unread {
-    fn from(error: tokio_postgres::Error) -> Self {
+impl From<client::Error> for Unread {
+    fn from(error: client::Error) -> Self {
         Self::Trouble(error.into())
     }
 }
@@ -270,7 +271,7 @@ impl Reader {
         if let Some(session) = session.as_ref().filter(|session| !session.client.is_closed()) {
             return Ok(Arc::clone(session));
         }
-        let client = connect(&self.place).await?;
+        let client = self.place.access.connect().await?;
         // The blocks of a run in order, up to the first that would begin beyond the limit; always one.
         let run = client
             .prepare(

@@ -1,29 +1,11 @@
 //! A connection to the database, and what its failures mean.
 
-use std::time::Duration;
-
-use tokio_postgres::error::SqlState;
-use tokio_postgres::{Client, Statement};
 use tracing::warn;
+use trunkline_postgres::Failure;
+use trunkline_postgres::client::{self, Client, Statement};
 
 use super::super::StoreError;
 use super::Place;
-use super::schema::SCHEMA;
-
-/// How long one host may take to answer a connection. Longer waits for slow networks, and finds the next host later.
-const CONNECT_MAX: Duration = Duration::from_secs(3);
-
-/// How long sent bytes may stay unacknowledged, and a silent connection unanswered, before it counts as lost.
-const SILENCE_MAX: Duration = Duration::from_secs(5);
-
-/// What a transaction of ours may take, and wait for a lock, and idle, before the server ends it: nothing that is
-/// left behind by a connection that broke may hold the lease's row for long. The server's figures, so below
-/// [`ANSWER_MAX`].
-const SESSION: &str = "SET statement_timeout = '15s'; SET lock_timeout = '5s'; \
-    SET idle_in_transaction_session_timeout = '5s'";
-
-/// How long the server may take for one transaction before the connection is given up.
-pub(super) const ANSWER_MAX: Duration = Duration::from_secs(20);
 
 /// Why something was not done.
 #[derive(Debug)]
@@ -47,61 +29,14 @@ impl Trouble {
     }
 }
 
-impl From<tokio_postgres::Error> for Trouble {
-    fn from(error: tokio_postgres::Error) -> Self {
-        let Some(found) = error.as_db_error() else {
-            // The connection broke, or could not be made; its text names no more than that.
-            return Self::Passing(with_causes(&error));
-        };
-        let text = format!("{} ({})", found.message(), found.code().code());
-        let code = found.code();
-        if *code == SqlState::DISK_FULL {
-            return Self::Final(StoreError::Full { path: "the database's server".to_owned() });
+impl From<client::Error> for Trouble {
+    fn from(error: client::Error) -> Self {
+        match Failure::from(&error) {
+            Failure::Passing(why) => Self::Passing(why),
+            Failure::Full => Self::Final(StoreError::Full { path: "the database's server".to_owned() }),
+            Failure::Final(why) => Self::Final(StoreError::Failed(why)),
         }
-        // Class by class: see appendix A of PostgreSQL's manual.
-        let passing = match code.code().get(..2) {
-            // Connection, authorization (which a failover may answer differently), resources, operator's
-            // intervention and timeouts, rollback by the server, the system's own trouble.
-            Some("08" | "28" | "40" | "53" | "57" | "58") => true,
-            // No such database.
-            Some("3D") => true,
-            // Invalid state: a transaction that idled too long, or a primary that became a standby.
-            Some("25") => true,
-            // A lock that was not had in time, a table that is being upgraded.
-            Some("55") => true,
-            _ => false,
-        };
-        if passing { Self::Passing(text) } else { Self::Final(StoreError::Failed(text)) }
     }
-}
-
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
-}
-
-/// Connects. The client answers for as long as the runtime that this is called in runs.
-pub(super) async fn connect(place: &Place) -> Result<Client, Trouble> {
-    let mut config = place.address.config.clone();
-    config.connect_timeout(CONNECT_MAX).tcp_user_timeout(SILENCE_MAX);
-    config.keepalives_idle(SILENCE_MAX).keepalives_interval(SILENCE_MAX / 5).keepalives_retries(5);
-    if let Some(password) = &place.password {
-        config.password(password.as_bytes());
-    }
-    let (client, connection) = config.connect(place.tls.clone()).await?;
-    // Ends with the client; what it reports, the client's next call reports as well.
-    tokio::spawn(async move { drop(connection.await) });
-    client.batch_execute(&format!("SET search_path TO {SCHEMA}; {SESSION}")).await?;
-    // What was answered must survive the server's crash; a stronger setting than that stays.
-    let durable = "SELECT set_config('synchronous_commit', 'on', false)
-        WHERE current_setting('synchronous_commit') NOT IN ('on', 'remote_apply')";
-    client.execute(durable, &[]).await?;
-    Ok(client)
 }
 
 /// Says what of the server's settings could lose what was acknowledged.
@@ -133,7 +68,7 @@ pub(super) struct Session {
 
 impl Session {
     pub(super) async fn open(place: &Place) -> Result<Self, Trouble> {
-        let client = connect(place).await?;
+        let client = place.access.connect().await?;
         let prepare = async |text: &str| client.prepare(text).await;
         Ok(Self {
             fence: prepare(

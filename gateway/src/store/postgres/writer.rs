@@ -11,6 +11,8 @@ use tracing::{error, info, warn};
 use trunkline_common::token;
 use trunkline_gateway_proto::store::{Commit, Op, Record, Stream};
 use trunkline_gateway_proto::time::Time;
+use trunkline_postgres::access::ANSWER_MAX;
+use trunkline_postgres::schema::migrate;
 
 use super::super::StoreError;
 use super::super::batch::{COALESCE_MAX, Job, now, scope};
@@ -23,7 +25,7 @@ use super::changes::{Changes, Row, signed};
 use super::lease::{Lease, Outcome};
 use super::ledger::Ledger;
 use super::reader::Reader;
-use super::session::{ANSWER_MAX, Session, Trouble, warn_of_settings};
+use super::session::{Session, Trouble, warn_of_settings};
 use super::slots::Slots;
 use super::{Failed, Place, schema};
 
@@ -65,8 +67,8 @@ pub(super) async fn open(place: Arc<Place>, failed: Failed) -> Result<(Writer, R
 }
 
 async fn open_store(place: Arc<Place>, failed: Failed) -> Result<(Writer, Reader), Trouble> {
-    let client = super::session::connect(&place).await?;
-    schema::migrate(&client).await?;
+    let client = place.access.connect().await?;
+    migrate(&client, schema::PART, schema::STEPS).await?;
     warn_of_settings(&client).await?;
     let lease = Lease::take(&client, &place.holder, place.lease).await?;
     drop(client);
@@ -75,7 +77,7 @@ async fn open_store(place: Arc<Place>, failed: Failed) -> Result<(Writer, Reader
     let rows = "SELECT slot, content FROM key_slots WHERE lease = $1";
     let rows = session.client.query(rows, &[&lease.lease]).await?;
     let rows = rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?)));
-    let rows = rows.collect::<Result<Vec<(i32, Vec<u8>)>, tokio_postgres::Error>>()?;
+    let rows = rows.collect::<Result<Vec<(i32, Vec<u8>)>, trunkline_postgres::client::Error>>()?;
     let slots = Slots::restore(rows).ok_or_else(|| corrupt(&place, "its key slots are no key slots"))?;
     let faults = Faults::new(Path::new(&place.name));
     let opened = KeyFile::open(Box::new(slots.clone()), &place.deployment_key, &faults);

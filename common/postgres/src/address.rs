@@ -1,4 +1,4 @@
-//! Where the database is: what the setting `store` says.
+//! Where the database is: as settings say it.
 
 use std::net::IpAddr;
 use std::str::FromStr;
@@ -20,8 +20,8 @@ pub enum Protection {
 /// them, are tried in turn until one takes writes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Address {
-    pub(super) config: tokio_postgres::Config,
-    pub(super) protection: Protection,
+    pub(crate) config: tokio_postgres::Config,
+    protection: Protection,
 }
 
 impl Address {
@@ -74,7 +74,9 @@ impl FromStr for Address {
             // The error's text could repeat a password.
             plain.parse().map_err(|_| format!("{expected}: it does not read as such an address"))?;
         if config.get_password().is_some() {
-            return Err(format!("{expected} without a password: put it into the file store_password_file"));
+            return Err(format!(
+                "{expected} without a password: put it into a file of its own, which the settings name"
+            ));
         }
         if config.get_hosts().is_empty() || config.get_dbname().is_none() || config.get_user().is_none() {
             return Err(format!("{expected}: user, host and database are needed"));
@@ -100,7 +102,7 @@ impl FromStr for Address {
             Protection::Plain => SslMode::Disable,
             Protection::Encrypted | Protection::Verified => SslMode::Require,
         });
-        config.target_session_attrs(TargetSessionAttrs::ReadWrite).application_name("trunkline-gateway");
+        config.target_session_attrs(TargetSessionAttrs::ReadWrite);
         address.config = config;
         Ok(address)
     }
@@ -140,7 +142,7 @@ mod tests {
         {
             assert!(!problem(text).contains("secret"), "{}", problem(text));
         }
-        assert!(problem("postgres://gw:secret@localhost/trunkline").contains("store_password_file"));
+        assert!(problem("postgres://gw:secret@localhost/trunkline").contains("a file of its own"));
     }
 
     #[test]

@@ -20,14 +20,14 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 /// Makes connectors for one database.
 #[derive(Clone)]
-pub(super) struct MakeTls {
+pub(crate) struct MakeTls {
     config: Arc<ClientConfig>,
 }
 
 impl MakeTls {
     /// Trusts whom these certificates (PEM) vouch for, by name. Without them everybody, as `sslmode=require` does:
     /// what passes is hidden from those who only listen.
-    pub(super) fn new(authorities: Option<&[u8]>) -> Result<Self, String> {
+    pub(crate) fn new(authorities: Option<&[u8]>) -> Result<Self, String> {
         let provider = Arc::new(aws_lc_rs::default_provider());
         let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()
@@ -64,7 +64,7 @@ impl MakeTlsConnect<Socket> for MakeTls {
 }
 
 /// One handshake to be made.
-pub(super) struct Connect {
+pub(crate) struct Connect {
     connector: TlsConnector,
     name: ServerName<'static>,
 }
@@ -80,7 +80,7 @@ impl TlsConnect<Socket> for Connect {
 }
 
 /// An encrypted connection.
-pub(super) struct Stream(Box<Inner<Socket>>);
+pub(crate) struct Stream(Box<Inner<Socket>>);
 
 impl AsyncRead for Stream {
     fn poll_read(
