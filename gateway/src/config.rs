@@ -57,6 +57,9 @@ pub struct Config {
     /// Whether peers' private, loopback and link-local addresses may be dialled unless a peer says otherwise.
     #[serde(default)]
     pub allow_private_ips: bool,
+    /// Other replicas of this deployment.
+    #[serde(default)]
+    pub replica: ReplicaConfig,
     /// The link to peers.
     #[serde(default)]
     pub link: LinkConfig,
@@ -81,6 +84,22 @@ pub struct Config {
     /// The deployment's relays, for its operators to see.
     #[serde(default)]
     pub relays: Vec<RelayConfig>,
+}
+
+/// One of several gateways on one database.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ReplicaConfig {
+    /// TCP, for other replicas.
+    pub listen: SocketAddr,
+    /// `host:port` where they reach this one; empty when there are none.
+    pub advertise: String,
+}
+
+impl Default for ReplicaConfig {
+    fn default() -> Self {
+        Self { listen: SocketAddr::from(([0, 0, 0, 0], 8444)), advertise: String::new() }
+    }
 }
 
 /// The link to peers.
@@ -191,6 +210,7 @@ impl Config {
             store_password_file: None,
             store_ca_file: None,
             allow_private_ips: false,
+            replica: ReplicaConfig::default(),
             link: LinkConfig::default(),
             local_api: ApiConfig::local(),
             admin_api: ApiConfig::admin(),
@@ -241,6 +261,7 @@ impl Config {
             return Err(("deployment_key_command", problem.into()));
         }
         self.check_store()?;
+        self.check_replica()?;
         for endpoint in &self.link.advertise {
             if split_endpoint(endpoint).is_none() {
                 let problem =
@@ -276,6 +297,23 @@ impl Config {
         }
         self.console.check()?;
         self.limits.check()
+    }
+
+    fn check_replica(&self) -> Result<(), (&'static str, String)> {
+        let ReplicaConfig { advertise, .. } = &self.replica;
+        if advertise.is_empty() {
+            return Ok(());
+        }
+        if split_endpoint(advertise).is_none() {
+            let problem = format!("expected host:port, such as \"gw-1.internal:8444\", found `{advertise}`");
+            return Err(("replica.advertise", problem));
+        }
+        if Address::is_meant(&self.store) {
+            Ok(())
+        } else {
+            let problem = "expected a postgres:// address with replica.advertise: replicas share a database";
+            Err(("store", problem.into()))
+        }
     }
 
     fn check_store(&self) -> Result<(), (&'static str, String)> {

@@ -3,9 +3,9 @@
 //!
 //! When a commit fails, everything that was promised is already on the disk and nothing else was said. The driver
 //! drops the core, closes all links and answers "storage" to everybody. After a full disk it opens the store again
-//! when there is room, exactly as a restart would, and so it does with a database that could not be reached or that
-//! another gateway had taken over; after anything else only an operator's restart helps, because what the disk holds
-//! is not known.
+//! when there is room, exactly as a restart would, and so it does with a database that could not be reached; after
+//! anything else only an operator's restart helps, because what the disk holds is not known. A store that another
+//! replica holds is that one's to drive: what comes in is handed on to it ([`crate::replica`]).
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -16,6 +16,7 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 use trunkline_gateway_proto::admin::AdminReply;
 use trunkline_gateway_proto::core::{Action, Config, Core, LoadFor, Reply, Ticket};
@@ -26,9 +27,11 @@ use trunkline_gateway_proto::store::{Commit, Op, PeerKey, Record, Stream};
 use trunkline_gateway_proto::time::Time;
 use trunkline_gateway_proto::wire;
 
-use crate::hub::{AdminFailure, Command, Event, Hub, HubError, Queue};
+use crate::hub::{AdminFailure, Command, Event, Hub, HubError, Queue, refuse};
 use crate::link::{LinkCommand, LinkEvent, LinkSender};
 use crate::metrics;
+use crate::replica::follow::{Leader, News, Unreached};
+use crate::replica::{Relay, Standing, Trust};
 use crate::store::{Store, StoreError, StoreFuture};
 
 /// Commands that wait for the driver. More lets callers run ahead, and waits longer when it is behind.
@@ -49,8 +52,28 @@ const SPACE_CHECK: Duration = Duration::from_secs(2);
 /// When peers are asked to come back after storage failed. Sooner finds a freed disk sooner, and asks more often.
 const STORAGE_RETRY_MS: u64 = 5000;
 
+/// How often a replica without a leader looks for one, or becomes it. Oftener lets lanes go on sooner, and asks the
+/// database more often while there is none.
+const SEEK_EVERY: Duration = Duration::from_millis(200);
+
+/// When peers are asked to come back while there is no leader.
+const LEADER_RETRY_MS: u64 = 300;
+
 /// Opens the store: at the start, and again after the disk was full or the database away.
 pub type OpenStore = Box<dyn Fn() -> Result<Arc<dyn Store>, StoreError> + Send + Sync>;
+
+/// Opens the store although a replica holds it, by this token: that one is gone.
+pub type SeizeStore = Box<dyn Fn(i64) -> Result<Arc<dyn Store>, StoreError> + Send + Sync>;
+
+/// What makes a gateway one of several.
+pub struct Membership {
+    /// Whom it takes for another replica.
+    pub trust: Trust,
+    /// Where the others ask this one.
+    pub address: String,
+    /// Opens the store when the one that held it is gone.
+    pub seize_store: SeizeStore,
+}
 
 /// Bytes that the store may still take; `None` when that is not known, which holds nothing back.
 pub type FreeBytes = Box<dyn Fn() -> Option<u64> + Send + Sync>;
@@ -83,17 +106,21 @@ pub struct Options {
     pub free_bytes: FreeBytes,
     /// Free space that is left to others.
     pub disk_reserve_bytes: u64,
+    /// Other replicas, when there may be any.
+    pub replica: Option<Membership>,
 }
 
 /// The driver, ready to run.
 pub struct Driver {
-    options: Options,
+    options: Arc<Options>,
     clock: Clock,
     mode: Mode,
     commands: mpsc::Receiver<Command>,
     link_events: mpsc::Receiver<LinkEvent>,
     link_events_in: mpsc::Sender<LinkEvent>,
     directory: Arc<ArcSwap<Directory>>,
+    version: watch::Sender<u64>,
+    standing: watch::Sender<Standing>,
     events: broadcast::Sender<Event>,
     links: HashMap<LinkId, LinkSender>,
     waiters: HashMap<Ticket, Waiter>,
@@ -108,15 +135,36 @@ struct Clock {
 }
 
 enum Mode {
-    Running(Box<Running>),
-    /// Nothing is acknowledged; opened again when `retry` says so.
-    Broken {
-        error: StoreError,
-        retry: bool,
-    },
+    Leading(Box<Leading>),
+    Following(Following),
+    Seeking(Seeking),
 }
 
-struct Running {
+/// Nothing is acknowledged, until the store can be opened or another replica leads.
+struct Seeking {
+    /// Why.
+    error: StoreError,
+    /// When to look again; `None` when only an operator's restart helps.
+    next: Option<Instant>,
+    /// The store that failed, to be closed first.
+    failed: Option<Arc<dyn Store>>,
+    attempt: Option<JoinHandle<Result<Found, StoreError>>>,
+}
+
+/// What an attempt came to.
+enum Found {
+    Store(Box<Leading>),
+    Leader(Leader, mpsc::Receiver<News>),
+}
+
+/// Another replica has the store.
+struct Following {
+    leader: Leader,
+    news: mpsc::Receiver<News>,
+    relays: HashMap<LinkId, Relay>,
+}
+
+struct Leading {
     core: Core,
     store: Arc<dyn Store>,
     commit: Option<Saving>,
@@ -130,10 +178,14 @@ struct Saving {
     bytes: usize,
 }
 
-/// What the store answered.
+/// What the store answered, or whoever stands for it.
 enum Stored {
     Committed(Result<(), StoreError>),
     Loaded(Stream, LoadFor, Result<Vec<(u64, Record)>, StoreError>),
+    /// An attempt ended.
+    Sought(Result<Found, StoreError>),
+    /// The leader has news.
+    Heard(News),
 }
 
 type Load =
@@ -175,26 +227,42 @@ impl Clock {
 }
 
 impl Driver {
-    /// Opens the store and makes the core from it. Blocks: outside the async runtime.
+    /// Opens the store and makes the core from it. Blocks: outside the async runtime. One of several replicas comes
+    /// up without the store as well.
     ///
     /// # Errors
     /// When the store cannot be opened or read.
     pub fn open(options: Options) -> Result<(Hub, Self), StoreError> {
         let clock = Clock::new();
-        let running = recover(&options, clock)?;
-        let directory = Arc::new(ArcSwap::from_pointee(running.core.directory().clone()));
+        let mode = match recover(&options, &options.open_store, clock) {
+            Ok(leading) => Mode::Leading(Box::new(leading)),
+            Err(error) if options.replica.is_some() && is_passing(&error) => {
+                info!(%error, "the store is not open here yet");
+                Mode::Seeking(Seeking { error, next: Some(Instant::now()), failed: None, attempt: None })
+            }
+            Err(error) => return Err(error),
+        };
+        let (directory, standing) = match &mode {
+            Mode::Leading(leading) => (leading.core.directory().clone(), Standing::Leading),
+            _ => (Directory::default(), Standing::Seeking),
+        };
+        let directory = Arc::new(ArcSwap::from_pointee(directory));
+        let ((version, _), (standing, _)) = (watch::channel(0), watch::channel(standing));
         let (commands_in, commands) = mpsc::channel(COMMANDS_MAX);
         let (link_events_in, link_events) = mpsc::channel(LINK_EVENTS_MAX);
         let (events, _) = broadcast::channel(EVENTS_MAX);
-        let hub = Hub::new(commands_in, Arc::clone(&directory), events.clone());
+        let (versions, standings) = (version.subscribe(), standing.subscribe());
+        let hub = Hub::new(commands_in, Arc::clone(&directory), versions, standings, events.clone());
         let driver = Self {
-            options,
+            options: Arc::new(options),
             clock,
-            mode: Mode::Running(Box::new(running)),
+            mode,
             commands,
             link_events,
             link_events_in,
             directory,
+            version,
+            standing,
             events,
             links: HashMap::new(),
             waiters: HashMap::new(),
@@ -225,6 +293,8 @@ impl Driver {
                 stored = stored(&mut self.mode) => match stored {
                     Stored::Committed(result) => self.committed(result),
                     Stored::Loaded(stream, purpose, result) => self.loaded(stream, purpose, result),
+                    Stored::Sought(result) => self.sought(result),
+                    Stored::Heard(news) => self.heard(news),
                 },
                 Some(event) = self.link_events.recv(), if !full => self.link_event(event),
                 command = self.commands.recv(), if !stopping && !full => match command {
@@ -248,40 +318,45 @@ impl Driver {
                     break;
                 }
             }
-            if stopping && let Mode::Running(running) = &mut self.mode {
-                running.core.stop(self.clock.now());
+            if stopping && let Mode::Leading(leading) = &mut self.mode {
+                leading.core.stop(self.clock.now());
             }
         }
         self.waiters.drain().for_each(|(_, waiter)| waiter.fail(HubError::Stopping));
+        // Before the store is closed: followers are not to ask any more once it is.
+        self.stand(Standing::Seeking);
     }
 
     /// Whether nothing more is welcome until the commit under way is saved.
     fn is_full(&self) -> bool {
-        matches!(&self.mode, Mode::Running(running) if running.core.is_full())
+        matches!(&self.mode, Mode::Leading(leading) if leading.core.is_full())
     }
 
     fn is_settled(&self) -> bool {
         match &self.mode {
-            Mode::Running(running) => running.core.is_settled() && running.commit.is_none(),
-            Mode::Broken { .. } => true,
+            Mode::Leading(leading) => leading.core.is_settled() && leading.commit.is_none(),
+            Mode::Following(_) | Mode::Seeking(_) => true,
         }
     }
 
-    /// When the core wants to be called, or far away.
+    /// When something is due, or far away.
     fn timeout(&self) -> Instant {
         let far = Instant::now() + Duration::from_secs(3600);
         match &self.mode {
-            Mode::Running(running) => {
-                running.core.poll_timeout().map_or(far, |time| self.clock.instant_of(time).min(far))
+            Mode::Leading(leading) => {
+                leading.core.poll_timeout().map_or(far, |time| self.clock.instant_of(time).min(far))
             }
-            Mode::Broken { .. } => far,
+            Mode::Seeking(Seeking { next: Some(next), attempt: None, .. }) => *next,
+            Mode::Following(_) | Mode::Seeking(_) => far,
         }
     }
 
     fn timed_out(&mut self) {
         let now = self.clock.now();
-        if let Mode::Running(running) = &mut self.mode {
-            running.core.handle_timeout(now);
+        match &mut self.mode {
+            Mode::Leading(leading) => leading.core.handle_timeout(now),
+            Mode::Following(_) => {}
+            Mode::Seeking(seeking) => seeking.look(&self.options, self.clock),
         }
     }
 
@@ -291,11 +366,11 @@ impl Driver {
         let now = self.clock.now();
         self.last_ticket += 1;
         let ticket = Ticket(self.last_ticket);
-        let running = match &mut self.mode {
-            Mode::Running(running) => running,
-            Mode::Broken { error, .. } => return refuse(command, &HubError::Store(error.clone())),
+        let core = match &mut self.mode {
+            Mode::Leading(leading) => &mut leading.core,
+            Mode::Following(following) => return following.leader.carry(command),
+            Mode::Seeking(seeking) => return refuse(command, &HubError::Store(seeking.error.clone())),
         };
-        let core = &mut running.core;
         let waiter = match command {
             Command::Submit { network, batch, reply } => {
                 core.submit(now, ticket, network, batch);
@@ -335,14 +410,17 @@ impl Driver {
 
     fn link_event(&mut self, event: LinkEvent) {
         let now = self.clock.now();
-        let Mode::Running(running) = &mut self.mode else {
-            if let LinkEvent::Opened { sender, .. } = event {
-                // Whoever tries meanwhile is told why it is in vain.
-                sender.send(LinkCommand::Close(Some(storage_failed()))).ok();
+        let core = match &mut self.mode {
+            Mode::Leading(leading) => &mut leading.core,
+            Mode::Following(following) => return following.link_event(event),
+            Mode::Seeking(_) => {
+                if let LinkEvent::Opened { sender, .. } = event {
+                    // Whoever tries meanwhile is told why it is in vain.
+                    sender.send(LinkCommand::Close(Some(self.options.storage_failed()))).ok();
+                }
+                return;
             }
-            return;
         };
-        let core = &mut running.core;
         match event {
             LinkEvent::Opened { link, dialed, transport, certificate, vouched, binding, sender, .. } => {
                 self.links.insert(link, sender);
@@ -359,12 +437,12 @@ impl Driver {
 
     fn committed(&mut self, result: Result<(), StoreError>) {
         let now = self.clock.now();
-        let Mode::Running(running) = &mut self.mode else { return };
-        let Some(saving) = running.commit.take() else { return };
+        let Mode::Leading(leading) = &mut self.mode else { return };
+        let Some(saving) = leading.commit.take() else { return };
         match result {
             Ok(()) => {
                 metrics::commit_observed(saving.since.elapsed(), saving.records, saving.bytes);
-                running.core.handle_committed(now);
+                leading.core.handle_committed(now);
             }
             Err(error) => self.broken(error),
         }
@@ -372,24 +450,61 @@ impl Driver {
 
     fn loaded(&mut self, stream: Stream, purpose: LoadFor, result: Result<Vec<(u64, Record)>, StoreError>) {
         let now = self.clock.now();
-        let Mode::Running(running) = &mut self.mode else { return };
+        let Mode::Leading(leading) = &mut self.mode else { return };
         match result {
-            Ok(records) => running.core.handle_loaded(now, stream, purpose, records),
+            Ok(records) => leading.core.handle_loaded(now, stream, purpose, records),
             Err(error) => self.broken(error),
         }
     }
 
     fn check_space(&mut self) {
-        let free_bytes = (self.options.free_bytes)();
-        let enough = free_bytes.is_none_or(|free| free >= self.options.disk_reserve_bytes);
-        match &mut self.mode {
-            Mode::Running(running) => match running.store.failed() {
+        let enough = self.options.has_space();
+        if let Mode::Leading(leading) = &mut self.mode {
+            match leading.store.failed() {
                 // Found out while nobody asked for anything.
                 Some(error) => self.broken(error),
-                None => running.core.set_storage_low(!enough),
-            },
-            Mode::Broken { retry: true, .. } if enough => self.reopen(),
-            Mode::Broken { .. } => {}
+                None => leading.core.set_storage_low(!enough),
+            }
+        }
+    }
+
+    /// An attempt to open the store, or to find who has it, came to something.
+    fn sought(&mut self, result: Result<Found, StoreError>) {
+        let Mode::Seeking(seeking) = &mut self.mode else { return };
+        seeking.attempt = None;
+        match result {
+            Ok(Found::Store(leading)) => {
+                info!("the store is open: everything acknowledged is there");
+                self.publish(leading.core.directory().clone(), None);
+                self.mode = Mode::Leading(leading);
+                self.stand(Standing::Leading);
+            }
+            Ok(Found::Leader(leader, news)) => {
+                info!(leader = leader.address(), "another replica leads");
+                let standing = Standing::Following(leader.clone());
+                self.mode = Mode::Following(Following { leader, news, relays: HashMap::new() });
+                self.stand(standing);
+            }
+            Err(error) => {
+                if error != seeking.error {
+                    warn!(%error, "storage is not back yet");
+                }
+                seeking.next = self.options.look_again(&error);
+                seeking.error = error;
+            }
+        }
+    }
+
+    fn heard(&mut self, news: News) {
+        match news {
+            News::Directory(version, directory) => self.publish(*directory, Some(version)),
+            News::Lost(why) => {
+                let Mode::Following(following) = &self.mode else { return };
+                let what = format!("replica at {}: {why}", following.leader.address());
+                warn!("lost the leader: the {what}");
+                let error = StoreError::Unavailable(what);
+                self.seek(Seeking { error, next: Some(Instant::now()), failed: None, attempt: None });
+            }
         }
     }
 
@@ -398,9 +513,9 @@ impl Driver {
     /// Carries out what the core wants done, and starts saving what it wants saved.
     fn drive(&mut self, dialer: &impl Dialer) {
         let now = self.clock.now();
-        let Mode::Running(running) = &mut self.mode else { return };
+        let Mode::Leading(leading) = &mut self.mode else { return };
         loop {
-            while let Some(action) = running.core.poll_action() {
+            while let Some(action) = leading.core.poll_action() {
                 match action {
                     Action::Send { link, channel, body } => {
                         if let Some(sender) = self.links.get(&link) {
@@ -416,8 +531,8 @@ impl Driver {
                     Action::Dial(peer) => dialer.dial(peer),
                     Action::Probe(peer) => dialer.probe(peer),
                     Action::Load { stream, from_seq, bytes_max, purpose } => {
-                        let read = running.store.read(stream, from_seq, bytes_max);
-                        running.loads.push(Box::pin(async move { (stream, purpose, read.await) }));
+                        let read = leading.store.read(stream, from_seq, bytes_max);
+                        leading.loads.push(Box::pin(async move { (stream, purpose, read.await) }));
                     }
                     Action::Reply(ticket, reply) => {
                         if let Some(waiter) = self.waiters.remove(&ticket) {
@@ -425,7 +540,8 @@ impl Driver {
                         }
                     }
                     Action::DirectoryChanged => {
-                        self.directory.store(Arc::new(running.core.directory().clone()))
+                        self.directory.store(Arc::new(leading.core.directory().clone()));
+                        self.version.send_modify(|version| *version += 1);
                     }
                     Action::Event { kind, peer, detail } => {
                         let peer = peer.map(|domain| domain.as_str().to_owned());
@@ -436,69 +552,173 @@ impl Driver {
                     Action::Latency(latency) => metrics::ack_latency(latency),
                 }
             }
-            if running.commit.is_some() {
+            if leading.commit.is_some() {
                 return;
             }
-            let Some(commit) = running.core.poll_commit(now) else { return };
+            let Some(commit) = leading.core.poll_commit(now) else { return };
             let (records, bytes) = measure(&commit);
-            let future = running.store.commit(commit);
-            running.commit = Some(Saving { future, since: Instant::now(), records, bytes });
+            let future = leading.store.commit(commit);
+            leading.commit = Some(Saving { future, since: Instant::now(), records, bytes });
         }
     }
 
     /// Storage failed: nothing is said any more that would need it.
     fn broken(&mut self, error: StoreError) {
         error!(%error, "storage failed: nothing is acknowledged any more");
-        let retry = is_passing(&error);
         for (_, sender) in self.links.drain() {
-            sender.send(LinkCommand::Close(Some(storage_failed()))).ok();
+            sender.send(LinkCommand::Close(Some(self.options.storage_failed()))).ok();
         }
         let failure = HubError::Store(error.clone());
         self.waiters.drain().for_each(|(_, waiter)| waiter.fail(failure.clone()));
         let failed = event(self.clock.now(), "store.failed", None, error.to_string());
         self.events.send(failed).ok();
-        self.mode = Mode::Broken { error, retry };
+        let failed = match &self.mode {
+            Mode::Leading(leading) => Some(Arc::clone(&leading.store)),
+            Mode::Following(_) | Mode::Seeking(_) => None,
+        };
+        let next = self.options.look_again(&error);
+        self.seek(Seeking { error, next, failed, attempt: None });
     }
 
-    /// There is room again: starts from what the store holds, as a restart would.
-    fn reopen(&mut self) {
-        match tokio::task::block_in_place(|| recover(&self.options, self.clock)) {
-            Ok(running) => {
-                info!("storage is back: everything acknowledged is there");
-                self.directory.store(Arc::new(running.core.directory().clone()));
-                self.mode = Mode::Running(Box::new(running));
+    fn seek(&mut self, seeking: Seeking) {
+        self.mode = Mode::Seeking(seeking);
+        self.stand(Standing::Seeking);
+    }
+
+    fn stand(&self, standing: Standing) {
+        self.standing.send_replace(standing);
+    }
+
+    /// Who is who, for everything outside of the core; `version` is the leader's count of that.
+    fn publish(&self, directory: Directory, version: Option<u64>) {
+        self.directory.store(Arc::new(directory));
+        self.version.send_modify(|known| *known = version.unwrap_or(*known + 1));
+    }
+}
+
+impl Following {
+    fn link_event(&mut self, event: LinkEvent) {
+        match event {
+            LinkEvent::Opened { link, .. } => {
+                if let Some(relay) = self.leader.relay(event) {
+                    self.relays.insert(link, relay);
+                }
             }
-            Err(error) => {
-                warn!(%error, "storage is not back yet");
-                let retry = is_passing(&error);
-                self.mode = Mode::Broken { error, retry };
+            LinkEvent::Frame { link, channel, body } => {
+                if let Some(relay) = self.relays.get(&link) {
+                    relay.frame(channel, body);
+                }
             }
+            LinkEvent::Closed { link, reason } => {
+                if let Some(relay) = self.relays.remove(&link) {
+                    relay.closed(reason);
+                }
+            }
+            // Of a time when we led.
+            LinkEvent::DialFailed { .. } => {}
         }
+    }
+}
+
+impl Seeking {
+    /// Looks for the store, in a task of its own.
+    fn look(&mut self, options: &Arc<Options>, clock: Clock) {
+        if self.attempt.is_some() || self.next.is_none_or(|next| next > Instant::now()) {
+            return;
+        }
+        if options.has_space() {
+            self.attempt = Some(tokio::spawn(find(Arc::clone(options), clock, self.failed.take())));
+        } else {
+            self.next = options.look_again(&self.error);
+        }
+    }
+}
+
+impl Options {
+    /// What peers hear while nothing can be stored.
+    fn storage_failed(&self) -> wire::Goaway {
+        let alone = self.replica.is_none();
+        wire::Goaway {
+            reason: wire::Reason::Storage.into(),
+            retry_after_ms: if alone { STORAGE_RETRY_MS } else { LEADER_RETRY_MS },
+            detail: "storage failed on this side".to_owned(),
+        }
+    }
+
+    fn has_space(&self) -> bool {
+        (self.free_bytes)().is_none_or(|free| free >= self.disk_reserve_bytes)
+    }
+
+    /// When to look for the store again; `None` when it would be in vain.
+    fn look_again(&self, error: &StoreError) -> Option<Instant> {
+        let pause = if self.replica.is_some() { SEEK_EVERY } else { SPACE_CHECK };
+        is_passing(error).then(|| Instant::now() + pause)
     }
 }
 
 /// Whether opening the store again may help: what is on the disk, or in the database, is known then.
 fn is_passing(error: &StoreError) -> bool {
-    matches!(error, StoreError::Full { .. } | StoreError::Locked { .. } | StoreError::Unavailable(_))
+    matches!(
+        error,
+        StoreError::Full { .. }
+            | StoreError::Held { .. }
+            | StoreError::Locked { .. }
+            | StoreError::Unavailable(_)
+    )
 }
 
 fn event(now: Time, kind: &'static str, peer: Option<String>, detail: String) -> Event {
     Event { at_ms: now.unix_ms(), kind, peer, detail, action: None, target: None }
 }
 
-/// What peers hear while nothing can be stored.
-fn storage_failed() -> wire::Goaway {
-    wire::Goaway {
-        reason: wire::Reason::Storage.into(),
-        retry_after_ms: STORAGE_RETRY_MS,
-        detail: "storage failed on this side".to_owned(),
+/// Opens the store, or finds the replica that has it.
+async fn find(
+    options: Arc<Options>,
+    clock: Clock,
+    failed: Option<Arc<dyn Store>>,
+) -> Result<Found, StoreError> {
+    let opening = Arc::clone(&options);
+    let opened = blocking(move || {
+        drop(failed);
+        recover(&opening, &opening.open_store, clock)
+    });
+    let (held, replica) = match (opened.await, &options.replica) {
+        (Err(StoreError::Held { address, token }), Some(replica)) => ((address, token), replica),
+        (opened, _) => return opened.map(|leading| Found::Store(Box::new(leading))),
+    };
+    let (address, token) = held;
+    // Held by what ran here before: there is one of us at this address.
+    if address != replica.address {
+        match Leader::find(&replica.trust, &address).await {
+            Ok((leader, news)) => return Ok(Found::Leader(leader, news)),
+            Err(Unreached::Other(why)) => return Err(StoreError::Unavailable(why)),
+            Err(Unreached::Gone) => {}
+        }
     }
+    info!(address, "the replica that held the store is gone: taking over");
+    let opening = Arc::clone(&options);
+    let opened = blocking(move || match &opening.replica {
+        Some(replica) => recover(&opening, || (replica.seize_store)(token), clock),
+        None => Err(StoreError::Failed("no replica".to_owned())),
+    });
+    opened.await.map(|leading| Found::Store(Box::new(leading)))
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, StoreError> {
+    let ended = |_| StoreError::Failed("opening the store ended in a defect".to_owned());
+    tokio::task::spawn_blocking(work).await.map_err(ended)?
 }
 
 /// Opens the store and makes the core from it.
-fn recover(options: &Options, clock: Clock) -> Result<Running, StoreError> {
+fn recover(
+    options: &Options,
+    open: impl FnOnce() -> Result<Arc<dyn Store>, StoreError>,
+    clock: Clock,
+) -> Result<Leading, StoreError> {
     let now = clock.now();
-    let store = (options.open_store)()?;
+    let store = open()?;
     let mut recovery = Recovery::new(options.config.clone());
     let mut damage = Ok(());
     store.recover(&mut |found| {
@@ -513,13 +733,24 @@ fn recover(options: &Options, clock: Clock) -> Result<Running, StoreError> {
                 foreign @ RecoverError::Domain { .. } => StoreError::Foreign(foreign.to_string()),
             },
         )?;
-    Ok(Running { core, store, commit: None, loads: FuturesUnordered::new() })
+    Ok(Leading { core, store, commit: None, loads: FuturesUnordered::new() })
 }
 
-/// Waits for the next answer of the store.
+/// Waits for the next answer of the store, or of whoever stands for it.
 async fn stored(mode: &mut Mode) -> Stored {
-    let Mode::Running(running) = mode else { return std::future::pending().await };
-    let Running { commit, loads, .. } = &mut **running;
+    let leading = match mode {
+        Mode::Leading(leading) => leading,
+        Mode::Following(following) => {
+            let lost = || News::Lost("it is gone".to_owned());
+            return Stored::Heard(following.news.recv().await.unwrap_or_else(lost));
+        }
+        Mode::Seeking(Seeking { attempt: Some(attempt), .. }) => {
+            let ended = |_| Err(StoreError::Failed("opening the store ended in a defect".to_owned()));
+            return Stored::Sought(attempt.await.unwrap_or_else(ended));
+        }
+        Mode::Seeking(_) => return std::future::pending().await,
+    };
+    let Leading { commit, loads, .. } = &mut **leading;
     let saved = async {
         match commit {
             Some(saving) => (&mut saving.future).await,
@@ -547,18 +778,6 @@ fn answer(waiter: Waiter, reply: Reply) {
         (Waiter::Ack(to), Reply::Acked) => drop(to.send(Ok(()))),
         (Waiter::Admin(to), Reply::Admin(reply)) => drop(to.send(reply.map_err(AdminFailure::from))),
         _ => unreachable!("the core answers each ticket in its own kind"),
-    }
-}
-
-fn refuse(command: Command, error: &HubError) {
-    let error = error.clone();
-    match command {
-        Command::Submit { reply, .. } => Waiter::Submit(reply).fail(error),
-        Command::Read { reply, .. } | Command::Audit { reply, .. } => Waiter::Records(reply).fail(error),
-        Command::Ack { reply, .. } => Waiter::Ack(reply).fail(error),
-        Command::Admin { reply, .. } => Waiter::Admin(reply).fail(error),
-        Command::AuditRange { reply } => drop(reply.send(Err(error))),
-        Command::Overview { reply } | Command::Pulse { reply } => drop(reply.send(Err(error))),
     }
 }
 

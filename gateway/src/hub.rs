@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use thiserror::Error;
-use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use trunkline_gateway_proto::admin::{AdminError, AdminOp, AdminReply, Overview};
 use trunkline_gateway_proto::audit::Entry;
 use trunkline_gateway_proto::directory::Directory;
 use trunkline_gateway_proto::store::{NetworkKey, Record};
 use trunkline_gateway_proto::wire;
 
+use crate::replica::Standing;
 use crate::store::StoreError;
 
 /// A queue that a messaging server reads and acknowledges.
@@ -30,6 +31,9 @@ pub enum HubError {
     /// Storage acknowledges nothing.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// Another replica leads, at this address: it is asked for such things.
+    #[error("the replica at {0} leads: this one cannot say")]
+    Elsewhere(String),
     /// The process is going down.
     #[error("the gateway is stopping: try again when it is back")]
     Stopping,
@@ -111,7 +115,26 @@ pub(crate) enum Command {
 pub struct Hub {
     commands: mpsc::Sender<Command>,
     directory: Arc<ArcSwap<Directory>>,
+    version: watch::Receiver<u64>,
+    standing: watch::Receiver<Standing>,
     events: broadcast::Sender<Event>,
+}
+
+/// The directory's versions from now on, for as long as this replica stands as it does.
+#[derive(Debug)]
+pub(crate) struct Changes {
+    version: watch::Receiver<u64>,
+    standing: watch::Receiver<Standing>,
+}
+
+impl Changes {
+    /// Waits for the next one; `false` when there will be none.
+    pub(crate) async fn next(&mut self) -> bool {
+        tokio::select! {
+            changed = self.version.changed() => changed.is_ok(),
+            _ = self.standing.changed() => false,
+        }
+    }
 }
 
 impl Event {
@@ -130,9 +153,11 @@ impl Hub {
     pub(crate) fn new(
         commands: mpsc::Sender<Command>,
         directory: Arc<ArcSwap<Directory>>,
+        version: watch::Receiver<u64>,
+        standing: watch::Receiver<Standing>,
         events: broadcast::Sender<Event>,
     ) -> Self {
-        Self { commands, directory, events }
+        Self { commands, directory, version, standing, events }
     }
 
     /// A handle whose commands a test answers.
@@ -140,13 +165,40 @@ impl Hub {
     pub(crate) fn for_test(directory: Directory) -> (Self, mpsc::Receiver<Command>) {
         let (commands, received) = mpsc::channel(64);
         let (events, _) = broadcast::channel(64);
-        (Self { commands, directory: Arc::new(ArcSwap::from_pointee(directory)), events }, received)
+        let (version, standing) = (watch::channel(0).1, watch::channel(Standing::Leading).1);
+        let directory = Arc::new(ArcSwap::from_pointee(directory));
+        (Self { commands, directory, version, standing, events }, received)
     }
 
     /// Who is who, as of the last commit.
     #[must_use]
     pub fn directory(&self) -> Arc<Directory> {
         self.directory.load_full()
+    }
+
+    /// What this process does at the moment.
+    #[must_use]
+    pub fn standing(&self) -> Standing {
+        self.standing.borrow().clone()
+    }
+
+    /// The same as it changes.
+    #[must_use]
+    pub fn standing_watch(&self) -> watch::Receiver<Standing> {
+        self.standing.clone()
+    }
+
+    /// Counts the directory's changes, as the leader does.
+    pub(crate) fn directory_version(&self) -> u64 {
+        *self.version.borrow()
+    }
+
+    /// The directory's changes from now on.
+    pub(crate) fn changes(&self) -> Changes {
+        let mut changes = Changes { version: self.version.clone(), standing: self.standing.clone() };
+        changes.version.mark_unchanged();
+        changes.standing.mark_unchanged();
+        changes
     }
 
     /// The directory as it changes, for what must look at it in another thread (TLS).
@@ -247,6 +299,19 @@ impl Hub {
         let (reply, answer) = oneshot::channel();
         self.commands.send(command(reply)).await.map_err(|_| HubError::Stopping)?;
         answer.await.map_err(|_| HubError::Stopping)?
+    }
+}
+
+/// Answers a command with why it is not carried out.
+pub(crate) fn refuse(command: Command, error: &HubError) {
+    // A caller that gave up needs no answer.
+    match command {
+        Command::Submit { reply, .. } => drop(reply.send(Err(error.clone()))),
+        Command::Read { reply, .. } | Command::Audit { reply, .. } => drop(reply.send(Err(error.clone()))),
+        Command::Ack { reply, .. } => drop(reply.send(Err(error.clone()))),
+        Command::Admin { reply, .. } => drop(reply.send(Err(error.clone().into()))),
+        Command::AuditRange { reply } => drop(reply.send(Err(error.clone()))),
+        Command::Overview { reply } | Command::Pulse { reply } => drop(reply.send(Err(error.clone()))),
     }
 }
 

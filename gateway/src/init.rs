@@ -16,7 +16,7 @@ use trunkline_common::secret;
 use trunkline_common::token::{self, TokenHash};
 use trunkline_gateway_proto::admin::{AdminOp, NetworkSpec};
 use trunkline_gateway_proto::administrator::{AdministratorOp, PasswordHash};
-use trunkline_gateway_proto::directory::Role;
+use trunkline_gateway_proto::directory::{Directory, Role};
 use trunkline_gateway_proto::pin::Pin;
 use trunkline_gateway_proto::policy::Policy;
 use zeroize::Zeroizing;
@@ -303,6 +303,29 @@ pub async fn bootstrap(data_dir: &Path, hub: &Hub) -> Result<(), BootstrapError>
         }
     }
     fs::remove_file(&path).and_then(|()| sync_dir(data_dir)).map_err(|error| file(error.to_string()))
+}
+
+/// Removes a replica's copy of what `init` left, once the leader has carried that out. `Ok(true)` when there is nothing to
+/// wait for.
+///
+/// # Errors
+/// When it cannot be read or removed.
+pub fn leave_to_leader(data_dir: &Path, directory: &Directory) -> Result<bool, BootstrapError> {
+    let path = data_dir.join(BOOTSTRAP_FILE);
+    let file = |reason: String| BootstrapError::File { path: path.clone(), reason };
+    let text = match fs::read(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(true),
+        Err(error) => return Err(file(error.to_string())),
+    };
+    let left: Bootstrap =
+        serde_json::from_slice(&text).map_err(|error| file(format!("not what `init` wrote ({error})")))?;
+    // A token that was made to get in again has no network with it, and waits until this replica leads.
+    if left.networks.is_empty() || directory.administrators().next().is_none() {
+        return Ok(false);
+    }
+    fs::remove_file(&path).and_then(|()| sync_dir(data_dir)).map_err(|error| file(error.to_string()))?;
+    Ok(true)
 }
 
 /// The example configuration with the given values in place of its defaults.

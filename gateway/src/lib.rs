@@ -32,6 +32,7 @@ pub mod init;
 pub mod link;
 pub mod metrics;
 pub mod relays;
+pub mod replica;
 pub mod run;
 pub mod service;
 pub mod store;

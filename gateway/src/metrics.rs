@@ -13,6 +13,7 @@ use trunkline_gateway_proto::admin::{LinkState, Overview, PeerView};
 use trunkline_gateway_proto::time::Time;
 
 use crate::relays::{RelayView, State};
+use crate::replica::Standing;
 
 /// How often histograms move their samples into buckets. Rarer holds more samples in memory between scrapes.
 pub const UPKEEP_EVERY: Duration = Duration::from_secs(5);
@@ -94,10 +95,15 @@ pub fn upkeep() {
 
 /// Everything in Prometheus' text format. `not_after` is our certificate's end.
 #[must_use]
-pub fn render(overview: Option<&Overview>, relays: &[RelayView], not_after: Time) -> String {
+pub fn render(
+    standing: &Standing,
+    overview: Option<&Overview>,
+    relays: &[RelayView],
+    not_after: Time,
+) -> String {
     let recorder = builder().build_recorder();
     metrics::with_local_recorder(&recorder, || {
-        observe_process(not_after);
+        observe_process(standing, not_after);
         if let Some(overview) = overview {
             observe(overview);
         }
@@ -115,9 +121,17 @@ fn builder() -> PrometheusBuilder {
 }
 
 #[allow(clippy::cast_precision_loss, reason = "Prometheus has only floating point; 2^53 is far away")]
-fn observe_process(not_after: Time) {
+fn observe_process(standing: &Standing, not_after: Time) {
     metrics::describe_gauge!("trunkline_gateway_info", "Always 1; the version is a label");
     gauge!("trunkline_gateway_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+    metrics::describe_gauge!(
+        "trunkline_gateway_standing",
+        "1 for what this process does: leading, with the store open; following another replica; or seeking one"
+    );
+    for name in ["leading", "following", "seeking"] {
+        gauge!("trunkline_gateway_standing", "standing" => name)
+            .set(f64::from(u8::from(standing.name() == name)));
+    }
     metrics::describe_gauge!(
         "trunkline_gateway_certificate_not_after_timestamp_seconds",
         Unit::Seconds,
@@ -249,7 +263,7 @@ mod tests {
             networks: Vec::new(),
             totals: Totals { delivered: 42, ..Totals::default() },
         };
-        let text = render(Some(&overview), &[], Time::from_unix_ms(0));
+        let text = render(&Standing::Leading, Some(&overview), &[], Time::from_unix_ms(0));
         assert!(text.contains("trunkline_gateway_envelopes_total{event=\"delivered\"} 42"), "{text}");
         for name in ["commit_seconds", "commit_records", "commit_bytes", "ack_seconds"] {
             assert!(text.contains(&format!("trunkline_gateway_{name}_count 1")), "{name}: {text}");
@@ -266,16 +280,19 @@ mod tests {
             totals: Totals::default(),
         };
         assert!(
-            render(Some(&overview), &[], Time::from_unix_ms(0))
+            render(&Standing::Leading, Some(&overview), &[], Time::from_unix_ms(0))
                 .contains("trunkline_gateway_link_up{peer=\"beta.test\"} 1")
         );
         overview.peers.clear();
-        assert!(!render(Some(&overview), &[], Time::from_unix_ms(0)).contains("beta.test"));
+        assert!(
+            !render(&Standing::Leading, Some(&overview), &[], Time::from_unix_ms(0)).contains("beta.test")
+        );
     }
 
     #[test]
     fn a_relay_that_is_down_has_no_calls_and_one_that_was_not_asked_is_neither() {
         let text = render(
+            &Standing::Leading,
             None,
             &[relay("a", State::Up), relay("b", State::Down), relay("c", State::Unknown)],
             Time::default(),
@@ -297,7 +314,7 @@ mod tests {
             networks: Vec::new(),
             totals: Totals::default(),
         };
-        let text = render(Some(&overview), &[relay("a", State::Up)], Time::default());
+        let text = render(&Standing::Leading, Some(&overview), &[relay("a", State::Up)], Time::default());
         let manual = include_str!("../../docs/OPERATIONS.md").split("\n# Operating a relay").next().unwrap();
         let words = manual.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
         let named: Vec<_> = words.filter(|word| word.starts_with("trunkline_gateway_")).collect();

@@ -10,16 +10,20 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Router;
+use axum::middleware::from_fn_with_state;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
 use tracing::{info, warn};
 use trunkline_common::shutdown::{self, Reload, Shutdown};
 use trunkline_common::telemetry;
 use trunkline_common::token;
 use trunkline_gateway_proto::core::Config as CoreConfig;
+use trunkline_gateway_proto::settings::Values;
 use trunkline_http::cli::client::reachable;
 use trunkline_http::serve::tls::{Tls, TlsError, TlsFiles};
 use trunkline_http::serve::{self, Limits};
@@ -27,16 +31,21 @@ use trunkline_http::serve::{self, Limits};
 use crate::admin::{About, AdminState, Readiness};
 use crate::config::engine::{self, Engine, EngineError};
 use crate::config::{ApiConfig, Config, ConfigError, LogFormat};
-use crate::driver::{self, Driver, FreeBytes, OpenStore};
+use crate::driver::{self, Driver, FreeBytes, Membership, OpenStore};
 use crate::hub::Hub;
 use crate::identity::{Files, Identity, IdentityError};
-use crate::init::{BootstrapError, bootstrap};
+use crate::init::{self, BootstrapError, bootstrap};
 use crate::link::{LinkConfig, Links, StartError};
 use crate::relays::{self, Relays};
+use crate::replica::trust::TrustError;
+use crate::replica::{Standing, Trust, lead, pass};
 use crate::store::postgres::PostgresStore;
 use crate::store::redb::RedbStore;
 use crate::store::{StoreError, space};
 use crate::{admin, api, console, history, metrics};
+
+/// How often a replica looks whether what `init` left can be carried out.
+const BOOTSTRAP_RETRY: Duration = Duration::from_secs(1);
 
 /// How long a drain may take before the process leaves what is not finished to the next start.
 const DRAIN_MAX: Duration = Duration::from_secs(20);
@@ -90,6 +99,9 @@ pub enum RunError {
     /// What opens the store.
     #[error(transparent)]
     Engine(#[from] EngineError),
+    /// What replicas know each other by.
+    #[error(transparent)]
+    Trust(#[from] TrustError),
     /// The certificate or its key.
     #[error(transparent)]
     Identity(#[from] IdentityError),
@@ -148,6 +160,8 @@ pub struct Medium {
     pub open_store: OpenStore,
     /// Looks at the room that is left.
     pub free_bytes: FreeBytes,
+    /// Other replicas, when there may be any.
+    pub replica: Option<Membership>,
 }
 
 impl Medium {
@@ -155,18 +169,33 @@ impl Medium {
     ///
     /// # Errors
     /// When the deployment key, or what opens the database, cannot be had.
-    pub fn configured(config: &Config) -> Result<Self, EngineError> {
+    pub fn configured(config: &Config) -> Result<Self, RunError> {
         let data_dir = config.data_dir.clone();
         Ok(match engine::read(config)? {
             Engine::Redb(options) => Self {
                 open_store: Box::new(move || Ok(RedbStore::open(&options)?)),
                 free_bytes: Box::new(move || space::space(&data_dir).ok().map(|space| space.available_bytes)),
+                replica: None,
             },
-            Engine::Postgres(options) => Self {
-                open_store: Box::new(move || Ok(PostgresStore::open(&options)?)),
-                // What is left on the database's server is its operator's to watch.
-                free_bytes: Box::new(|| None),
-            },
+            Engine::Postgres(options) => {
+                let address = config.replica.advertise.clone();
+                let (options, replica) = if address.is_empty() {
+                    (options, None)
+                } else {
+                    let trust = Trust::of(options.deployment_key())?;
+                    let options = options.among_replicas(address.clone());
+                    let seized = options.clone();
+                    let seize_store =
+                        Box::new(move |token| Ok(PostgresStore::open_or_seize(&seized, Some(token))? as _));
+                    (options, Some(Membership { trust, address, seize_store }))
+                };
+                Self {
+                    open_store: Box::new(move || Ok(PostgresStore::open(&options)?)),
+                    // What is left on the database's server is its operator's to watch.
+                    free_bytes: Box::new(|| None),
+                    replica,
+                }
+            }
         })
     }
 }
@@ -176,6 +205,8 @@ pub struct Gateway {
     config: Config,
     hub: Hub,
     driver: Driver,
+    /// Where other replicas ask this one.
+    replica: Option<(std::net::TcpListener, Trust)>,
     /// Whether somebody at a terminal is told where everything is.
     announce: bool,
 }
@@ -220,13 +251,21 @@ impl Gateway {
             seed: u64::from_be_bytes(token::random()),
             ..CoreConfig::new(config.domain.clone())
         };
+        // Bound before the store is opened: a replica that nobody listens for counts as gone.
+        let replica = match &medium.replica {
+            Some(membership) => {
+                Some((listen("replica.listen", config.replica.listen)?, membership.trust.clone()))
+            }
+            None => None,
+        };
         let (hub, driver) = Driver::open(driver::Options {
             config: core,
             open_store: medium.open_store,
             free_bytes: medium.free_bytes,
             disk_reserve_bytes: limits.disk_reserve_bytes.0,
+            replica: medium.replica,
         })?;
-        Ok(Self { config, hub, driver, announce: false })
+        Ok(Self { config, hub, driver, replica, announce: false })
     }
 
     /// Listens, links and serves until `shutdown` begins, then finishes what was taken. Needs a runtime with several
@@ -235,7 +274,7 @@ impl Gateway {
     /// # Errors
     /// When it cannot start.
     pub async fn serve(self, shutdown: Shutdown, reload: Option<Reload>) -> Result<(), RunError> {
-        let Self { config, hub, driver, announce } = self;
+        let Self { config, hub, driver, replica, announce } = self;
         let identity = open_identity(&config)?;
         let _watch =
             identity.watch(report_reload).inspect_err(|error| warn!(%error, "SIGHUP still reloads")).ok();
@@ -249,9 +288,12 @@ impl Gateway {
                 .await?,
         );
         admin::settings::apply(&hub.directory().settings().over(config.values()));
+        let link_events = driver.link_events();
         let (stop_driver, driver_stop) = watch::channel(false);
         let mut driver = tokio::spawn(driver.run(Arc::clone(&links), driver_stop));
-        bootstrap(&config.data_dir, &hub).await?;
+        if replica.is_none() {
+            bootstrap(&config.data_dir, &hub).await?;
+        }
 
         let (stop_apis, apis_stop) = watch::channel(false);
         let readiness = Arc::new(Readiness::default());
@@ -274,7 +316,10 @@ impl Gateway {
         if let Some(reload) = reload {
             tasks.spawn(reload_on_signal(reload, Arc::clone(&identity), tls, apis_stop.clone()));
         }
-        tasks.spawn(upkeep(apis_stop.clone()));
+        tasks.spawn(upkeep(hub.clone(), config.values(), apis_stop.clone()));
+        if replica.is_some() {
+            tasks.spawn(bootstrap_one(config.data_dir.clone(), hub.clone(), apis_stop.clone()));
+        }
         let about = About {
             domain: config.domain.clone(),
             advertise: config.link.advertise.clone(),
@@ -288,10 +333,19 @@ impl Gateway {
             .with_relays(relays)
             .examined(config.clone(), listening.link);
         tasks.spawn(history::run(hub.clone(), Arc::clone(&state.history), apis_stop.clone()));
+        let admin = admin::router(state).merge(console::router());
+        let (stop_replicas, replicas_stop) = watch::channel(false);
+        let replicas = match replica {
+            Some(replica) => {
+                let router = lead::router(hub.clone(), Arc::clone(&links), link_events, admin.clone());
+                Some(tokio::spawn(serve_replicas(replica, router, replicas_stop)?))
+            }
+            None => None,
+        };
         tasks.spawn(serve::serve(
             admin_listener,
-            admin_tls,
-            admin::router(state).merge(console::router()),
+            admin_tls.as_deref().map(Tls::acceptor),
+            admin.layer(from_fn_with_state(hub.clone(), pass::pass)),
             Limits::default(),
             apis_stop.clone(),
         ));
@@ -300,7 +354,13 @@ impl Gateway {
             requests_per_s_max: None,
         };
         let router = api::router(hub.clone(), api_config, apis_stop.clone());
-        tasks.spawn(serve::serve(local_listener, local_tls, router, Limits::default(), apis_stop.clone()));
+        tasks.spawn(serve::serve(
+            local_listener,
+            local_tls.as_deref().map(Tls::acceptor),
+            router,
+            Limits::default(),
+            apis_stop.clone(),
+        ));
         let webhooks = api::webhook::run(hub.clone(), api::webhook::Config::default(), apis_stop.clone());
         tasks.spawn(async move {
             if let Err(error) = webhooks.await {
@@ -330,7 +390,11 @@ impl Gateway {
             stop_driver.send_replace(true);
             // A panic in the driver was reported when it happened.
             driver.await.ok();
+            stop_replicas.send_replace(true);
             links.shutdown().await;
+            if let Some(replicas) = replicas {
+                replicas.await.ok();
+            }
         });
         if let Err(cut_short) = drained.await {
             warn!(%cut_short);
@@ -378,14 +442,57 @@ async fn reload_on_signal(
     }
 }
 
-async fn upkeep(mut stop: watch::Receiver<bool>) {
+/// What is to be done now and then: metrics, and settings that were changed at another replica.
+async fn upkeep(hub: Hub, configured: Values, mut stop: watch::Receiver<bool>) {
     let mut ticks = tokio::time::interval(metrics::UPKEEP_EVERY);
     loop {
         tokio::select! {
-            _ = ticks.tick() => metrics::upkeep(),
+            _ = ticks.tick() => {
+                metrics::upkeep();
+                admin::settings::apply(&hub.directory().settings().over(configured));
+            }
             _ = stop.wait_for(|stop| *stop) => return,
         }
     }
+}
+
+/// Serves the other replicas until told to stop.
+fn serve_replicas(
+    (listener, trust): (std::net::TcpListener, Trust),
+    router: Router,
+    stop: watch::Receiver<bool>,
+) -> Result<impl Future<Output = ()>, RunError> {
+    listener.set_nonblocking(true).map_err(system("listening for replicas"))?;
+    let listener = TcpListener::from_std(listener).map_err(system("listening for replicas"))?;
+    Ok(serve::serve(listener, Some(TlsAcceptor::from(trust.server())), router, lead::LIMITS, stop))
+}
+
+/// What `init` left for the first start is carried out by the replica that leads first. The others' copies of it are
+/// removed: what they say may have been changed since.
+async fn bootstrap_one(data_dir: PathBuf, hub: Hub, mut stop: watch::Receiver<bool>) {
+    let mut standing = hub.standing_watch();
+    loop {
+        let now = standing.borrow_and_update().clone();
+        let done = match now {
+            Standing::Leading => bootstrap(&data_dir, &hub).await.map(|()| true),
+            Standing::Following(_) => init::leave_to_leader(&data_dir, &hub.directory()),
+            Standing::Seeking => Ok(false),
+        };
+        match done {
+            Ok(true) => return,
+            Ok(false) => {}
+            Err(error) => warn!(%error, "what `init` left for the first start is not carried out yet"),
+        }
+        tokio::select! {
+            changed = standing.changed() => if changed.is_err() { return },
+            () = tokio::time::sleep(BOOTSTRAP_RETRY) => {}
+            _ = stop.wait_for(|stop| *stop) => return,
+        }
+    }
+}
+
+fn listen(field: &'static str, address: SocketAddr) -> Result<std::net::TcpListener, RunError> {
+    std::net::TcpListener::bind(address).map_err(|source| RunError::Listen { field, address, source })
 }
 
 async fn bind(field: &'static str, api: &ApiConfig) -> Result<(TcpListener, Option<Arc<Tls>>), RunError> {

@@ -143,7 +143,7 @@ pub async fn serve(config: &Config, shutdown: Shutdown, reload: Option<Reload>) 
     let router = api::router(Api::new(parts, config, stopping.clone()));
     let limits =
         Limits { connections_max: config.limits.connections_max, drain: API_DRAIN_MAX, ..Limits::default() };
-    tasks.spawn(serve::serve(listener, tls, router, limits, stopping));
+    tasks.spawn(serve::serve(listener, tls.as_deref().map(Tls::acceptor), router, limits, stopping));
     info!(node = config.node, api = %address, "ready");
 
     shutdown.draining().await;

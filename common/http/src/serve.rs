@@ -22,6 +22,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
 use trunkline_common::redact;
 
 pub mod tls;
@@ -31,10 +32,6 @@ mod stall;
 
 use sources::{Place, Sources};
 use stall::StallGuard;
-use tls::Tls;
-
-/// Requests of one HTTP/2 connection at a time. More lets one caller take more memory.
-const STREAMS_MAX: u32 = 128;
 
 /// Pause after a failed `accept`, which usually means that file descriptors ran out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -51,6 +48,8 @@ pub struct Limits {
     /// quarters for loopback and private addresses, where proxies speak for many people; at least 16. More lets fewer
     /// attackers keep everybody else out; less is too little for a large office whose browsers speak HTTP/1.1.
     pub per_source_max: Option<usize>,
+    /// Requests of one HTTP/2 connection at a time. More lets one caller take more memory.
+    pub streams_max: u32,
     /// From accepting a connection to its first request, TLS handshake included.
     pub first_request: Duration,
     /// From the end of one request to the end of the next one's head: how long an idle connection is kept.
@@ -66,6 +65,7 @@ impl Default for Limits {
         Self {
             connections_max: 1024,
             per_source_max: None,
+            streams_max: 128,
             first_request: Duration::from_secs(10),
             next_request: Duration::from_secs(75),
             stall: Duration::from_secs(90),
@@ -83,7 +83,7 @@ pub async fn stopped(stopping: &mut Stopping) {
 /// Serves `router` until told to stop; returns when the last connection is done, at most `limits.drain` later.
 pub async fn serve(
     listener: TcpListener,
-    tls: Option<Arc<Tls>>,
+    tls: Option<TlsAcceptor>,
     router: Router,
     limits: Limits,
     mut stopping: Stopping,
@@ -141,7 +141,7 @@ impl Connection {
     async fn run(
         self,
         stream: TcpStream,
-        tls: Option<Arc<Tls>>,
+        tls: Option<TlsAcceptor>,
         router: Router,
         held: (Place, OwnedSemaphorePermit),
     ) {
@@ -150,7 +150,7 @@ impl Connection {
         match tls {
             None => self.http(stream, router).await,
             Some(tls) => {
-                let handshake = tls.acceptor().accept(stream);
+                let handshake = tls.accept(stream);
                 match tokio::time::timeout(self.limits.first_request, handshake).await {
                     Ok(Ok(stream)) => self.http(stream, router).await,
                     Ok(Err(error)) => {
@@ -177,7 +177,7 @@ impl Connection {
         };
         let mut builder = auto::Builder::new(TokioExecutor::new());
         builder.http1().timer(TokioTimer::new()).header_read_timeout(self.limits.next_request);
-        builder.http2().timer(TokioTimer::new()).max_concurrent_streams(STREAMS_MAX);
+        builder.http2().timer(TokioTimer::new()).max_concurrent_streams(self.limits.streams_max);
         let io = TokioIo::new(StallGuard::new(stream, self.limits.stall));
         let mut connection = pin!(builder.serve_connection_with_upgrades(io, handler));
         let mut first_request = pin!(tokio::time::sleep(self.limits.first_request));

@@ -11,6 +11,7 @@ use crate::key::ApiKey;
 use crate::pin::PinSet;
 use crate::policy::Policy;
 use crate::settings::Overrides;
+use crate::state::{StateError, from_json};
 use crate::store::{NetworkKey, PeerKey};
 use crate::time::Time;
 
@@ -195,6 +196,16 @@ pub struct Directory {
     domains: HashMap<Domain, Owner>,
 }
 
+/// A directory's content. Fields are only added, with a default: replicas of two releases exchange it.
+#[derive(Serialize, Deserialize)]
+struct Records {
+    peers: Vec<PeerRecord>,
+    networks: Vec<NetworkRecord>,
+    tokens: Vec<AdminToken>,
+    administrators: Vec<Administrator>,
+    settings: Overrides,
+}
+
 /// Whose users have a domain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Owner {
@@ -205,6 +216,37 @@ pub enum Owner {
 }
 
 impl Directory {
+    /// All of it, for another process of the same deployment: with secrets.
+    ///
+    /// # Panics
+    /// Never: records have string keys only.
+    #[must_use]
+    pub fn to_json(&self) -> Vec<u8> {
+        let records = Records {
+            peers: self.peers.values().cloned().collect(),
+            networks: self.networks.values().cloned().collect(),
+            tokens: self.tokens.values().cloned().collect(),
+            administrators: self.administrators.values().cloned().collect(),
+            settings: self.settings,
+        };
+        serde_json::to_vec(&records).expect("records have string keys only")
+    }
+
+    /// From what [`Self::to_json`] wrote.
+    ///
+    /// # Errors
+    /// When it is something else.
+    pub fn from_json(json: &[u8]) -> Result<Self, StateError> {
+        let Records { peers, networks, tokens, administrators, settings } = from_json("directory", json)?;
+        let mut directory = Self { settings, ..Self::default() };
+        peers.into_iter().for_each(|peer| directory.recover_peer(peer));
+        networks.into_iter().for_each(|network| directory.recover_network(network));
+        tokens.into_iter().for_each(|token| directory.put_token(token));
+        administrators.into_iter().for_each(|administrator| directory.put_administrator(administrator));
+        directory.index_domains();
+        Ok(directory)
+    }
+
     /// All peers.
     pub fn peers(&self) -> impl Iterator<Item = &PeerRecord> {
         self.peers.values()

@@ -6,12 +6,17 @@ use http::StatusCode;
 use trunkline_http::problem::{Problem, ProblemType, STOPPING};
 
 use crate::hub::HubError;
+use crate::store::StoreError;
 
 /// When to come back while the gateway stops. Shorter finds the next process sooner, and asks more often.
 const STOPPING_RETRY: Duration = Duration::from_secs(2);
 
 /// When to come back while storage is out of order. An operator has to act first.
 const STORAGE_RETRY: Duration = Duration::from_secs(10);
+
+/// When to come back while a database, or the replica that leads, is not there. It comes back by itself, or another
+/// takes over within a lease.
+const TAKEOVER_RETRY: Duration = Duration::from_secs(2);
 
 /// Storage acknowledges nothing.
 pub const STORAGE: ProblemType =
@@ -21,6 +26,14 @@ impl From<HubError> for Problem {
     fn from(error: HubError) -> Self {
         match error {
             // The cause names files of this machine: it is for the operator's log, not for the caller.
+            HubError::Store(
+                StoreError::Unavailable(_) | StoreError::Held { .. } | StoreError::Locked { .. },
+            )
+            | HubError::Elsewhere(_) => Self::new(
+                STORAGE,
+                "storage cannot be reached at the moment: nothing of this request was kept; try again soon",
+            )
+            .retry_after(TAKEOVER_RETRY),
             HubError::Store(_) => Self::new(
                 STORAGE,
                 "storage is out of order: nothing of this request was kept; try again later, the \

@@ -297,7 +297,9 @@ fn close(code: u16, reason: &'static str) -> End {
 fn unavailable(error: &HubError) -> End {
     match error {
         HubError::Stopping => close(close_code::AWAY, "the gateway is stopping: connect again later"),
-        HubError::Store(_) => close(close_code::AGAIN, "storage is out of order: connect again later"),
+        HubError::Store(_) | HubError::Elsewhere(_) => {
+            close(close_code::AGAIN, "storage is out of order: connect again later")
+        }
     }
 }
 

@@ -27,6 +27,7 @@ use super::feed::Feed;
 use super::limits::{EMPTY_PAUSE, READ_DEFAULT};
 use super::poll::bound;
 use crate::hub::{Hub, HubError};
+use crate::replica::Standing;
 
 /// The header with the time of a delivery and its signature: `t=<unix seconds>,v1=<hex>`, where `v1` is
 /// HMAC-SHA256 with the webhook's secret over the time as written, a dot, and the body.
@@ -104,6 +105,7 @@ pub async fn run(hub: Hub, config: Config, mut stopping: Stopping) -> Result<(),
     let client = client(&config)?;
     let config = Arc::new(config);
     let mut seen: Option<Arc<Directory>> = None;
+    let nobody = Arc::new(Directory::default());
     let mut tasks = JoinSet::new();
     let mut running: HashMap<NetworkKey, (Webhook, AbortHandle)> = HashMap::new();
     let mut ticks = tokio::time::interval(DIRECTORY_INTERVAL);
@@ -113,7 +115,9 @@ pub async fn run(hub: Hub, config: Config, mut stopping: Stopping) -> Result<(),
             _ = ticks.tick() => {}
         }
         while tasks.try_join_next().is_some() {}
-        let directory = hub.directory();
+        // One replica pushes, or servers would see everything several times.
+        let leads = matches!(hub.standing(), Standing::Leading);
+        let directory = if leads { hub.directory() } else { Arc::clone(&nobody) };
         if seen.as_ref().is_some_and(|seen| Arc::ptr_eq(seen, &directory)) {
             continue;
         }

@@ -270,6 +270,11 @@ impl Links {
         }
     }
 
+    /// A number for a link that comes some other way than from here.
+    pub(crate) fn next_link(&self) -> LinkId {
+        self.shared.next_link()
+    }
+
     /// Where we listen, with the port that was chosen.
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {

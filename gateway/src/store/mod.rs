@@ -95,6 +95,14 @@ pub enum StoreError {
         /// The file of wrapped keys.
         path: String,
     },
+    /// Another replica of this deployment holds it, and is asked instead.
+    #[error("the replica at {address} holds the store")]
+    Held {
+        /// Where that one is.
+        address: String,
+        /// What it holds the store by.
+        token: i64,
+    },
     /// Another process has it open.
     #[error("{path} is in use by another trunkline-gateway: stop that one first")]
     Locked {

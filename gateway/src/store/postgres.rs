@@ -57,6 +57,8 @@ struct Place {
     deployment_key: Zeroizing<[u8; 32]>,
     /// Tells this process from others.
     holder: [u8; 16],
+    /// Where other replicas ask this one, when there may be others.
+    address: Option<String>,
     lease: Duration,
     patience: Duration,
 }
@@ -67,8 +69,20 @@ impl Options {
     pub fn new(access: Access, deployment_key: Zeroizing<[u8; 32]>) -> Self {
         let name = access.name();
         let holder = token::random();
-        let place = Place { name, access, deployment_key, holder, lease: LEASE, patience: PATIENCE };
+        let place =
+            Place { name, access, deployment_key, holder, address: None, lease: LEASE, patience: PATIENCE };
         Self { place: Arc::new(place) }
+    }
+
+    /// What wraps the store's keys.
+    pub(crate) fn deployment_key(&self) -> &[u8; 32] {
+        &self.place.deployment_key
+    }
+
+    /// For one of several replicas, which the others ask at `address` while it holds the store.
+    #[must_use]
+    pub fn among_replicas(self, address: String) -> Self {
+        Self { place: Arc::new(Place { address: Some(address), ..(*self.place).clone() }) }
     }
 
     /// With other times than [`LEASE`] and [`PATIENCE`], for tests.
@@ -96,6 +110,15 @@ impl PostgresStore {
     /// # Errors
     /// When the database cannot be used, another gateway uses it, it is damaged, or the deployment key is not its own.
     pub fn open(options: &Options) -> Result<Arc<Self>, StoreError> {
+        Self::open_or_seize(options, None)
+    }
+
+    /// The same, and takes the store from whoever holds it by the token `seized`: for who knows that this one is gone. One
+    /// that lives after all loses nothing: it cannot commit any more, and knows.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_or_seize(options: &Options, seized: Option<i64>) -> Result<Arc<Self>, StoreError> {
         let place = Arc::clone(&options.place);
         let (commits, jobs) = tokio_mpsc::unbounded_channel();
         let (reads, read_jobs) = tokio_mpsc::unbounded_channel();
@@ -106,7 +129,7 @@ impl PostgresStore {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|error| failure("starting the store's runtime", &error))?;
         let serve = async move {
-            match writer::open(place, its_failed).await {
+            match writer::open(place, seized, its_failed).await {
                 Ok((writer, reader)) => {
                     opened.send(Ok(())).ok();
                     tokio::spawn(reader.run(read_jobs));

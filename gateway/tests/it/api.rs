@@ -45,6 +45,7 @@ async fn start() -> Gateway {
     let directory = tempfile::tempdir().unwrap();
     let store = StoreOptions::new(directory.path(), Zeroizing::new([7; 32]));
     let options = Options {
+        replica: None,
         config: Config::new("alpha.test".parse().unwrap()),
         open_store: Box::new(move || Ok(RedbStore::open(&store)?)),
         free_bytes: Box::new(|| None),

@@ -15,6 +15,7 @@ mod demand;
 mod load;
 mod manual;
 mod policy;
+mod replicas;
 mod restore;
 mod rotation;
 mod shutdown;

@@ -139,7 +139,14 @@ pub async fn serve(
         metrics: settings.metrics,
         stopping: stopping.clone(),
     };
-    serve::serve(listener, settings.tls, router(front), settings.limits, stopping).await;
+    serve::serve(
+        listener,
+        settings.tls.as_deref().map(Tls::acceptor),
+        router(front),
+        settings.limits,
+        stopping,
+    )
+    .await;
     polls.shutdown().await;
     Ok(())
 }

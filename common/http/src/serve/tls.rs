@@ -167,8 +167,10 @@ impl Tls {
         }
     }
 
-    pub(super) fn acceptor(&self) -> &TlsAcceptor {
-        &self.acceptor
+    /// Accepts connections, with the certificate as it is then.
+    #[must_use]
+    pub fn acceptor(&self) -> TlsAcceptor {
+        self.acceptor.clone()
     }
 
     async fn contents(&self) -> Option<Contents> {

@@ -31,7 +31,7 @@ async fn start(tls: Option<Arc<Tls>>, router: Router, limits: Limits) -> Server 
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (stop, stopping) = watch::channel(false);
-    let task = tokio::spawn(serve(listener, tls, router, limits, stopping));
+    let task = tokio::spawn(serve(listener, tls.as_deref().map(Tls::acceptor), router, limits, stopping));
     Server { address, stop, task }
 }
 

@@ -61,7 +61,8 @@ impl Receiver {
         let router = Router::new().fallback(receive).with_state(receiver.clone());
         tokio::spawn(async move {
             let (_keep, stopping) = watch::channel(false);
-            serve::serve(listener, tls, router, Limits::default(), stopping).await;
+            serve::serve(listener, tls.as_deref().map(Tls::acceptor), router, Limits::default(), stopping)
+                .await;
         });
         let webhook = Webhook { url, secret: SECRET.into() };
         served.hub.directory_watch().store(Arc::new(directory(Some(webhook))));

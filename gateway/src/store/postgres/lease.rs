@@ -10,11 +10,12 @@ use std::time::Duration;
 use trunkline_postgres::client::Client;
 
 use super::super::StoreError;
+use super::Place;
 use super::session::{Session, Trouble};
 
 /// How long a lease lasts without being renewed; each commit renews it. Shorter lets another gateway take over
 /// sooner after a crash, and takes shorter interruptions for one.
-pub const LEASE: Duration = Duration::from_secs(4);
+pub const LEASE: Duration = Duration::from_secs(3);
 
 /// The lease on everything: one gateway writes all lanes.
 const EVERYTHING: i32 = 0;
@@ -45,18 +46,28 @@ pub(super) enum Outcome {
 }
 
 impl Lease {
-    /// Takes the lease, from ourselves or when it has run out. One that is not renewed is waited for.
-    pub(super) async fn take(client: &Client, holder: &[u8], lasts: Duration) -> Result<Self, Trouble> {
-        let take = "UPDATE leases SET token = token + 1, holder = $2,
+    /// Takes the lease: from ourselves, when it has run out, or from whoever holds it by the token `seized`, which is
+    /// safe at any time, and rude while that one lives. Among replicas, one that another holds is that one's;
+    /// otherwise a lease that is not renewed is waited for.
+    pub(super) async fn take(client: &Client, place: &Place, seized: Option<i64>) -> Result<Self, Trouble> {
+        let take = "UPDATE leases SET token = token + 1, holder = $2, address = $4,
                 expires = clock_timestamp() + $3::float8 * interval '1 second'
-             WHERE lease = $1 AND (holder = $2 OR expires <= clock_timestamp())
+             WHERE lease = $1 AND (holder = $2 OR expires <= clock_timestamp() OR token = $5::bigint)
              RETURNING token, commits, block";
+        let (holder, lasts) = (place.holder.as_slice(), place.lease.as_secs_f64());
+        let address = place.address.as_deref().unwrap_or_default();
         let mut patience = None;
         loop {
-            let taken = client.query_opt(take, &[&EVERYTHING, &holder, &lasts.as_secs_f64()]).await?;
+            let taken = client.query_opt(take, &[&EVERYTHING, &holder, &lasts, &address, &seized]).await?;
             if let Some(row) = taken {
                 let (token, commits, block) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
                 return Ok(Self { lease: EVERYTHING, token, commits, block });
+            }
+            if place.address.is_some() {
+                let held = "SELECT address, token FROM leases WHERE lease = $1 AND address <> ''";
+                if let Some(row) = client.query_opt(held, &[&EVERYTHING]).await? {
+                    return Err(Trouble::Held { address: row.try_get(0)?, token: row.try_get(1)? });
+                }
             }
             let patience = match patience {
                 Some(patience) => patience,

@@ -10,6 +10,7 @@ pub(super) const STEPS: &[&str] = &[
         lease integer PRIMARY KEY,
         token bigint NOT NULL,
         holder bytea NOT NULL,
+        address text NOT NULL,
         expires timestamptz NOT NULL,
         commits bigint NOT NULL,
         block bigint NOT NULL
@@ -32,5 +33,5 @@ pub(super) const STEPS: &[&str] = &[
         PRIMARY KEY (part, block)
     ) PARTITION BY LIST (part);
     ALTER TABLE blocks ALTER COLUMN heads SET STORAGE EXTERNAL, ALTER COLUMN body SET STORAGE EXTERNAL;
-    INSERT INTO leases VALUES (0, 0, '', '-infinity', 0, 0);",
+    INSERT INTO leases VALUES (0, 0, '', '', '-infinity', 0, 0);",
 ];

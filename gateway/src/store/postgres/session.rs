@@ -14,6 +14,8 @@ pub(super) enum Trouble {
     Passing(String),
     /// Somebody else holds the lease.
     Fenced,
+    /// Another replica holds the lease: where it is asked, and by which token it holds it.
+    Held { address: String, token: i64 },
     /// It will not go better.
     Final(StoreError),
 }
@@ -24,6 +26,7 @@ impl Trouble {
         match self {
             Self::Passing(why) => StoreError::Unavailable(format!("{}: {why}", place.name)),
             Self::Fenced => StoreError::Locked { path: place.name.clone() },
+            Self::Held { address, token } => StoreError::Held { address, token },
             Self::Final(error) => error,
         }
     }

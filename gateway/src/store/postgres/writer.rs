@@ -61,16 +61,24 @@ pub(super) struct Writer {
 }
 
 /// Opens the store: takes the lease, learns what there is, and seals the state anew.
-pub(super) async fn open(place: Arc<Place>, failed: Failed) -> Result<(Writer, Reader), StoreError> {
-    let opened = open_store(Arc::clone(&place), failed).await;
+pub(super) async fn open(
+    place: Arc<Place>,
+    seized: Option<i64>,
+    failed: Failed,
+) -> Result<(Writer, Reader), StoreError> {
+    let opened = open_store(Arc::clone(&place), seized, failed).await;
     opened.map_err(|trouble| trouble.settle(&place))
 }
 
-async fn open_store(place: Arc<Place>, failed: Failed) -> Result<(Writer, Reader), Trouble> {
+async fn open_store(
+    place: Arc<Place>,
+    seized: Option<i64>,
+    failed: Failed,
+) -> Result<(Writer, Reader), Trouble> {
     let client = place.access.connect().await?;
     migrate(&client, schema::PART, schema::STEPS).await?;
     warn_of_settings(&client).await?;
-    let lease = Lease::take(&client, &place.holder, place.lease).await?;
+    let lease = Lease::take(&client, &place, seized).await?;
     drop(client);
     let session = Session::open(&place).await?;
 

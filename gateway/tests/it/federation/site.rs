@@ -1,7 +1,7 @@
 //! A gateway as an operator has it: made by `init`, run from its directory, reached through its APIs.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -98,6 +98,28 @@ impl Plan {
         Self { site }
     }
 
+    /// Another replica of a site whose store is a database: a copy of its directory.
+    pub(super) fn replica_of(site: &Site) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        copy(site.dir.path(), dir.path());
+        let mut config = Config::load(&dir.path().join("gateway.toml")).unwrap();
+        config.limits.disk_reserve_bytes.0 = 0;
+        config.store.clone_from(&site.config.store);
+        let site = Site {
+            domain: site.domain.clone(),
+            door: Shaper::start(NOWHERE, 1).unwrap(),
+            free_bytes: Arc::clone(&site.free_bytes),
+            admin_token: site.admin_token.clone(),
+            dir,
+            config,
+            disk: None,
+            client: site.client.clone(),
+            api: LocalApi { at: Arc::new(Mutex::new(NOWHERE)), ..site.api.clone() },
+            running: None,
+        };
+        Self { site }
+    }
+
     /// Changes the configuration.
     pub(super) fn configure(mut self, change: impl FnOnce(&mut Config)) -> Self {
         change(&mut self.site.config);
@@ -164,6 +186,7 @@ impl Site {
                 Ok(RedbStore::open_on(&options, OnDisk(store), OnDisk(keys))?)
             }),
             free_bytes: Box::new(move || Some(free_bytes.load(Ordering::Relaxed))),
+            replica: None,
         }
     }
 
@@ -192,9 +215,20 @@ impl Site {
 
     /// Asks the admin API: status, and what it answered.
     pub(super) async fn admin(&self, method: Method, path: &str, body: &Value) -> (u16, Value) {
+        self.admin_with(&self.admin_token, method, path, body).await
+    }
+
+    /// The same with another token.
+    pub(super) async fn admin_with(
+        &self,
+        token: &str,
+        method: Method,
+        path: &str,
+        body: &Value,
+    ) -> (u16, Value) {
         let address = self.running.as_ref().expect("it runs").listening.admin_api;
         let url = format!("http://{address}{path}");
-        let mut request = self.client.request(method, url).bearer_auth(&self.admin_token);
+        let mut request = self.client.request(method, url).bearer_auth(token);
         if !body.is_null() {
             request = request.json(body);
         }
@@ -369,6 +403,19 @@ pub(super) async fn peer(one: &Site, other: &Site) {
     one.accept(answer).await;
     one.up(other).await;
     other.up(one).await;
+}
+
+fn copy(from: &Path, to: &Path) {
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let to = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            std::fs::create_dir_all(&to).unwrap();
+            copy(&entry.path(), &to);
+        } else {
+            std::fs::copy(entry.path(), to).unwrap();
+        }
+    }
 }
 
 async fn end(runtime: Runtime) {

@@ -1,0 +1,257 @@
+//! Who is a replica of this deployment: whoever holds its deployment key.
+//!
+//! Every replica derives the same Ed25519 key from it, and shows a certificate for that key; each side takes no other
+//! key. Whoever has the deployment key and reaches the database can read the store anyway, so this trusts nobody new.
+
+use std::sync::Arc;
+
+use aws_lc_rs::hkdf::{HKDF_SHA256, Salt};
+use aws_lc_rs::signature::Ed25519KeyPair;
+use rcgen::{CertificateParams, KeyPair};
+use rustls::client::Resumption;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, aws_lc_rs as provider, verify_tls13_signature};
+use rustls::server::NoServerSessionStorage;
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, ServerConfig, SignatureScheme,
+    version,
+};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
+use thiserror::Error;
+use trunkline_gateway_proto::certificate::Certificate;
+use trunkline_gateway_proto::pin::Pin;
+use zeroize::Zeroizing;
+
+/// What replicas speak (RFC 7301).
+const ALPN: &[u8] = b"trunkline-replica/1";
+
+/// What the key is derived for (RFC 5869, "info").
+const INFO: &[u8] = b"trunkline replica 1";
+
+/// The name in the certificate, which nobody looks at.
+pub(super) const NAME: &str = "replica.invalid";
+
+/// A key or certificate could not be made. It is no setting's fault.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("the key that replicas know each other by cannot be made: {0}")]
+pub struct TrustError(String);
+
+/// TLS 1.3 both ways between replicas of one deployment.
+#[derive(Clone)]
+pub struct Trust {
+    server: Arc<ServerConfig>,
+    pub(super) client: Arc<ClientConfig>,
+}
+
+impl Trust {
+    /// Of the deployment that this key belongs to.
+    ///
+    /// # Errors
+    /// When the key's certificate cannot be made.
+    pub fn of(deployment_key: &[u8; 32]) -> Result<Self, TrustError> {
+        let key = derive(deployment_key)?;
+        let pair = KeyPair::try_from(&PrivatePkcs8KeyDer::from(key.as_slice())).map_err(failed)?;
+        let params = CertificateParams::new(vec![NAME.to_owned()]).map_err(failed)?;
+        let certificate = params.self_signed(&pair).map_err(failed)?.der().clone();
+        let ours = Certificate::parse(&certificate).map_err(failed)?.pin;
+        let key = || PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.to_vec()));
+        let crypto = Arc::new(provider::default_provider());
+        let same = Arc::new(SameKey { ours, provider: Arc::clone(&crypto) });
+        let mut server = ServerConfig::builder_with_provider(Arc::clone(&crypto))
+            .with_protocol_versions(&[&version::TLS13])
+            .map_err(failed)?
+            .with_client_cert_verifier(Arc::clone(&same) as Arc<dyn ClientCertVerifier>)
+            .with_single_cert(vec![certificate.clone()], key())
+            .map_err(failed)?;
+        let mut client = ClientConfig::builder_with_provider(crypto)
+            .with_protocol_versions(&[&version::TLS13])
+            .map_err(failed)?
+            .dangerous()
+            .with_custom_certificate_verifier(same)
+            .with_client_auth_cert(vec![certificate], key())
+            .map_err(failed)?;
+        server.alpn_protocols = vec![ALPN.to_vec()];
+        server.session_storage = Arc::new(NoServerSessionStorage {});
+        server.send_tls13_tickets = 0;
+        client.alpn_protocols = vec![ALPN.to_vec()];
+        client.resumption = Resumption::disabled();
+        Ok(Self { server: Arc::new(server), client: Arc::new(client) })
+    }
+}
+
+impl Trust {
+    /// For accepting replicas.
+    #[must_use]
+    pub fn server(&self) -> Arc<ServerConfig> {
+        Arc::clone(&self.server)
+    }
+}
+
+fn failed(error: impl std::fmt::Display) -> TrustError {
+    TrustError(error.to_string())
+}
+
+/// The key of all replicas, as PKCS#8.
+fn derive(deployment_key: &[u8; 32]) -> Result<Zeroizing<Vec<u8>>, TrustError> {
+    let unspecified = |_| failed("derivation failed");
+    let mut seed = Zeroizing::new([0; 32]);
+    let pseudorandom = Salt::new(HKDF_SHA256, &[]).extract(deployment_key);
+    pseudorandom.expand(&[INFO], HKDF_SHA256).map_err(unspecified)?.fill(&mut *seed).map_err(unspecified)?;
+    let pair = Ed25519KeyPair::from_seed_unchecked(&*seed).map_err(failed)?;
+    let pkcs8 = pair.to_pkcs8v1().map_err(unspecified)?;
+    Ok(Zeroizing::new(pkcs8.as_ref().to_vec()))
+}
+
+/// Lets in who shows, and proves to hold, the key that we hold.
+#[derive(Debug)]
+struct SameKey {
+    ours: Pin,
+    provider: Arc<CryptoProvider>,
+}
+
+impl SameKey {
+    fn check(&self, shown: &CertificateDer<'_>) -> Result<(), rustls::Error> {
+        match Certificate::parse(shown) {
+            Ok(certificate) if certificate.pin == self.ours => Ok(()),
+            Ok(_) => Err(CertificateError::ApplicationVerificationFailure.into()),
+            Err(_) => Err(CertificateError::BadEncoding.into()),
+        }
+    }
+
+    fn signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, certificate, signed, &self.provider.signature_verification_algorithms)
+    }
+}
+
+/// TLS 1.2 is not spoken.
+fn never() -> Result<HandshakeSignatureValid, rustls::Error> {
+    Err(rustls::Error::General("TLS 1.2 is not spoken here".to_owned()))
+}
+
+impl ServerCertVerifier for SameKey {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        self.check(end_entity).map(|()| ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        never()
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.signature(message, certificate, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+impl ClientCertVerifier for SameKey {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        self.check(end_entity).map(|()| ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        never()
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.signature(message, certificate, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::duplex;
+    use tokio_rustls::{TlsAcceptor, TlsConnector};
+
+    use super::*;
+
+    /// Whether the two sides let each other in, and can read a byte.
+    async fn meet(server: &Trust, client: Arc<ClientConfig>) -> bool {
+        let (near, far) = duplex(64 * 1024);
+        let accepted = TlsAcceptor::from(Arc::clone(&server.server)).accept(far);
+        let name = ServerName::try_from(NAME).unwrap();
+        let connected = TlsConnector::from(client).connect(name, near);
+        let (accepted, connected) = tokio::join!(accepted, connected);
+        accepted.is_ok() && connected.is_ok()
+    }
+
+    #[tokio::test]
+    async fn holders_of_one_deployment_key_let_each_other_in_and_nobody_else() {
+        let (ours, again) = (Trust::of(&[7; 32]).unwrap(), Trust::of(&[7; 32]).unwrap());
+        assert!(meet(&ours, Arc::clone(&again.client)).await);
+        let other = Trust::of(&[8; 32]).unwrap();
+        assert!(!meet(&ours, Arc::clone(&other.client)).await);
+        assert!(!meet(&other, Arc::clone(&ours.client)).await);
+    }
+
+    #[tokio::test]
+    async fn who_shows_no_certificate_stays_outside() {
+        let ours = Trust::of(&[7; 32]).unwrap();
+        let provider = Arc::new(provider::default_provider());
+        let mut nobody = ClientConfig::builder_with_provider(Arc::clone(&provider))
+            .with_protocol_versions(&[&version::TLS13])
+            .unwrap()
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(SameKey {
+                ours: Certificate::parse(&certificate_of(&[7; 32])).unwrap().pin,
+                provider,
+            }))
+            .with_no_client_auth();
+        nobody.alpn_protocols = vec![ALPN.to_vec()];
+        assert!(!meet(&ours, Arc::new(nobody)).await);
+    }
+
+    fn certificate_of(key: &[u8; 32]) -> CertificateDer<'static> {
+        let key = derive(key).unwrap();
+        let pair = KeyPair::try_from(&PrivatePkcs8KeyDer::from(key.as_slice())).unwrap();
+        CertificateParams::new(vec![NAME.to_owned()]).unwrap().self_signed(&pair).unwrap().der().clone()
+    }
+}

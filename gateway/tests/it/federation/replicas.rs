@@ -1,0 +1,166 @@
+//! Several gateways of one deployment on one database: whichever is asked, and whichever dies.
+
+use std::net::TcpListener;
+
+use http::Method;
+use trunkline_testkit::postgres::proxy::Proxy;
+use trunkline_testkit::postgres::{self, PASSWORD, Server};
+
+use super::site::Plan;
+use super::*;
+
+/// A lease, and what a takeover may take beyond it.
+const TAKEOVER_MAX: Duration = Duration::from_secs(5);
+
+/// A plan for a replica whose store is this database.
+fn on_database(plan: Plan, store: String) -> Plan {
+    let password = plan.site().path("database.password");
+    std::fs::write(&password, PASSWORD).unwrap();
+    std::fs::set_permissions(&password, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    // Nobody else of this machine is given the port in the meantime: ports are taken in turn.
+    let listen = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    plan.configure(|config| {
+        config.store = store;
+        config.store_password_file = Some(password);
+        config.replica.listen = listen;
+        config.replica.advertise = listen.to_string();
+    })
+}
+
+fn database() -> (&'static Server, String) {
+    let server = postgres::shared();
+    let url = server.url(&server.database());
+    (server, url)
+}
+
+/// Two replicas of a domain: the first one leads.
+async fn two_replicas(domain: &str) -> (Site, Site) {
+    let (_, url) = database();
+    let first = on_database(Plan::new(domain), url.clone()).start().await;
+    let second = on_database(Plan::replica_of(&first), url).start().await;
+    assert_eq!((standing(&first).await, standing(&second).await), ("leading".into(), "following".into()));
+    (first, second)
+}
+
+/// What a replica says that it does.
+async fn standing(site: &Site) -> String {
+    let (_, metrics) = site.admin(Method::GET, "/metrics", &Value::Null).await;
+    let metrics = metrics.as_str().unwrap_or_default();
+    let line =
+        metrics.lines().find(|line| line.starts_with("trunkline_gateway_standing{") && line.ends_with(" 1"));
+    line.and_then(|line| line.split('"').nth(1)).unwrap_or("unknown").to_owned()
+}
+
+async fn stands(site: &Site, expected: &str) -> Duration {
+    eventually(expected, async || standing(site).await == expected).await
+}
+
+/// Writes from one user of a deployment to another: in at one replica, out at another.
+async fn exchange(through: &Site, out_of: &Site) {
+    let (status, result) = through.api.submit(&through.user("ann"), &through.user("bob")).await;
+    assert_eq!(status, 202, "{result}");
+    assert_eq!(out_of.api.receive().await["id"], result["id"]);
+    assert_eq!(out_of.api.receipt().await["id"], result["id"]);
+}
+
+#[tokio::test]
+async fn every_replica_takes_submissions_and_hands_out_what_came() {
+    let (first, second) = two_replicas("alpha.test").await;
+    exchange(&first, &second).await;
+    exchange(&second, &first).await;
+    exchange(&second, &second).await;
+    assert!(!second.path("data/bootstrap.json").exists(), "its copy is out of date");
+}
+
+#[tokio::test]
+async fn operators_may_ask_any_replica_and_find_there_what_they_changed() {
+    let (first, second) = two_replicas("alpha.test").await;
+    for round in 0..5 {
+        let label = format!("night-{round}");
+        let made = second.post("/admin/v1/tokens", json!({ "label": label, "role": "viewer" })).await;
+        let token = made["token"].as_str().unwrap().to_owned();
+        for site in [&second, &first] {
+            let (status, tokens) =
+                site.admin_with(&token, Method::GET, "/admin/v1/status", &Value::Null).await;
+            assert_eq!(status, 200, "{tokens}");
+        }
+    }
+    let network = json!({ "id": "lab", "local_domains": ["lab.alpha.test"] });
+    second.post("/admin/v1/networks", network).await;
+    let made = second.post("/admin/v1/networks/lab/tokens", json!({})).await;
+    let lab = second.api.with_token(made["token"].as_str().unwrap());
+    assert_eq!(lab.submit("eve@lab.alpha.test", &second.user("ann")).await.0, 202);
+    assert_eq!(first.api.receive().await["from"], "eve@lab.alpha.test");
+}
+
+#[tokio::test]
+async fn a_peers_link_that_comes_in_at_a_follower_carries_envelopes_both_ways() {
+    // Of two connections the one that the smaller domain dialled stays.
+    let (first, second) = two_replicas("zeta.test").await;
+    let beta = Site::new("beta.test").await;
+    first.door.set_target(second.link_address());
+    peer(&first, &beta).await;
+    for (from, to, out_of) in [(&beta, &second, &first), (&first, &beta, &beta), (&second, &beta, &beta)] {
+        let (status, result) = from.api.submit(&from.user("ann"), &to.user("bob")).await;
+        assert_eq!(status, 202, "{result}");
+        assert_eq!(out_of.api.receive().await["id"], result["id"]);
+        assert_eq!(from.api.receipt().await["state"], "delivered");
+    }
+    // The link is at the follower: without it, it is gone.
+    let mut second = second;
+    second.crash().await;
+    eventually("the link is down", async || !first.is_up(&beta).await).await;
+    first.door.set_target(first.link_address());
+    first.up(&beta).await;
+}
+
+#[tokio::test]
+async fn when_the_leader_dies_a_follower_takes_over_and_nothing_is_lost() {
+    let (mut first, second) = two_replicas("alpha.test").await;
+    let beta = Site::new("beta.test").await;
+    peer(&first, &beta).await;
+    let (load, reader) = (Load::start(&second, &beta), Reader::start(&beta));
+    reader.more(20).await;
+    first.crash().await;
+    assert!(stands(&second, "leading").await < TAKEOVER_MAX);
+    first.door.set_target(second.link_address());
+    reader.more(20).await;
+    first.start().await;
+    stands(&first, "following").await;
+    exchange(&first, &first).await;
+    reader.finish(load.stop().await).await;
+}
+
+#[tokio::test]
+async fn a_replica_without_its_database_acknowledges_nothing_and_comes_back_as_a_follower() {
+    let (server, url) = database();
+    let proxy = Proxy::start(server.port()).unwrap();
+    let through_proxy = url.replace(&server.port().to_string(), &proxy.port().to_string());
+    let first = on_database(Plan::new("alpha.test"), through_proxy).start().await;
+    let second = on_database(Plan::replica_of(&first), url).start().await;
+    exchange(&second, &first).await;
+    proxy.close();
+    let (ann, bob) = (first.user("ann"), first.user("bob"));
+    let going_on = async {
+        assert!(stands(&second, "leading").await < TAKEOVER_MAX);
+        exchange(&second, &second).await;
+    };
+    let ((status, problem), ()) = tokio::join!(first.api.submit(&ann, &bob), going_on);
+    assert_eq!((status, &problem["type"]), (503, &json!("urn:trunkline:problem:storage")));
+    proxy.open();
+    stands(&first, "following").await;
+    exchange(&first, &second).await;
+}
+
+#[tokio::test]
+async fn a_replica_that_stops_hands_over_at_once() {
+    let (mut first, mut second) = two_replicas("alpha.test").await;
+    for _ in 0..2 {
+        first.stop().await;
+        assert!(stands(&second, "leading").await < Duration::from_secs(2));
+        exchange(&second, &second).await;
+        first.start().await;
+        stands(&first, "following").await;
+        std::mem::swap(&mut first, &mut second);
+    }
+}
