@@ -14,6 +14,7 @@ mod networks;
 mod operators;
 mod peering;
 mod policies;
+mod recorded;
 mod refusals;
 mod scene;
 mod simulation;

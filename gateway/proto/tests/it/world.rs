@@ -179,6 +179,8 @@ pub(crate) struct World {
     partitions: BTreeMap<(usize, usize), u64>,
     /// Frames as they left, for tests that look: from, to, channel, body.
     pub(crate) sniffed: Option<Vec<(usize, usize, Channel, Body)>>,
+    /// Links as they came up: where, and how.
+    pub(crate) opened: Vec<(usize, Opened)>,
     /// Changes frames as they leave a node.
     pub(crate) tamper: Option<Tamper>,
     /// Tells what happens, for whoever replays a seed.
@@ -260,6 +262,7 @@ impl World {
             mute: BTreeSet::new(),
             partitions: BTreeMap::new(),
             sniffed: None,
+            opened: Vec::new(),
             tamper: None,
             verbose: std::env::var_os("TRUNKLINE_SIM_VERBOSE").is_some(),
             agenda: BTreeMap::new(),
@@ -362,6 +365,7 @@ impl World {
                 }
                 (this.open, this.seen) = (true, true);
                 self.nodes[node].links.insert(link, (wire, end));
+                self.opened.push((node, (*opened).clone()));
                 self.with_core(node, |core, now| core.handle_opened(now, link, *opened));
             }
             Event::Frame { wire, end, channel, mut bytes } => {

@@ -398,7 +398,11 @@ impl Writer {
         let mut sealer = Sealer { cipher: &current.cipher, block, header, buffer: &mut self.buffer };
         let heads = sealer.heads(records).map_err(unfit)?.to_vec();
         let mut body = Vec::new();
-        sealer.bodies(records, |_, part| Ok(body.extend_from_slice(part))).map_err(unfit)?;
+        let keep = |_, part: &[u8]| {
+            body.extend_from_slice(part);
+            Ok(())
+        };
+        sealer.bodies(records, keep).map_err(unfit)?;
         let bytes = heads.len().saturating_add(body.len());
         if !self.ring.used(header.key) || !self.ledger.add(block, header.key, bytes as u64) {
             return Err(refused("its data key or its part is gone"));

@@ -69,6 +69,26 @@ fn a_commit_whose_outcome_stays_unknown_is_not_acknowledged_and_whole_or_not_the
 }
 
 #[test]
+fn tables_of_the_next_release_serve_this_one() {
+    let database = Database::new();
+    let store = PostgresStore::open(&database.options(7)).unwrap();
+    commit(&store, vec![append(INBOX, 1, 3, 100), put("a", "b")]).unwrap();
+    let model = Model::of(&store);
+    // As the next one may change them while this one runs: something is added, nothing taken away.
+    database.sql(
+        "BEGIN; INSERT INTO schema_versions (part, version) VALUES ('gateway', 99);
+         ALTER TABLE blocks ADD COLUMN more bytea; ALTER TABLE leases ADD COLUMN more text DEFAULT 'x';
+         ALTER TABLE state ADD COLUMN more integer; CREATE TABLE more (more integer); COMMIT",
+    );
+    commit(&store, vec![append(INBOX, 4, 3, 100), put("c", "d")]).unwrap();
+    drop(store);
+    let store = PostgresStore::open(&database.options(7)).unwrap();
+    assert_ne!(Model::of(&store), model);
+    assert_eq!(seqs(&read(&store, INBOX, 0)), [1, 2, 3, 4, 5, 6]);
+    assert_eq!(database.sql("SELECT max(version) FROM schema_versions WHERE part = 'gateway'"), "99");
+}
+
+#[test]
 fn reads_and_commits_go_on_after_an_outage() {
     let (proxy, options) = behind_proxy(&Database::new(), PATIENCE);
     let store = PostgresStore::open(&options).unwrap();
