@@ -479,8 +479,12 @@ impl Driver {
                 self.mode = Mode::Leading(leading);
                 self.stand(Standing::Leading);
             }
-            Ok(Found::Leader(leader, news)) => {
+            Ok(Found::Leader(leader, mut news)) => {
                 info!(leader = leader.address(), "another replica leads");
+                // Known before anybody is let in.
+                if let Ok(News::Directory(version, directory)) = news.try_recv() {
+                    self.publish(*directory, Some(version));
+                }
                 let standing = Standing::Following(leader.clone());
                 self.mode = Mode::Following(Following { leader, news, relays: HashMap::new() });
                 self.stand(standing);

@@ -291,7 +291,7 @@ impl Gateway {
         let link_events = driver.link_events();
         let (stop_driver, driver_stop) = watch::channel(false);
         let mut driver = tokio::spawn(driver.run(Arc::clone(&links), driver_stop));
-        if replica.is_none() {
+        if matches!(hub.standing(), Standing::Leading) {
             bootstrap(&config.data_dir, &hub).await?;
         }
 

@@ -18,7 +18,7 @@ const SILENCE_MAX: Duration = Duration::from_secs(5);
 /// What a transaction of ours may take, and wait for a lock, and idle, before the server ends it: nothing that is
 /// left behind by a connection that broke may hold a row for long.
 const SESSION: &str = "SET statement_timeout = '15s'; SET lock_timeout = '5s'; \
-    SET idle_in_transaction_session_timeout = '5s'";
+    SET idle_in_transaction_session_timeout = '2s'";
 
 /// How long the server may take for one transaction before the connection is given up. Above what the server itself
 /// allows it ([`SESSION`]).

@@ -7,10 +7,12 @@
 //! - [`shaper`]: a slow, lossy, breakable network between real UDP and TCP sockets
 //! - [`disk`]: a disk that forgets what was not synced, and fails where it is told to
 //! - [`postgres`]: a PostgreSQL server, and a proxy that cuts its connections at the worst moment
+//! - [`secluded`]: a network of a test's own, with a firewall
 
 pub mod clock;
 pub mod disk;
 pub mod postgres;
 pub mod rng;
+pub mod secluded;
 pub mod seeds;
 pub mod shaper;

@@ -174,7 +174,7 @@ impl Server {
     fn run_on(&self, port: u16) -> io::Result<()> {
         // Without fsync: it is the machine that may not crash, not the server.
         let options = format!(
-            "-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories= -c fsync=off \
+            "-p {port} -c listen_addresses=127.0.0.1,127.0.0.2 -c unix_socket_directories= -c fsync=off \
              -c shared_buffers=32MB -c max_connections=200"
         );
         let log = self.dir.join("log");

@@ -19,6 +19,7 @@ use tokio::sync::oneshot;
 use trunkline_common::token;
 use trunkline_gateway_proto::store::{Commit, Record, Recovered, Stream};
 use trunkline_postgres::Access;
+use trunkline_postgres::access::ANSWER_MAX;
 use zeroize::Zeroizing;
 
 use super::batch::{self, stopped};
@@ -61,6 +62,8 @@ struct Place {
     address: Option<String>,
     lease: Duration,
     patience: Duration,
+    /// How long one answer of the server is waited for.
+    answer: Duration,
 }
 
 impl Options {
@@ -69,8 +72,16 @@ impl Options {
     pub fn new(access: Access, deployment_key: Zeroizing<[u8; 32]>) -> Self {
         let name = access.name();
         let holder = token::random();
-        let place =
-            Place { name, access, deployment_key, holder, address: None, lease: LEASE, patience: PATIENCE };
+        let place = Place {
+            name,
+            access,
+            deployment_key,
+            holder,
+            address: None,
+            lease: LEASE,
+            patience: PATIENCE,
+            answer: ANSWER_MAX,
+        };
         Self { place: Arc::new(place) }
     }
 
@@ -82,7 +93,17 @@ impl Options {
     /// For one of several replicas, which the others ask at `address` while it holds the store.
     #[must_use]
     pub fn among_replicas(self, address: String) -> Self {
-        Self { place: Arc::new(Place { address: Some(address), ..(*self.place).clone() }) }
+        // Who cannot reach the database for the time of a lease has lost it by then.
+        let (lease, patience, answer) = (LEASE, LEASE, LEASE);
+        Self {
+            place: Arc::new(Place {
+                address: Some(address),
+                lease,
+                patience,
+                answer,
+                ..(*self.place).clone()
+            }),
+        }
     }
 
     /// With other times than [`LEASE`] and [`PATIENCE`], for tests.

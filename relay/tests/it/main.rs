@@ -14,6 +14,5 @@ mod interop;
 mod moves;
 mod networks;
 mod process;
-mod secluded;
 mod tcp;
 mod web;

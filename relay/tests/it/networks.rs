@@ -1,5 +1,5 @@
 //! Calls of real browsers over networks that do not let everything through, and whose parts go away: each test in a
-//! network of its own (see `secluded`).
+//! network of its own (see [`trunkline_testkit::secluded`]).
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use trunkline_browser::{Browser, Page};
 use crate::calls::{KEY, PATIENCE, create, decodes, errors, invitation, join, start_browser};
 use crate::moves::{Deployment, through};
 use crate::process::{INGRESS_TCP_PORT, Relay};
-use crate::secluded::{self, Firewall};
+use trunkline_testkit::secluded::{self, Firewall};
 
 /// The TCP port of nodes here. Nobody else is in their network.
 const TCP_PORT: u16 = 4443;

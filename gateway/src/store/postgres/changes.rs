@@ -37,98 +37,83 @@ pub(super) struct Changes {
     pub(super) oldest: BlockNumber,
 }
 
+/// What has a value, with its value, and what has none any more.
+fn part<'a, K>(entries: impl Iterator<Item = (K, Option<&'a [u8]>)>) -> (Vec<K>, Vec<&'a [u8]>, Vec<K>) {
+    let (mut keys, mut values, mut none) = (Vec::new(), Vec::new(), Vec::new());
+    for (key, value) in entries {
+        match value {
+            Some(value) => {
+                keys.push(key);
+                values.push(value);
+            }
+            None => none.push(key),
+        }
+    }
+    (keys, values, none)
+}
+
+fn numbers<'a>(blocks: impl Iterator<Item = &'a BlockNumber>) -> Vec<i64> {
+    blocks.map(|block| signed(*block)).collect()
+}
+
 /// Numbers as the database keeps them. Ours stay far below the sign.
 pub(super) fn signed(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
 impl Changes {
-    /// Writes all of it within a transaction that began, one statement behind the other without waiting for answers.
+    /// Writes all of it within a transaction that began. Every statement is sent when this is first polled, one behind the
+    /// other, so that what is sent next comes after them.
     pub(super) async fn write(&self, session: &Session, lease: Lease) -> Result<(), Trouble> {
         let mut writes: Vec<BoxFuture<'_, Result<(), Trouble>>> = Vec::new();
         if self.begins.is_some() || !self.dropped.is_empty() {
             writes.push(self.write_parts(session, lease).boxed());
         }
         if !self.blocks.is_empty() {
-            writes.push(self.write_blocks(session).boxed());
+            let rows = self.blocks.values();
+            let heads: Vec<&[u8]> = rows.clone().map(|row| row.heads.as_slice()).collect();
+            let bodies: Vec<&[u8]> = rows.map(|row| row.body.as_slice()).collect();
+            let blocks = numbers(self.blocks.keys());
+            writes.push(
+                async move {
+                    session.execute(&session.append, &[&self.part, &blocks, &heads, &bodies]).await
+                }
+                .boxed(),
+            );
         }
         if !self.cursors.is_empty() {
             let streams: Vec<&[u8]> = self.cursors.keys().map(<[u8; _]>::as_slice).collect();
-            let blocks: Vec<i64> = self.cursors.values().map(|block| signed(*block)).collect();
-            writes.push(
-                async move {
-                    session.client.execute(&session.cursors, &[&streams, &blocks]).await?;
-                    Ok(())
-                }
-                .boxed(),
-            );
+            let blocks = numbers(self.cursors.values());
+            writes.push(async move { session.execute(&session.cursors, &[&streams, &blocks]).await }.boxed());
         }
         if !self.gone.is_empty() {
             let parts: Vec<i64> = self.gone.values().copied().collect();
-            let blocks: Vec<i64> = self.gone.keys().map(|block| signed(*block)).collect();
-            writes.push(
-                async move {
-                    session.client.execute(&session.gone, &[&parts, &blocks]).await?;
-                    Ok(())
-                }
-                .boxed(),
-            );
+            let blocks = numbers(self.gone.keys());
+            writes.push(async move { session.execute(&session.gone, &[&parts, &blocks]).await }.boxed());
         }
-        if !self.state.is_empty() {
-            writes.push(self.write_state(session).boxed());
-        }
-        if !self.slots.is_empty() {
-            writes.push(self.write_slots(session, lease).boxed());
-        }
-        join_all(writes).await.into_iter().collect()
-    }
-
-    async fn write_blocks(&self, session: &Session) -> Result<(), Trouble> {
-        let blocks: Vec<i64> = self.blocks.keys().map(|block| signed(*block)).collect();
-        let heads: Vec<&[u8]> = self.blocks.values().map(|row| row.heads.as_slice()).collect();
-        let bodies: Vec<&[u8]> = self.blocks.values().map(|row| row.body.as_slice()).collect();
-        session.client.execute(&session.append, &[&self.part, &blocks, &heads, &bodies]).await?;
-        Ok(())
-    }
-
-    async fn write_state(&self, session: &Session) -> Result<(), Trouble> {
-        let (mut keys, mut values, mut deleted) = (Vec::new(), Vec::new(), Vec::new());
-        for (key, value) in &self.state {
-            match value {
-                Some(value) => {
-                    keys.push(key.as_slice());
-                    values.push(value.as_slice());
-                }
-                None => deleted.push(key.as_slice()),
-            }
-        }
+        let state = self.state.iter().map(|(key, value)| (key.as_slice(), value.as_deref()));
+        let (keys, values, deleted) = part(state);
         if !keys.is_empty() {
-            session.client.execute(&session.put, &[&keys, &values]).await?;
+            writes.push(async move { session.execute(&session.put, &[&keys, &values]).await }.boxed());
         }
         if !deleted.is_empty() {
-            session.client.execute(&session.delete, &[&deleted]).await?;
+            writes.push(async move { session.execute(&session.delete, &[&deleted]).await }.boxed());
         }
-        Ok(())
-    }
-
-    async fn write_slots(&self, session: &Session, lease: Lease) -> Result<(), Trouble> {
-        let (mut slots, mut contents, mut emptied) = (Vec::new(), Vec::new(), Vec::new());
-        for (slot, content) in &self.slots {
-            match content {
-                Some(content) => {
-                    slots.push(*slot);
-                    contents.push(content.as_slice());
-                }
-                None => emptied.push(*slot),
-            }
-        }
+        let slots = self.slots.iter().map(|(slot, content)| (*slot, content.as_deref()));
+        let (slots, contents, emptied) = part(slots);
+        let lease = lease.lease;
         if !slots.is_empty() {
-            session.client.execute(&session.put_slots, &[&lease.lease, &slots, &contents]).await?;
+            writes.push(
+                async move { session.execute(&session.put_slots, &[&lease, &slots, &contents]).await }
+                    .boxed(),
+            );
         }
         if !emptied.is_empty() {
-            session.client.execute(&session.delete_slots, &[&lease.lease, &emptied]).await?;
+            writes.push(
+                async move { session.execute(&session.delete_slots, &[&lease, &emptied]).await }.boxed(),
+            );
         }
-        Ok(())
+        join_all(writes).await.into_iter().collect()
     }
 
     /// Tables come and go here: once an hour, or every so many bytes. In one message: it must be in front of the

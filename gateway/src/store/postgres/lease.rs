@@ -8,6 +8,7 @@
 use std::time::Duration;
 
 use trunkline_postgres::client::Client;
+use trunkline_postgres::client::error::SqlState;
 
 use super::super::StoreError;
 use super::Place;
@@ -80,13 +81,18 @@ impl Lease {
         }
     }
 
-    /// The first statement of a transaction, the next one under this lease. Answers whether the lease is still ours.
-    pub(super) async fn fence(self, session: &Session, block: i64, lasts: Duration) -> Result<bool, Trouble> {
+    /// The first statement of a transaction, the next one under this lease. When the lease is not ours any more, it fails
+    /// at the server, by a division by zero, and the transaction with it.
+    pub(super) async fn fence(self, session: &Session, block: i64, lasts: Duration) -> Result<(), Trouble> {
         let commits = self.commits.checked_add(1).ok_or_else(exhausted)?;
         let seconds = lasts.as_secs_f64();
         let parameters: [&(dyn trunkline_postgres::client::types::ToSql + Sync); 5] =
             [&self.lease, &self.token, &commits, &block, &seconds];
-        Ok(session.client.execute(&session.fence, &parameters).await? == 1)
+        match session.client.execute(&session.fence, &parameters).await {
+            Ok(_) => Ok(()),
+            Err(error) if error.code() == Some(&SqlState::DIVISION_BY_ZERO) => Err(Trouble::Fenced),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// What became of the transaction after [`Self::commits`], whose answer was not heard. No transaction of ours

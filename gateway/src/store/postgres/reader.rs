@@ -8,7 +8,6 @@ use tokio::sync::mpsc::{Sender, UnboundedReceiver};
 use tokio::sync::{Mutex, oneshot};
 use tokio::time::{Instant, sleep, timeout};
 use trunkline_gateway_proto::store::{Record, Recovered, Stream};
-use trunkline_postgres::access::ANSWER_MAX;
 use trunkline_postgres::client::{self, Client, Statement};
 
 use super::super::StoreError;
@@ -127,7 +126,7 @@ impl Reader {
             if let Some(failed) = self.failed.get() {
                 return Err(failed.clone());
             }
-            let read = timeout(ANSWER_MAX, self.read_once(stream, from_seq, bytes_max)).await;
+            let read = timeout(self.place.answer, self.read_once(stream, from_seq, bytes_max)).await;
             let late = || Err(Unread::Trouble(Trouble::Passing("it does not answer".to_owned())));
             match read.unwrap_or_else(|_| late()) {
                 Ok(records) => return Ok(records),

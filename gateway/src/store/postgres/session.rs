@@ -2,6 +2,7 @@
 
 use tracing::warn;
 use trunkline_postgres::Failure;
+use trunkline_postgres::client::types::ToSql;
 use trunkline_postgres::client::{self, Client, Statement};
 
 use super::super::StoreError;
@@ -75,9 +76,11 @@ impl Session {
         let prepare = async |text: &str| client.prepare(text).await;
         Ok(Self {
             fence: prepare(
-                "UPDATE leases SET commits = $3::bigint, block = $4::bigint,
-                    expires = clock_timestamp() + $5::float8 * interval '1 second'
-                 WHERE lease = $1 AND token = $2 AND commits = $3::bigint - 1",
+                "WITH ours AS (
+                     UPDATE leases SET commits = $3::bigint, block = $4::bigint,
+                         expires = clock_timestamp() + $5::float8 * interval '1 second'
+                     WHERE lease = $1 AND token = $2 AND commits = $3::bigint - 1 RETURNING lease
+                 ) SELECT 1 / count(*) FROM ours",
             )
             .await?,
             append: prepare(
@@ -108,5 +111,15 @@ impl Session {
                 .await?,
             client,
         })
+    }
+
+    /// Carries out a statement, whose answer is of no interest.
+    pub(super) async fn execute(
+        &self,
+        statement: &Statement,
+        parameters: &[&(dyn ToSql + Sync)],
+    ) -> Result<(), Trouble> {
+        self.client.execute(statement, parameters).await?;
+        Ok(())
     }
 }

@@ -11,7 +11,6 @@ use tracing::{error, info, warn};
 use trunkline_common::token;
 use trunkline_gateway_proto::store::{Commit, Op, Record, Stream};
 use trunkline_gateway_proto::time::Time;
-use trunkline_postgres::access::ANSWER_MAX;
 use trunkline_postgres::schema::migrate;
 
 use super::super::StoreError;
@@ -223,7 +222,7 @@ impl Writer {
         let started = Instant::now();
         let mut wait = RETRY_MIN;
         loop {
-            let tried = timeout(ANSWER_MAX, self.attempt(changes)).await;
+            let tried = timeout(self.place.answer, self.attempt(changes)).await;
             match tried.unwrap_or_else(|_| Err(Trouble::Passing("it does not answer".to_owned()))) {
                 Ok(()) => break,
                 Err(Trouble::Passing(why)) => {
@@ -258,18 +257,18 @@ impl Writer {
         };
         let block = signed(self.index.lock().last());
         let client = &session.client;
-        let (begun, ours, written) = tokio::join!(
+        // One round trip: what fails makes all after it fail, and of COMMIT a ROLLBACK.
+        let (begun, fenced, written, committed) = tokio::join!(
             biased;
             client.batch_execute("BEGIN ISOLATION LEVEL READ COMMITTED"),
             self.lease.fence(session, block, self.place.lease),
             changes.write(session, self.lease),
+            client.batch_execute("COMMIT"),
         );
         begun?;
-        if !ours? {
-            return Err(Trouble::Fenced);
-        }
+        fenced?;
         written?;
-        Ok(client.batch_execute("COMMIT").await?)
+        Ok(committed?)
     }
 
     /// Learns which blocks there are and which keys they need, seals the state anew, and destroys other keys.

@@ -5,6 +5,7 @@ use std::net::TcpListener;
 use http::Method;
 use trunkline_testkit::postgres::proxy::Proxy;
 use trunkline_testkit::postgres::{self, PASSWORD, Server};
+use trunkline_testkit::secluded::{self, Firewall};
 
 use super::site::Plan;
 use super::*;
@@ -152,6 +153,39 @@ async fn a_replica_without_its_database_acknowledges_nothing_and_comes_back_as_a
     proxy.open();
     stands(&first, "following").await;
     exchange(&first, &second).await;
+}
+
+#[test]
+fn a_replica_whose_network_swallows_its_database_stops_acknowledging_and_rejoins_when_it_heals() {
+    let name = "federation::replicas::a_replica_whose_network_swallows_its_database_stops_acknowledging_and_rejoins_when_it_heals";
+    secluded::run(name, async || {
+        let firewall = Firewall::open();
+        let server = Server::start();
+        let url = server.url(&server.database());
+        // The first one's way to the database is its own.
+        let far = url.replace("127.0.0.1", "127.0.0.2");
+        let first = on_database(Plan::new("zeta.test"), far).start().await;
+        let second = on_database(Plan::replica_of(&first), url).start().await;
+        let beta = Site::new("beta.test").await;
+        peer(&first, &beta).await;
+        exchange(&second, &first).await;
+        let (load, reader) = (Load::start(&beta, &second), Reader::start(&second));
+        reader.more(20).await;
+
+        firewall.drop("ip daddr 127.0.0.2");
+        assert!(stands(&second, "leading").await < TAKEOVER_MAX);
+        let (status, _) = first.api.submit(&first.user("ann"), &first.user("bob")).await;
+        assert_eq!(status, 503, "what it says cannot be durable");
+        reader.more(20).await;
+        assert_eq!(first.readiness().await.0, 503);
+        assert!(firewall.dropped() > 0, "else nothing was cut off");
+
+        firewall.lift();
+        stands(&first, "following").await;
+        let (status, _) = first.api.submit(&first.user("ann"), &beta.user("bob")).await;
+        assert_eq!(status, 202);
+        reader.finish(load.stop().await).await;
+    });
 }
 
 #[tokio::test]

@@ -1,22 +1,24 @@
 //! A network of a test's own: a namespace that has nothing but loopback, in which packets can be dropped as a firewall
-//! would. A test starts itself again in there; everything it starts (relays, browsers) is in there with it.
+//! would. A test starts itself again in there; everything it starts (gateways, relays, browsers) is in there with it.
 
 use std::env;
+use std::fs;
 use std::future::Future;
+use std::os::unix::fs::MetadataExt;
 use std::process::Command;
 
 /// Says to a test that it has started itself again.
 const INSIDE: &str = "TRUNKLINE_TEST_SECLUDED";
 
 /// Runs `body` in a namespace of its own. `test` is the test's whole name, as the test runner knows it.
-pub(crate) fn run<F: Future<Output = ()>>(test: &str, body: impl FnOnce() -> F) {
+///
+/// # Panics
+/// When the test fails in there, or `unshare` or `ip` are missing.
+pub fn run<F: Future<Output = ()>>(test: &str, body: impl FnOnce() -> F) {
     if env::var_os(INSIDE).is_none() {
         // Who is not root becomes it in a namespace of users as well.
-        let flags: &[&str] = if rustix::process::getuid().is_root() {
-            &["--net"]
-        } else {
-            &["--user", "--map-root-user", "--net"]
-        };
+        let root = fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0);
+        let flags: &[&str] = if root { &["--net"] } else { &["--user", "--map-root-user", "--net"] };
         let status = Command::new("unshare")
             .args(flags)
             .arg(env::current_exe().unwrap())
@@ -32,34 +34,52 @@ pub(crate) fn run<F: Future<Output = ()>>(test: &str, body: impl FnOnce() -> F) 
 }
 
 /// A firewall in front of everything in the namespace.
-pub(crate) struct Firewall;
+#[derive(Debug)]
+pub struct Firewall;
 
 impl Firewall {
     /// One that lets everything through.
-    pub(crate) fn open() -> Self {
+    ///
+    /// # Panics
+    /// When `nft` is missing.
+    #[must_use]
+    pub fn open() -> Self {
         shell("nft", "add table inet test");
         shell("nft", "add chain inet test input { type filter hook input priority 0; }");
         Self
     }
 
     /// Drops what matches, from now on, such as `udp dport 16384-19999`.
-    pub(crate) fn drop(&self, what: &str) {
+    ///
+    /// # Panics
+    /// When that is no rule.
+    pub fn drop(&self, what: &str) {
         shell("nft", &format!("add rule inet test input {what} counter drop"));
     }
 
     /// Drops connectivity checks that are sent over TCP in clear, as networks that only let TLS through do: the magic
     /// cookie of STUN behind the length and the header's first four bytes. A TCP header with timestamps has 32 bytes.
-    pub(crate) fn drop_clear_checks_over_tcp(&self, port: u16) {
+    ///
+    /// # Panics
+    /// When `nft` is missing.
+    pub fn drop_clear_checks_over_tcp(&self, port: u16) {
         self.drop(&format!("tcp dport {port} @th,304,32 0x2112a442"));
     }
 
     /// Lets everything through again.
-    pub(crate) fn lift(&self) {
+    ///
+    /// # Panics
+    /// When `nft` is missing.
+    pub fn lift(&self) {
         shell("nft", "flush chain inet test input");
     }
 
     /// Packets dropped so far.
-    pub(crate) fn dropped(&self) -> u64 {
+    ///
+    /// # Panics
+    /// When `nft` is missing.
+    #[must_use]
+    pub fn dropped(&self) -> u64 {
         let rules = shell("nft", "list chain inet test input");
         let counts = rules.split("counter packets ").skip(1);
         counts.filter_map(|rest| rest.split(' ').next()?.parse::<u64>().ok()).sum()
