@@ -29,6 +29,12 @@ const YOUTH_MS_MAX: u64 = 1000;
 /// Of the failures that are no promotion, so many are the database's.
 const DATABASE_SHARE: f64 = 0.25;
 
+/// Of the database's failures, so many are long.
+const LONG_SHARE: f64 = 0.2;
+
+/// Between these, a database stays down for long: gateways give up and end, and are started again.
+const LONG_MS: std::ops::Range<u64> = 6000..8000;
+
 /// Of the killed gateways, after so many another one follows at once.
 const PAIR_SHARE: f64 = 0.25;
 
@@ -63,6 +69,8 @@ pub(crate) struct FaultsReport {
     gateway_pair: Option<PausesReport>,
     /// The database's server ended as in a crash, and was started again.
     database: Option<PausesReport>,
+    /// The same for longer than gateways wait for it.
+    database_long: Option<PausesReport>,
     /// It ended so, and its standby took over.
     promotion: Option<PausesReport>,
     /// Gateways that ended by themselves because the database was away, and were started again.
@@ -76,12 +84,16 @@ impl FaultsReport {
     }
 }
 
+/// How many kinds of failures there are.
+const KINDS: usize = 5;
+
 /// A kind of failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Gateway,
     GatewayPair,
     Database,
+    DatabaseLong,
     Promotion,
 }
 
@@ -93,7 +105,7 @@ impl Faults<'_> {
     pub(crate) async fn run(mut self, seed: u64) -> Result<FaultsReport, LoadError> {
         let mut rng = Rng::new(seed);
         let progress = Progress::new("kills", u64::from(self.kills));
-        let (mut pauses, mut gateways_ended, mut killed) = (<[Pauses; 4]>::default(), 0, 0);
+        let (mut pauses, mut gateways_ended, mut killed) = (<[Pauses; KINDS]>::default(), 0, 0);
         while killed < self.kills {
             tokio::time::sleep(up_to_ms(&mut rng, LIFE_MS_MAX)).await;
             let promote_every = if self.database.has_standby() { self.promote_every } else { 0 };
@@ -105,7 +117,8 @@ impl Faults<'_> {
                     tokio::time::sleep(up_to_ms(&mut rng, YOUTH_MS_MAX)).await;
                     first + self.kill(&mut rng).await?
                 }
-                Kind::Database => self.crash(&mut rng).await?,
+                Kind::Database => self.crash(up_to_ms(&mut rng, DOWN_MS_MAX)).await?,
+                Kind::DatabaseLong => self.crash(Duration::from_millis(rng.range(LONG_MS))).await?,
                 Kind::Promotion => self.promote().await?,
             };
             gateways_ended += self.resumed(&mut pauses, kind).await?;
@@ -121,8 +134,9 @@ impl Faults<'_> {
             gateways_ended += u32::from(gateway.revive()?);
             gateway.ready().await?;
         }
-        let [gateway, gateway_pair, database, promotion] = pauses.map(|pauses| pauses.report());
-        Ok(FaultsReport { gateway, gateway_pair, database, promotion, gateways_ended })
+        let [gateway, gateway_pair, database, database_long, promotion] =
+            pauses.map(|pauses| pauses.report());
+        Ok(FaultsReport { gateway, gateway_pair, database, database_long, promotion, gateways_ended })
     }
 
     /// kill -9 of one of the gateways, which is started again after a while.
@@ -140,9 +154,9 @@ impl Faults<'_> {
         Ok(1)
     }
 
-    async fn crash(&mut self, rng: &mut Rng) -> Result<u32, LoadError> {
+    async fn crash(&mut self, down: Duration) -> Result<u32, LoadError> {
         self.end_database().await?;
-        tokio::time::sleep(up_to_ms(rng, DOWN_MS_MAX)).await;
+        tokio::time::sleep(down).await;
         self.database.restart().await?;
         Ok(1)
     }
@@ -163,7 +177,7 @@ impl Faults<'_> {
     }
 
     /// Waits until both flows move again, and notes how long it took. Answers how many gateways ended meanwhile.
-    async fn resumed(&mut self, pauses: &mut [Pauses; 4], kind: Kind) -> Result<u32, LoadError> {
+    async fn resumed(&mut self, pauses: &mut [Pauses; KINDS], kind: Kind) -> Result<u32, LoadError> {
         let deadline = Instant::now() + RESUMES_WITHIN;
         let mut ended = 0;
         loop {
@@ -193,7 +207,9 @@ fn choose(rng: &mut Rng, killed: u32, left: u32, promote_every: u32) -> Kind {
     }
     // A pair may not step over a promotion's turn.
     let room = promote_every == 0 || killed % promote_every + 2 < promote_every;
-    match (rng.chance(DATABASE_SHARE), rng.chance(PAIR_SHARE)) {
+    let (database, long, pair) = (rng.chance(DATABASE_SHARE), rng.chance(LONG_SHARE), rng.chance(PAIR_SHARE));
+    match (database, pair) {
+        (true, _) if long => Kind::DatabaseLong,
         (true, _) => Kind::Database,
         (false, true) if left > 1 && room => Kind::GatewayPair,
         (false, _) => Kind::Gateway,
@@ -224,7 +240,8 @@ mod tests {
         let kinds = kinds(100, 10);
         let count = |kind| kinds.iter().filter(|its| **its == kind).count();
         assert_eq!(count(Kind::Promotion), 10);
-        assert!(count(Kind::Gateway) > 30 && count(Kind::GatewayPair) > 3 && count(Kind::Database) > 10);
+        assert!(count(Kind::Gateway) > 30 && count(Kind::GatewayPair) > 3);
+        assert!(count(Kind::Database) > 10 && count(Kind::DatabaseLong) > 1);
     }
 
     #[test]

@@ -96,7 +96,8 @@ impl Pauses {
         let spread = |of: fn(&Pause) -> Duration| {
             let mut sorted: Vec<Duration> = self.0.iter().map(of).collect();
             sorted.sort_unstable();
-            let median = sorted.get(sorted.len() / 2)?;
+            let middle = [sorted.len().checked_sub(1)? / 2, sorted.len() / 2];
+            let median = (*sorted.get(middle[0])? + *sorted.get(middle[1])?) / 2;
             Some(Spread { median: round(median.as_secs_f64()), max: round(sorted.last()?.as_secs_f64()) })
         };
         Some(PausesReport {
@@ -141,12 +142,12 @@ mod tests {
     fn the_report_names_the_median_and_the_longest() {
         let mut pauses = Pauses::default();
         assert_eq!(pauses.report(), None);
-        for s in [4, 1, 2] {
+        for s in [4, 1, 2, 3] {
             let pause = Duration::from_secs(s);
             pauses.add(Pause { accepted: pause, arrived: pause * 2 });
         }
         let report = pauses.report().unwrap();
-        assert_eq!(report.accepted_again_s, Spread { median: 2.0, max: 4.0 });
-        assert_eq!(report.arrived_again_s, Spread { median: 4.0, max: 8.0 });
+        assert_eq!(report.accepted_again_s, Spread { median: 2.5, max: 4.0 });
+        assert_eq!(report.arrived_again_s, Spread { median: 5.0, max: 8.0 });
     }
 }
