@@ -1,4 +1,4 @@
-//! `crash`: kill -9 of either gateway at random moments under load.
+//! `crash`: kill -9 of gateways, and of the database that they may share, at random moments under load.
 
 use std::time::Duration;
 
@@ -7,12 +7,14 @@ use serde::Serialize;
 use tokio::sync::watch;
 use trunkline_testkit::rng::Rng;
 
+use crate::database::{StoreArgs, StoreKind};
 use crate::error::LoadError;
+use crate::faults::{Faults, FaultsReport};
 use crate::fleet;
 use crate::gateway::Gateway;
 use crate::ledger::Verdict;
-use crate::messaging::MessagingServer;
 use crate::progress::Progress;
+use crate::replicas::Replicas;
 use crate::report::round;
 use crate::submit::Plan;
 use crate::{Common, Judged};
@@ -30,7 +32,7 @@ const YOUTH_MS_MAX: u64 = 60;
 /// What to kill, and how often.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct CrashArgs {
-    /// How many times one of the gateways is killed.
+    /// How many times something is killed: one of the gateways, or the database.
     #[arg(long, default_value_t = 100)]
     kills: u32,
     /// Repeats the victims and the moments of another run.
@@ -45,6 +47,12 @@ pub(crate) struct CrashArgs {
     /// Conversations each way.
     #[arg(long, default_value_t = 200)]
     conversations: u32,
+    #[command(flatten)]
+    store: StoreArgs,
+    /// With a database: every so many kills its primary's end makes a standby take over, which is there for that and
+    /// without which nothing is acknowledged; 0 for never, and no standby.
+    #[arg(long, default_value_t = 10)]
+    promote_every: u32,
 }
 
 /// What came of it.
@@ -55,6 +63,8 @@ pub(crate) struct CrashReport {
     /// Of those, while the gateway was starting.
     kills_while_starting: u32,
     seed: u64,
+    store: StoreKind,
+    replicas: u8,
     filesystem: &'static str,
     build: &'static str,
     envelopes: u64,
@@ -71,6 +81,8 @@ pub(crate) struct CrashReport {
     /// Envelopes that were handed out again, with their number, because they were not acknowledged.
     handed_out_again: u64,
     elapsed_s: f64,
+    /// With a database: what was killed, and how long nothing moved then.
+    by_kind: Option<FaultsReport>,
 }
 
 /// Runs it.
@@ -80,10 +92,19 @@ pub(crate) struct CrashReport {
 pub(crate) async fn run(common: &Common, args: &CrashArgs) -> Result<CrashReport, LoadError> {
     let seed = args.seed.unwrap_or_else(|| u64::from_le_bytes(trunkline_common::token::random::<8>()) >> 16);
     let mut fleet = common.fleet()?;
-    let alpha = fleet.deploy("alpha.test").await?;
-    let beta = fleet.deploy("beta.test").await?;
-    fleet::peer(&alpha, &beta).await?;
-    let (a, b) = (MessagingServer::start(&alpha)?, MessagingServer::start(&beta)?);
+    let mut database = fleet.database(args.store).await?;
+    if let Some(database) = &mut database
+        && (1..=args.kills).contains(&args.promote_every)
+    {
+        let port = fleet.port()?;
+        database.add_standby(fleet.root(), port).await?;
+    }
+    let replicas = args.store.replicas;
+    let (to_alpha, to_beta) = (fleet.addresses()?, fleet.addresses()?);
+    let alpha = fleet.deploy_replicas("alpha.test", to_alpha, replicas, database.as_ref()).await?;
+    let beta = fleet.deploy_replicas("beta.test", to_beta, replicas, database.as_ref()).await?;
+    fleet::peer(alpha.first()?, beta.first()?).await?;
+    let (a, b) = (alpha.messaging()?, beta.messaging()?);
     let there = a.flow_to(&b, args.conversations, args.size)?;
     let back = b.flow_to(&a, args.conversations, args.size)?;
     let started = tokio::time::Instant::now();
@@ -91,9 +112,18 @@ pub(crate) async fn run(common: &Common, args: &CrashArgs) -> Result<CrashReport
     let (stop, stopped) = watch::channel(false);
     // A batch is rarely alone: several of one conversation are on the way when the lights go out.
     let plan = Plan { batch: 8, under_way_max: 50_000, ..Plan::steady(u64::MAX, args.rate) };
-    let mut gateways = [alpha, beta];
+    let mut deployments = [alpha, beta];
     let killing = async {
-        let killed = kill_at_random(&mut gateways, args.kills, seed).await;
+        let killed = match &mut database {
+            None => kill_at_random(&mut deployments, args.kills, seed).await.map(|starting| (starting, None)),
+            Some(database) => {
+                let ledgers = [&there, &back];
+                let (deployments, kills) = (&mut deployments, args.kills);
+                let faults =
+                    Faults { deployments, database, ledgers, kills, promote_every: args.promote_every };
+                faults.run(seed).await.map(|report| (report.kills_while_starting(), Some(report)))
+            }
+        };
         stop.send_replace(true);
         killed
     };
@@ -102,7 +132,7 @@ pub(crate) async fn run(common: &Common, args: &CrashArgs) -> Result<CrashReport
         b.submit(&back, plan, stopped.clone()),
         killing
     );
-    let kills_while_starting = killed?;
+    let (kills_while_starting, by_kind) = killed?;
     let (sent_there, sent_back) = (sent_there?, sent_back?);
     let (there, back) = tokio::try_join!(a.settle(&b, &there, sent_there), b.settle(&a, &back, sent_back))?;
 
@@ -113,6 +143,8 @@ pub(crate) async fn run(common: &Common, args: &CrashArgs) -> Result<CrashReport
         kills: args.kills,
         kills_while_starting,
         seed,
+        store: args.store.store,
+        replicas,
         filesystem: fleet::filesystem(fleet.root()),
         build: crate::BUILD,
         envelopes: there.submitted.total + back.submitted.total,
@@ -126,12 +158,14 @@ pub(crate) async fn run(common: &Common, args: &CrashArgs) -> Result<CrashReport
         recognised: there.submitted.recognised + back.submitted.recognised,
         handed_out_again: a.inbox.handed_out_again() + b.inbox.handed_out_again(),
         elapsed_s: round(started.elapsed().as_secs_f64()),
+        by_kind,
     })
 }
 
 /// Kills one of the gateways again and again, and leaves both up. Answers how many deaths came while the
 /// victim was starting.
-async fn kill_at_random(gateways: &mut [Gateway; 2], kills: u32, seed: u64) -> Result<u32, LoadError> {
+async fn kill_at_random(deployments: &mut [Replicas; 2], kills: u32, seed: u64) -> Result<u32, LoadError> {
+    let mut gateways: Vec<&mut Gateway> = deployments.iter_mut().flat_map(Replicas::all).collect();
     let mut rng = Rng::new(seed);
     let progress = Progress::new("kills", u64::from(kills));
     let mut while_starting = 0;

@@ -5,10 +5,10 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
+use crate::database::{Database, Extent, StoreArgs, StoreKind};
 use crate::error::LoadError;
 use crate::fleet;
 use crate::ledger::Latency;
-use crate::messaging::MessagingServer;
 use crate::progress::Progress;
 use crate::report::{mb, round};
 use crate::shaped::Path;
@@ -48,6 +48,8 @@ pub(crate) struct EnvelopesArgs {
     /// Envelopes that may be on the way, at full speed.
     #[arg(long, default_value_t = 32_768)]
     under_way: u64,
+    #[command(flatten)]
+    store: StoreArgs,
 }
 
 /// What carries the link.
@@ -70,16 +72,22 @@ pub(crate) struct EnvelopesReport {
     rtt_ms: u64,
     loss: f64,
     transport: String,
+    store: StoreKind,
+    replicas: u8,
     filesystem: &'static str,
     build: &'static str,
     /// From the first submission to the last receipt.
     envelopes_per_s: f64,
     /// While the middle four fifths arrived; null when the run was too short.
     steady_envelopes_per_s: Option<f64>,
+    /// In each tenth of the run, by arrivals; null for one that was too short.
+    envelopes_per_s_by_tenth: Vec<Option<f64>>,
     elapsed_s: f64,
     cpu_us_per_envelope_sender: f64,
     cpu_us_per_envelope_receiver: f64,
     cpu_us_per_envelope_driver: f64,
+    /// Of all the database server's processes.
+    cpu_us_per_envelope_database: Option<f64>,
     latency_ms: Latency,
     lost: u64,
     duplicated: u64,
@@ -87,6 +95,14 @@ pub(crate) struct EnvelopesReport {
     corrupted: u64,
     receipts_delivered: u64,
     rss_mb: Rss,
+    database: Option<Databases>,
+}
+
+/// What each side's database takes at the end.
+#[derive(Clone, Copy, Debug, Serialize)]
+struct Databases {
+    sender: Extent,
+    receiver: Extent,
 }
 
 /// The most memory each side ever had, in MiB.
@@ -107,6 +123,12 @@ pub(crate) async fn run(common: &Common, args: &EnvelopesArgs) -> Result<Envelop
         loss: args.loss,
         udp: args.transport != Transport::Tcp,
     };
+    if !path.is_plain() && args.store.replicas > 1 {
+        return Err(LoadError::Usage(
+            "--rtt-ms and --loss are for one replica: only one is shaped".to_owned(),
+        ));
+    }
+    let database = fleet.database(args.store).await?;
     let (mut to_alpha, mut to_beta) = (fleet.addresses()?, fleet.addresses()?);
     let mut shapers = Vec::new();
     if !path.is_plain() {
@@ -117,15 +139,16 @@ pub(crate) async fn run(common: &Common, args: &EnvelopesArgs) -> Result<Envelop
             shapers.push(shaper);
         }
     }
-    let alpha = fleet.deploy_at("alpha.test", to_alpha).await?;
-    let beta = fleet.deploy_at("beta.test", to_beta).await?;
-    fleet::peer(&alpha, &beta).await?;
-    let transport = fleet::transport(&alpha, &beta.domain).await?;
+    let replicas = args.store.replicas;
+    let alpha = fleet.deploy_replicas("alpha.test", to_alpha, replicas, database.as_ref()).await?;
+    let beta = fleet.deploy_replicas("beta.test", to_beta, replicas, database.as_ref()).await?;
+    fleet::peer(alpha.first()?, beta.first()?).await?;
+    let transport = fleet::transport(alpha.first()?, &beta.domain).await?;
     if args.transport == Transport::Quic && transport != "quic" {
         return Err(LoadError::Usage(format!("the link came up over {transport}, not over QUIC")));
     }
 
-    let (sender, receiver) = (MessagingServer::start(&alpha)?, MessagingServer::start(&beta)?);
+    let (sender, receiver) = (alpha.messaging()?, beta.messaging()?);
     let ledger = sender.flow_to(&receiver, args.conversations, args.size)?;
     let plan = match args.rate {
         Some(rate) => Plan::steady(args.count, rate),
@@ -138,10 +161,21 @@ pub(crate) async fn run(common: &Common, args: &EnvelopesArgs) -> Result<Envelop
     };
     let _progress = Progress::of("envelopes", args.count, &ledger);
     let own = std::process::id();
+    let database_cpu = || database.as_ref().map(Database::cpu).transpose();
+    let database_before = database_cpu()?;
     let before = (alpha.usage()?.cpu, beta.usage()?.cpu, crate::procfs::usage(own)?.cpu);
     let exchange = sender.exchange(&receiver, &ledger, plan).await?;
     let (alpha_used, beta_used) = (alpha.usage()?, beta.usage()?);
     let driver_cpu = crate::procfs::usage(own)?.cpu;
+    let database_used =
+        database_cpu()?.zip(database_before).map(|(after, before)| after.saturating_sub(before));
+    let extents = match &database {
+        Some(database) => Some(Databases {
+            sender: database.extent(&alpha.domain).await?,
+            receiver: database.extent(&beta.domain).await?,
+        }),
+        None => None,
+    };
 
     let total = exchange.submitted.total;
     let elapsed_us = exchange.outcome.last_us.max(exchange.submitted.last_us) - exchange.submitted.first_us;
@@ -155,14 +189,22 @@ pub(crate) async fn run(common: &Common, args: &EnvelopesArgs) -> Result<Envelop
         rtt_ms: args.rtt_ms,
         loss: args.loss,
         transport,
+        store: args.store.store,
+        replicas,
         filesystem: fleet::filesystem(fleet.root()),
         build: crate::BUILD,
         envelopes_per_s: round(total as f64 / elapsed_s),
         steady_envelopes_per_s: ledger.rate(total / 10, total * 9 / 10).map(round),
+        envelopes_per_s_by_tenth: ledger
+            .rates_by_tenth(total)
+            .into_iter()
+            .map(|rate| rate.map(round))
+            .collect(),
         elapsed_s: round(elapsed_s),
         cpu_us_per_envelope_sender: each(alpha_used.cpu - before.0),
         cpu_us_per_envelope_receiver: each(beta_used.cpu - before.1),
         cpu_us_per_envelope_driver: each(driver_cpu - before.2),
+        cpu_us_per_envelope_database: database_used.map(each),
         latency_ms: ledger.latency(0).unwrap_or_default(),
         lost: verdict.lost,
         duplicated: verdict.duplicated,
@@ -170,6 +212,7 @@ pub(crate) async fn run(common: &Common, args: &EnvelopesArgs) -> Result<Envelop
         corrupted: verdict.corrupted + receiver.inbox.foreign(),
         receipts_delivered: exchange.outcome.delivered,
         rss_mb: Rss { sender: mb(alpha_used.rss_peak_bytes), receiver: mb(beta_used.rss_peak_bytes) },
+        database: extents,
     })
 }
 

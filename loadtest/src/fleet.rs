@@ -10,10 +10,12 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::time::Instant;
 
+use crate::database::{Database, StoreArgs, StoreKind};
 use crate::error::LoadError;
 use crate::gateway::{Addresses, Gateway, Launcher};
 use crate::http::Media;
 use crate::ports::PortBlock;
+use crate::replicas::{self, Replicas};
 
 /// How long two gateways that were just introduced may take to find each other.
 const LINK_UP_WITHIN: Duration = Duration::from_secs(30);
@@ -117,6 +119,55 @@ impl Fleet {
         let mut gateway = Gateway::init(&self.launcher, dir, domain, addresses).await?;
         gateway.up().await?;
         Ok(gateway)
+    }
+
+    /// The database that a scenario's deployments share, when their store is one.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub(crate) async fn database(&mut self, store: StoreArgs) -> Result<Option<Database>, LoadError> {
+        match store.check()?.store {
+            StoreKind::Redb => Ok(None),
+            StoreKind::Postgres => {
+                let port = self.port()?;
+                Database::start(self.root(), port).await.map(Some)
+            }
+        }
+    }
+
+    /// Makes, starts and waits for all gateways of a deployment, the first one at addresses that were chosen before.
+    ///
+    /// # Errors
+    /// When one of these fails.
+    pub(crate) async fn deploy_replicas(
+        &mut self,
+        domain: &str,
+        addresses: Addresses,
+        replicas: u8,
+        database: Option<&Database>,
+    ) -> Result<Replicas, LoadError> {
+        let dir = self.root().join(domain);
+        let first = Gateway::init(&self.launcher, dir.clone(), domain, addresses).await?;
+        if let Some(database) = database {
+            database.create(domain).await?;
+            database.configure(&dir, domain)?;
+        }
+        let mut gateways = vec![first];
+        for number in 1..replicas {
+            let addresses = self.addresses()?;
+            let to = self.root().join(format!("{domain}-{number}"));
+            replicas::copy(&dir, &to, &addresses)?;
+            gateways.push(Gateway::existing(&self.launcher, to, domain, addresses));
+        }
+        if replicas > 1 {
+            let advertised: Vec<_> = gateways.iter().map(|gateway| gateway.addresses.advertised).collect();
+            for gateway in &gateways {
+                replicas::introduce(&gateway.dir, self.port()?, &advertised)?;
+            }
+        }
+        let mut deployment = Replicas::of(gateways);
+        deployment.up().await?;
+        Ok(deployment)
     }
 }
 

@@ -94,8 +94,7 @@ impl Gateway {
         domain: &str,
         addresses: Addresses,
     ) -> Result<Self, LoadError> {
-        let gateway =
-            Self { domain: domain.to_owned(), dir, addresses, launcher: launcher.clone(), child: None };
+        let gateway = Self::existing(launcher, dir, domain, addresses);
         let addresses = &gateway.addresses;
         let mut command = launcher.command();
         command.arg("init").arg("--dir").arg(&gateway.dir);
@@ -118,6 +117,11 @@ impl Gateway {
             log: "its output".into(),
             tail: String::from_utf8_lossy(&output.stderr).into_owned(),
         })
+    }
+
+    /// A gateway whose directory was made otherwise.
+    pub(crate) fn existing(launcher: &Launcher, dir: PathBuf, domain: &str, addresses: Addresses) -> Self {
+        Self { domain: domain.to_owned(), dir, addresses, launcher: launcher.clone(), child: None }
     }
 
     /// Starts the process. It may not be ready yet.
@@ -219,7 +223,7 @@ impl Gateway {
     /// # Errors
     /// When `init` left no token.
     pub(crate) fn api(&self) -> Result<Api, LoadError> {
-        Ok(Api { address: self.addresses.api, token: token(&self.network_token())? })
+        Ok(Api { addresses: vec![self.addresses.api], token: token(&self.network_token())? })
     }
 
     /// The file that holds the admin token.
@@ -235,6 +239,18 @@ impl Gateway {
     /// Where it writes its log.
     pub(crate) fn log(&self) -> PathBuf {
         self.dir.join("gateway.log")
+    }
+
+    /// Starts the process again when it has ended by itself, as whoever supervises it would. Answers whether it had.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub(crate) fn revive(&mut self) -> Result<bool, LoadError> {
+        let ended = self.exited().is_some();
+        if ended {
+            self.start()?;
+        }
+        Ok(ended)
     }
 
     /// Says so when the process has ended by itself.

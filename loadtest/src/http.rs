@@ -1,6 +1,8 @@
-//! A small HTTP/1.1 client: one connection, kept alive, opened again when it was cut.
+//! A small HTTP/1.1 client: one connection, kept alive, opened again when it was cut, to the next replica where there are
+//! several.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
@@ -11,6 +13,10 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
 use crate::error::LoadError;
+use crate::submit::Api;
+
+/// How long an answer may take. Longer than any gateway takes that is well; one that hangs does not stop a scenario.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(30);
 
 /// What a body is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,7 +32,10 @@ pub(crate) enum Media {
 /// One connection to one API, with its token.
 #[derive(Debug)]
 pub(crate) struct Client {
-    address: SocketAddr,
+    /// Replicas that answer the same.
+    addresses: Vec<SocketAddr>,
+    /// Which of them is asked.
+    at: usize,
     authorization: Option<HeaderValue>,
     sender: Option<SendRequest<Full<Bytes>>>,
 }
@@ -44,14 +53,19 @@ impl Media {
 impl Client {
     /// For the API at `address`; connects with the first request.
     pub(crate) fn new(address: SocketAddr, token: &str) -> Self {
-        let authorization = HeaderValue::from_str(&format!("Bearer {token}"))
-            .unwrap_or_else(|_| HeaderValue::from_static("Bearer invalid"));
-        Self { address, authorization: Some(authorization), sender: None }
+        Self { authorization: Some(bearer(token)), ..Self::without_token(address) }
+    }
+
+    /// For an API of which every replica answers the same: asks number `first`, and the next one whenever one is away
+    /// or cannot serve just now.
+    pub(crate) fn of(api: &Api, first: usize) -> Self {
+        let authorization = Some(bearer(&api.token));
+        Self { addresses: api.addresses.clone(), at: first, authorization, sender: None }
     }
 
     /// The same without a token.
     pub(crate) fn without_token(address: SocketAddr) -> Self {
-        Self { address, authorization: None, sender: None }
+        Self { addresses: vec![address], at: 0, authorization: None, sender: None }
     }
 
     /// One request; `media` is what goes out and what is asked for. Answers the body of a success.
@@ -69,6 +83,9 @@ impl Client {
         let (status, _, answer) = self.ask(method.clone(), path, media, HeaderMap::new(), body).await?;
         if status.is_success() {
             return Ok(answer);
+        }
+        if status == StatusCode::SERVICE_UNAVAILABLE && self.addresses.len() > 1 {
+            self.move_on();
         }
         Err(LoadError::Refused {
             request: format!("{method} {path}"),
@@ -95,7 +112,8 @@ impl Client {
             let body = body.collect().await.map_err(|error| error.to_string())?;
             Ok((head.status, head.headers, body.to_bytes()))
         };
-        exchanged.await.map_err(|why| self.cut(why))
+        let exchanged = tokio::time::timeout(ANSWERS_WITHIN, exchanged).await;
+        exchanged.unwrap_or_else(|_| Err("it takes too long".to_owned())).map_err(|why| self.cut(why))
     }
 
     /// Begins to follow server-sent events: their bytes as they come. The connection is theirs from now on.
@@ -114,8 +132,19 @@ impl Client {
     }
 
     fn cut(&mut self, why: String) -> LoadError {
+        let address = self.address();
+        self.move_on();
+        LoadError::Cut { address, why }
+    }
+
+    fn move_on(&mut self) {
         self.sender = None;
-        LoadError::Cut { address: self.address, why }
+        self.at = self.at.wrapping_add(1);
+    }
+
+    fn address(&self) -> SocketAddr {
+        let at = self.at.checked_rem(self.addresses.len()).unwrap_or(0);
+        self.addresses.get(at).copied().unwrap_or((Ipv4Addr::LOCALHOST, 0).into())
     }
 
     async fn exchange(
@@ -129,7 +158,7 @@ impl Client {
         let mut request = Request::builder()
             .method(method)
             .uri(path)
-            .header(header::HOST, self.address.to_string())
+            .header(header::HOST, self.address().to_string())
             .header(header::ACCEPT, &accept);
         if let Some(authorization) = &self.authorization {
             request = request.header(header::AUTHORIZATION, authorization);
@@ -144,12 +173,13 @@ impl Client {
     }
 
     async fn connection(&mut self) -> Result<&mut SendRequest<Full<Bytes>>, String> {
+        let address = self.address();
         let usable = match &mut self.sender {
             Some(sender) => sender.ready().await.is_ok(),
             None => false,
         };
         if !usable {
-            let stream = TcpStream::connect(self.address).await.map_err(|error| error.to_string())?;
+            let stream = TcpStream::connect(address).await.map_err(|error| error.to_string())?;
             stream.set_nodelay(true).map_err(|error| error.to_string())?;
             let (sender, connection) =
                 http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
@@ -158,5 +188,33 @@ impl Client {
             self.sender = Some(sender);
         }
         self.sender.as_mut().ok_or_else(|| "not connected".to_owned())
+    }
+}
+
+fn bearer(token: &str) -> HeaderValue {
+    HeaderValue::from_str(&format!("Bearer {token}"))
+        .unwrap_or_else(|_| HeaderValue::from_static("Bearer invalid"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn who_finds_a_replica_gone_asks_the_next_one() {
+        let gone = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let alive = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let addresses = vec![gone.local_addr().unwrap(), alive.local_addr().unwrap()];
+        drop(gone);
+        let answers = tokio::spawn(async move {
+            let (mut stream, _) = alive.accept().await.unwrap();
+            tokio::io::AsyncReadExt::read_u8(&mut stream).await.unwrap();
+            let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+            tokio::io::AsyncWriteExt::write_all(&mut stream, answer).await.unwrap();
+        });
+        let mut client = Client::of(&Api { addresses, token: "t".to_owned() }, 0);
+        assert!(client.call(Method::GET, "/", Media::Json, Bytes::new()).await.unwrap_err().passes());
+        assert_eq!(client.call(Method::GET, "/", Media::Json, Bytes::new()).await.unwrap(), "ok");
+        answers.await.unwrap();
     }
 }

@@ -10,6 +10,7 @@ use tokio::sync::Notify;
 
 use crate::flow::{Flow, Stamp, now_us};
 use crate::report::round;
+use crate::resumption::{Pause, Resumption};
 
 /// Gaps that are remembered, to tell an envelope that comes late from one that comes twice. A run with more is
 /// broken anyway.
@@ -47,6 +48,7 @@ struct Book {
     phases: Vec<(u64, Histogram<u64>)>,
     /// (time, arrived) every [`SAMPLE_US`].
     samples: Vec<(u64, u64)>,
+    resumption: Resumption,
 }
 
 /// What became of a flow.
@@ -84,6 +86,7 @@ impl Ledger {
             corrupted: 0,
             phases: vec![(0, histogram())],
             samples: Vec::new(),
+            resumption: Resumption::default(),
         };
         Arc::new(Self {
             flow,
@@ -133,6 +136,7 @@ impl Ledger {
             if book.enter(stamp) {
                 new += 1;
                 book.note_latency(stamp.sent_us, now);
+                book.resumption.arrived((stamp.conversation, stamp.counter), now);
             }
         }
         let arrived = self.arrived.fetch_add(new, Ordering::AcqRel) + new;
@@ -141,6 +145,24 @@ impl Ledger {
         }
         drop(book);
         self.progress.notify_waiters();
+    }
+
+    /// An envelope that the sender's gateway was asked to take at `asked_us` was new to it, and taken.
+    pub(crate) fn accepted(&self, asked_us: u64, envelope: (u32, u32)) {
+        let mut book = self.book();
+        let arrived = book.next.get(envelope.0 as usize).is_some_and(|next| *next > envelope.1);
+        let arrived = arrived && !book.gaps.contains(&envelope);
+        book.resumption.taken(envelope, asked_us, now_us(), arrived);
+    }
+
+    /// Something on its way was broken at `broken_us`, and does nothing more from now on.
+    pub(crate) fn broken(&self, broken_us: u64) {
+        self.book().resumption.mark(broken_us, now_us());
+    }
+
+    /// How long nothing moved since [`Self::broken`]; `None` while that is so.
+    pub(crate) fn pause(&self) -> Option<Pause> {
+        self.book().resumption.pause()
     }
 
     /// Waits until something arrives, or a moment has passed.
@@ -169,6 +191,22 @@ impl Ledger {
         let seconds = Duration::from_micros(end.saturating_sub(start)).as_secs_f64();
         // Fewer than eleven samples are noise.
         (end >= start + 10 * SAMPLE_US).then(|| (last - first) as f64 / seconds)
+    }
+
+    /// Arrivals per second in each tenth of `count` envelopes, in order; `None` for one that was too short to tell.
+    pub(crate) fn rates_by_tenth(&self, count: u64) -> Vec<Option<f64>> {
+        let book = self.book();
+        let at = |count: u64| {
+            let reached = book.samples.partition_point(|(_, arrived)| *arrived < count);
+            // Between two samples the last envelopes go unseen.
+            book.samples.get(reached).or(book.samples.last()).copied()
+        };
+        let rate = |tenth: u64| {
+            let ((start, first), (end, last)) = (at(count * tenth / 10)?, at(count * (tenth + 1) / 10)?);
+            let us = end.saturating_sub(start);
+            (us >= 10 * SAMPLE_US).then(|| last.saturating_sub(first) as f64 * 1e6 / us as f64)
+        };
+        (0..10).map(rate).collect()
     }
 
     /// What became of the flow when `accepted` envelopes of each conversation were accepted.
@@ -291,6 +329,19 @@ mod tests {
         let stamp = Stamp { run: ledger.flow().run(), conversation: 0, counter: 0, sent_us: 0 };
         ledger.enter([(stamp, &[0_u8; 32][..])]);
         assert_eq!(ledger.verdict(&[1, 0]), Verdict { corrupted: 1, ..Verdict::default() });
+    }
+
+    #[test]
+    fn a_run_that_slows_down_shows_it_by_tenths() {
+        let ledger = ledger();
+        // 100 envelopes at 100/s, then 100 more at half of that.
+        ledger.book().samples = (0..=100_u64)
+            .map(|n| (n * 10_000, n))
+            .chain((1..=100).map(|n| (1_000_000 + n * 20_000, 100 + n)))
+            .collect();
+        let rates: Vec<_> = ledger.rates_by_tenth(200).into_iter().map(Option::unwrap).collect();
+        assert_eq!(rates, [[100.0; 5], [50.0; 5]].concat());
+        assert_eq!(ledger.rates_by_tenth(20), [None; 10]);
     }
 
     #[test]

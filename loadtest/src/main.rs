@@ -3,7 +3,9 @@
 //! # Layout
 //! - the gateway's scenarios: [`demo`], [`envelopes`], [`outage`], [`dead_peers`], [`crash`]
 //! - the relay's: [`call`], [`join_storm`], [`flood`]
-//! - [`fleet`], [`gateway`], [`ports`]: deployments, their processes, where they listen
+//! - [`fleet`], [`replicas`], [`gateway`], [`ports`]: deployments, their processes, where they listen
+//! - [`database`]: the PostgreSQL server they may share
+//! - [`faults`], [`resumption`]: what is broken when they share one, and how long nothing moves then
 //! - [`shaped`]: the network between them
 //! - [`messaging`]: the messaging server of a deployment, made of [`submit`] and [`reader`]
 //! - [`flow`], [`ledger`]: envelopes that say which one they are, and the book of those that arrived
@@ -26,10 +28,12 @@ use gateway::Launcher;
 mod allocations;
 mod call;
 mod crash;
+mod database;
 mod dead_peers;
 mod demo;
 mod envelopes;
 mod error;
+mod faults;
 mod fleet;
 mod flood;
 mod flow;
@@ -43,7 +47,9 @@ mod ports;
 mod procfs;
 mod progress;
 mod reader;
+mod replicas;
 mod report;
+mod resumption;
 mod shaped;
 mod submit;
 
@@ -91,7 +97,7 @@ enum Scenario {
     Outage(outage::OutageArgs),
     /// Most peers do not answer: what is left for the others.
     DeadPeers(dead_peers::DeadPeersArgs),
-    /// kill -9 of either gateway at random moments under load.
+    /// kill -9 of gateways, and of the database that they may share, at random moments under load.
     Crash(crash::CrashArgs),
     /// A call of many people on one relay: cost per forwarded packet and per join, held against the bare job.
     Call(call::CallArgs),

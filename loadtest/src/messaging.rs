@@ -44,10 +44,14 @@ impl MessagingServer {
     /// # Errors
     /// When there is no token for it.
     pub(crate) fn start(gateway: &Gateway) -> Result<Self, LoadError> {
-        let api = gateway.api()?;
+        Ok(Self::of(&gateway.domain, gateway.api()?))
+    }
+
+    /// The same for a deployment of several replicas.
+    pub(crate) fn of(domain: &str, api: Api) -> Self {
         let (inbox, receipts) = (Inbox::of([]), Arc::new(Receipts::default()));
         let readers = [Reader::start(&api, Arc::clone(&inbox)), Reader::start(&api, Arc::clone(&receipts))];
-        Ok(Self { domain: gateway.domain.clone(), api, inbox, receipts, _readers: readers })
+        Self { domain: domain.to_owned(), api, inbox, receipts, _readers: readers }
     }
 
     /// A new flow to a user of another deployment, whose messaging server will know it.

@@ -122,8 +122,8 @@ impl Reader {
     /// Starts to read `sink`'s queue at `api`.
     pub(crate) fn start<S: Sink>(api: &Api, sink: Arc<S>) -> Self {
         let (acks, to_ack) = watch::channel(0);
-        let polls = Client::new(api.address, &api.token);
-        let acknowledges = Client::new(api.address, &api.token);
+        let polls = Client::of(api, 0);
+        let acknowledges = Client::of(api, 0);
         Self { tasks: [tokio::spawn(poll(polls, sink, acks)), tokio::spawn(ack::<S>(acknowledges, to_ack))] }
     }
 }

@@ -27,8 +27,8 @@ const RETRY_PAUSE: Duration = Duration::from_millis(20);
 /// A local API and the token of a network.
 #[derive(Clone, Debug)]
 pub(crate) struct Api {
-    /// Where it listens.
-    pub address: SocketAddr,
+    /// Where its replicas listen.
+    pub addresses: Vec<SocketAddr>,
     /// What opens it.
     pub token: String,
 }
@@ -105,7 +105,7 @@ pub(crate) async fn submit(
             count: plan.count,
         };
         let submitter = Submitter {
-            client: Client::new(api.address, &api.token),
+            client: Client::of(api, connection as usize),
             ledger: Arc::clone(ledger),
             plan: Plan { connections, ..plan },
             course,
@@ -217,7 +217,9 @@ impl Submitter {
         }
         let batch = batch.freeze();
         self.ledger.hand_in(envelopes.len() as u64);
+        let mut asked_us;
         let answer = loop {
+            asked_us = now_us();
             match self.client.call(Method::POST, "/v1/envelopes", Media::Protobuf, batch.clone()).await {
                 Ok(answer) => break answer,
                 Err(error) if error.passes() => {
@@ -227,7 +229,11 @@ impl Submitter {
                 Err(error) => return Err(error),
             }
         };
-        self.recognised += check(answer, envelopes.len())?;
+        let (recognised, first_new) = check(answer, envelopes.len())?;
+        self.recognised += recognised;
+        if let Some(envelope) = first_new.and_then(|at| envelopes.get(at)) {
+            self.ledger.accepted(asked_us, *envelope);
+        }
         for (conversation, _) in envelopes {
             if let Some(accepted) = self.accepted.get_mut(*conversation as usize) {
                 *accepted += 1;
@@ -237,8 +243,9 @@ impl Submitter {
     }
 }
 
-/// Checks that every envelope of a batch was accepted. Answers how many were recognised.
-fn check(answer: Bytes, expected: usize) -> Result<u64, LoadError> {
+/// Checks that every envelope of a batch was accepted. Answers how many were recognised, and the place of the first that
+/// was not.
+fn check(answer: Bytes, expected: usize) -> Result<(u64, Option<usize>), LoadError> {
     let wrong = |why: String| LoadError::Answer { request: "POST /v1/envelopes".to_owned(), why };
     let results = wire::SubmitResults::decode(answer).map_err(|error| wrong(error.to_string()))?.results;
     if results.len() != expected {
@@ -252,7 +259,8 @@ fn check(answer: Bytes, expected: usize) -> Result<u64, LoadError> {
             return Err(LoadError::NotAccepted(rejected.reason.clone()));
         }
     }
-    Ok(results.iter().filter(|result| result.duplicate).count() as u64)
+    let recognised = results.iter().filter(|result| result.duplicate).count() as u64;
+    Ok((recognised, results.iter().position(|result| !result.duplicate)))
 }
 
 #[cfg(test)]

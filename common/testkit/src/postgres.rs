@@ -1,7 +1,9 @@
-//! A PostgreSQL server for tests: the machine's own binaries, on loopback, on a port and a directory of its own.
+//! A PostgreSQL server for tests and measurements: the machine's own binaries, on loopback, on a port and a directory of
+//! its own.
 //!
-//! A test run shares one ([`shared`]); a test that stops its server has one for itself ([`Server::start`]). `initdb`
-//! refuses to run as root, so there they run as the user `postgres`, or `nobody`.
+//! A test run shares one ([`shared`]); a test that stops its server has one for itself ([`Server::start`]); who measures
+//! says where it is and what it takes care of ([`Server::make`]), and may give it a [`standby`]. `initdb` refuses to run
+//! as root, so there they run as the user `postgres`, or `nobody`.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -14,6 +16,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 pub mod proxy;
+pub mod standby;
 
 /// Where Debian keeps its versions of PostgreSQL.
 const DEBIAN: &str = "/usr/lib/postgresql";
@@ -30,12 +33,33 @@ pub const PASSWORD: &str = "not a secret, 'quoted'";
 /// Ports tried before giving up: another process may take one between our look and the server's.
 const PORTS_MAX: usize = 10;
 
-/// A server. Dropping it ends it at once, and takes its data away.
+/// What a server takes care of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Care {
+    /// Survives the end of its processes, which is all that tests do to it: nothing is synced, and it is small.
+    Quick,
+    /// Survives the machine's end, and is sized for load, as in production.
+    Durable,
+}
+
+/// What becomes of a server when it is dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Afterwards {
+    /// It is somebody else's.
+    Runs,
+    /// It ends, and its data stays.
+    Ends,
+    /// It ends, and its data goes.
+    Vanishes,
+}
+
+/// A server. Dropping it ends it at once; see [`Server::start`] and [`Server::make`] for what becomes of its data.
 #[derive(Debug)]
 pub struct Server {
     dir: PathBuf,
     port: u16,
-    owned: bool,
+    care: Care,
+    afterwards: Afterwards,
 }
 
 /// The server of this test run, with a new empty database in it.
@@ -51,13 +75,33 @@ fn missing(error: &io::Error) -> ! {
 }
 
 impl Server {
-    /// A server of one's own.
+    /// A server of one's own, whose data goes with it.
     #[must_use]
     pub fn start() -> Self {
         static LAST: AtomicU64 = AtomicU64::new(0);
         let number = LAST.fetch_add(1, Ordering::Relaxed);
         let dir = std::env::temp_dir().join(format!("trunkline-postgres-{}-{number}", std::process::id()));
         Self::start_in(&dir).unwrap_or_else(|error| missing(&error))
+    }
+
+    /// A server in a directory that is not there yet, on a port of the caller's choice. Its data outlives it; it ends
+    /// with this process even when that is killed.
+    ///
+    /// # Errors
+    /// When there are no binaries, the server's user may not enter the directory, or the server does not start.
+    pub fn make(dir: &Path, port: u16, care: Care) -> io::Result<Self> {
+        let server = Self { dir: dir.to_owned(), port, care, afterwards: Afterwards::Ends };
+        server.found()?;
+        server.run()?;
+        server.watch(std::process::id())?;
+        Ok(server)
+    }
+
+    /// The process that all others of the server are children of; `None` while it does not run.
+    #[must_use]
+    pub fn postmaster(&self) -> Option<u32> {
+        let file = fs::read_to_string(self.dir.join("data/postmaster.pid")).ok()?;
+        file.lines().next()?.trim().parse().ok()
     }
 
     /// Where it listens, on loopback.
@@ -87,12 +131,20 @@ impl Server {
     /// When it fails.
     #[must_use]
     pub fn answer(&self, database: &str, sql: &str) -> String {
+        self.ask(database, sql).unwrap_or_else(|error| missing(&error))
+    }
+
+    /// The same as [`Self::answer`], for who has something better to do about a failure than to end.
+    ///
+    /// # Errors
+    /// When the server does not answer, or refuses.
+    pub fn ask(&self, database: &str, sql: &str) -> io::Result<String> {
         let port = self.port.to_string();
         let mut psql = self.command("psql");
         psql.env("PGPASSWORD", PASSWORD).args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1"]);
         psql.args(["-h", "127.0.0.1", "-p", &port, "-U", USER, "-d", database, "-c", sql]);
-        let output = run(&mut psql).unwrap_or_else(|error| missing(&error));
-        String::from_utf8_lossy(&output.stdout).trim_end().to_owned()
+        let output = run(&mut psql)?;
+        Ok(String::from_utf8_lossy(&output.stdout).trim_end().to_owned())
     }
 
     /// The same, for what answers nothing.
@@ -108,7 +160,15 @@ impl Server {
     /// # Panics
     /// When it does not end.
     pub fn crash(&self) {
-        self.control(&["stop", "-m", "immediate"]).unwrap_or_else(|error| missing(&error));
+        self.end().unwrap_or_else(|error| missing(&error));
+    }
+
+    /// The same as [`Self::crash`], for who has something better to do about a failure than to end.
+    ///
+    /// # Errors
+    /// When it does not end.
+    pub fn end(&self) -> io::Result<()> {
+        self.control(&["stop", "-m", "immediate"])
     }
 
     /// Starts it again after [`Self::crash`], on the same port.
@@ -116,7 +176,7 @@ impl Server {
     /// # Panics
     /// When it does not start.
     pub fn restart(&self) {
-        self.run_on(self.port).unwrap_or_else(|error| missing(&error));
+        self.run().unwrap_or_else(|error| missing(&error));
     }
 
     /// Joins the server that the first process of this test run started, or starts it. Whatever ends last, the
@@ -133,10 +193,10 @@ impl Server {
         lock.lock()?;
         let port = dir.join("port");
         if let Some(port) = fs::read_to_string(&port).ok().and_then(|port| port.parse().ok()) {
-            return Ok(Self { dir, port, owned: false });
+            return Ok(Self { dir, port, care: Care::Quick, afterwards: Afterwards::Runs });
         }
         let mut server = Self::start_in(&dir)?;
-        server.owned = false;
+        server.afterwards = Afterwards::Runs;
         if let Some((user, group)) = other_user() {
             chown(&lock_file, Some(user), Some(group))?;
         }
@@ -146,24 +206,13 @@ impl Server {
     }
 
     fn start_in(dir: &Path) -> io::Result<Self> {
-        let mut server = Self { dir: dir.to_owned(), port: 0, owned: true };
-        fs::create_dir(dir)?;
-        fs::set_permissions(dir, fs::Permissions::from_mode(0o711))?;
-        fs::write(dir.join("password"), PASSWORD)?;
-        fs::create_dir(dir.join("data"))?;
-        if let Some((user, group)) = other_user() {
-            for path in [dir.to_owned(), dir.join("data"), dir.join("password")] {
-                chown(path, Some(user), Some(group))?;
-            }
-        }
-        let mut initdb = server.command("initdb");
-        initdb.arg("-D").arg(dir.join("data")).arg(format!("--pwfile={}", dir.join("password").display()));
-        initdb.args(["-U", USER, "-A", "scram-sha-256", "-E", "UTF8", "--locale=C", "--no-sync"]);
-        run(&mut initdb)?;
+        let mut server =
+            Self { dir: dir.to_owned(), port: 0, care: Care::Quick, afterwards: Afterwards::Vanishes };
+        server.found()?;
         let mut tried = Ok(());
         for _ in 0..PORTS_MAX {
             server.port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-            tried = server.run_on(server.port);
+            tried = server.run();
             if tried.is_ok() {
                 break;
             }
@@ -171,11 +220,49 @@ impl Server {
         tried.map(|()| server)
     }
 
-    fn run_on(&self, port: u16) -> io::Result<()> {
-        // Without fsync: it is the machine that may not crash, not the server.
+    /// Makes its directory, and an empty cluster in it.
+    fn found(&self) -> io::Result<()> {
+        self.make_dir()?;
+        let mut initdb = self.command("initdb");
+        initdb.arg("-D").arg(self.data()).arg(format!("--pwfile={}", self.dir.join("password").display()));
+        initdb.args(["-U", USER, "-A", "scram-sha-256", "-E", "UTF8", "--locale=C", "--no-sync"]);
+        run(&mut initdb).map(drop)
+    }
+
+    fn make_dir(&self) -> io::Result<()> {
+        let dir = &self.dir;
+        fs::create_dir(dir)?;
+        fs::set_permissions(dir, fs::Permissions::from_mode(0o711))?;
+        fs::write(dir.join("password"), PASSWORD)?;
+        fs::create_dir(self.data())?;
+        fs::set_permissions(self.data(), fs::Permissions::from_mode(0o700))?;
+        if let Some((user, group)) = other_user() {
+            for path in [dir.clone(), self.data(), dir.join("password")] {
+                chown(path, Some(user), Some(group))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn data(&self) -> PathBuf {
+        self.dir.join("data")
+    }
+
+    /// Starts it, on its port.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn run(&self) -> io::Result<()> {
+        let care = match self.care {
+            // It is the machine that may not crash, not the server.
+            Care::Quick => "-c fsync=off -c shared_buffers=32MB",
+            // A quarter of a small server's memory, and checkpoints that time calls for, not the load.
+            Care::Durable => "-c shared_buffers=256MB -c max_wal_size=4GB -c checkpoint_timeout=5min",
+        };
         let options = format!(
-            "-p {port} -c listen_addresses=127.0.0.1,127.0.0.2 -c unix_socket_directories= -c fsync=off \
-             -c shared_buffers=32MB -c max_connections=200"
+            "-p {} -c listen_addresses=127.0.0.1,127.0.0.2 -c unix_socket_directories= -c max_connections=200 {care} {}",
+            self.port,
+            standby::OPTIONS
         );
         let log = self.dir.join("log");
         self.control(&["start", "-l", &log.display().to_string(), "-o", &options])
@@ -183,7 +270,7 @@ impl Server {
 
     fn control(&self, arguments: &[&str]) -> io::Result<()> {
         let mut control = self.command("pg_ctl");
-        control.arg("-D").arg(self.dir.join("data")).arg("-w").args(arguments);
+        control.arg("-D").arg(self.data()).arg("-w").args(arguments);
         run(&mut control).map(drop)
     }
 
@@ -191,9 +278,12 @@ impl Server {
     fn watch(&self, runner: u32) -> io::Result<()> {
         let stop = bin()?.join("pg_ctl");
         let (dir, stop) = (self.dir.display(), stop.display());
+        let remove = match self.afterwards {
+            Afterwards::Ends => String::new(),
+            Afterwards::Runs | Afterwards::Vanishes => format!("rm -rf '{dir}' '{dir}.lock'"),
+        };
         let script = format!(
-            "while [ -d /proc/{runner} ]; do sleep 0.2; done; \
-             {stop} -D {dir}/data -m immediate stop; rm -rf {dir} {dir}.lock"
+            "while [ -d /proc/{runner} ]; do sleep 0.2; done; {stop} -D '{dir}/data' -m immediate stop; {remove}"
         );
         let mut watcher = self.command("/bin/sh");
         watcher.args(["-c", &script]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
@@ -213,8 +303,10 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        if self.owned {
-            self.control(&["stop", "-m", "immediate"]).ok();
+        if self.afterwards != Afterwards::Runs {
+            self.end().ok();
+        }
+        if self.afterwards == Afterwards::Vanishes {
             fs::remove_dir_all(&self.dir).ok();
         }
     }

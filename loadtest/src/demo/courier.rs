@@ -97,7 +97,7 @@ impl Kind {
 impl Courier {
     /// For the people of a deployment.
     pub(crate) fn new(domain: &str, api: Api) -> Self {
-        let submits = Mutex::new(Client::new(api.address, &api.token));
+        let submits = Mutex::new(Client::of(&api, 0));
         Self { domain: domain.to_owned(), api, submits }
     }
 
@@ -146,7 +146,7 @@ impl Courier {
         for (queue, field, put) in
             [("inbox", "envelopes", envelope as Put), ("receipts", "receipts", receipt as Put)]
         {
-            let client = Client::new(self.api.address, &self.api.token);
+            let client = Client::of(&self.api, 0);
             let directory = Arc::clone(directory);
             tasks.spawn(async move {
                 let mut queue = Queue { client, queue, field };
@@ -259,7 +259,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_neighbour_gets_an_envelope_once() {
-        let api = Api { address: ([127, 0, 0, 1], 9).into(), token: String::new() };
+        let api = Api { addresses: vec![([127, 0, 0, 1], 9).into()], token: String::new() };
         let courier = Courier::new("alpha.test", api);
         let directory = Directory::of("alpha.test");
         let draft = draft("amir@alpha.test", "c", "aGVsbG8=").expect("it is good");
