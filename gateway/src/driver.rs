@@ -29,7 +29,7 @@ use trunkline_gateway_proto::wire;
 use crate::hub::{AdminFailure, Command, Event, Hub, HubError, Queue};
 use crate::link::{LinkCommand, LinkEvent, LinkSender};
 use crate::metrics;
-use crate::store::{Store, StoreError, StoreFuture};
+use crate::store::{Store, StoreError, StoreFuture, note};
 
 /// Commands that wait for the driver. More lets callers run ahead, and waits longer when it is behind.
 const COMMANDS_MAX: usize = 1024;
@@ -501,7 +501,7 @@ fn recover(options: &Options, clock: Clock) -> Result<Running, StoreError> {
     let store = (options.open_store)()?;
     let mut recovery = Recovery::new(options.config.clone());
     let mut damage = Ok(());
-    store.recover(&mut |found| {
+    note::recover(&*store, &mut |found| {
         if damage.is_ok() {
             damage = recovery.add(now, found);
         }

@@ -1,4 +1,4 @@
-//! `store`: what can still be read of a store, when a disk or a backup is in doubt.
+//! `store`: what can still be read of a store, when a disk or a backup is in doubt, and where it is.
 
 use std::path::PathBuf;
 
@@ -6,6 +6,8 @@ use clap::Subcommand;
 use serde_json::json;
 use trunkline_gateway_proto::store::Stream;
 use trunkline_http::cli::progress::Progress;
+
+mod migrate;
 
 use super::target::Target;
 use super::{CliError, Console};
@@ -23,12 +25,22 @@ pub(super) enum Verb {
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
     },
+    /// Move everything from one engine to the other, or back, while the gateway does not run; compared in the end.
+    /// What was interrupted goes on when it is run again
+    Migrate(migrate::Args),
 }
 
 pub(super) fn call(verb: Verb, target: &Target, out: &mut Console<'_>) -> Result<(), CliError> {
-    let Verb::Check { config } = verb;
-    let config = Config::load(&super::run::configuration(target, config)?).map_err(CliError::failed)?;
-    let engine = engine::read(&config).map_err(CliError::failed)?;
+    let (Verb::Check { config: file } | Verb::Migrate(migrate::Args { config: file, .. })) = &verb;
+    let config = Config::load(&super::run::configuration(target, file.clone())?).map_err(CliError::failed)?;
+    match verb {
+        Verb::Check { .. } => check(&config, out),
+        Verb::Migrate(args) => migrate::call(&args, &config, out),
+    }
+}
+
+fn check(config: &Config, out: &mut Console<'_>) -> Result<(), CliError> {
+    let engine = engine::read(config).map_err(CliError::failed)?;
     let file = config.data_dir.join(STORE_FILE);
     if matches!(engine, Engine::Redb(_)) && !file.exists() {
         // Opening would make one.

@@ -22,6 +22,7 @@ use trunkline_postgres::Access;
 use zeroize::Zeroizing;
 
 use super::batch::{self, stopped};
+use super::keyfile::StoreId;
 use super::{Store, StoreError, StoreFuture};
 
 mod changes;
@@ -71,6 +72,12 @@ impl Options {
         Self { place: Arc::new(place) }
     }
 
+    /// What operators call the database.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.place.name
+    }
+
     /// With other times than [`LEASE`] and [`PATIENCE`], for tests.
     #[must_use]
     pub fn timed(self, lease: Duration, patience: Duration) -> Self {
@@ -83,6 +90,7 @@ impl Options {
 pub struct PostgresStore {
     commits: Option<tokio_mpsc::UnboundedSender<batch::Job>>,
     reads: tokio_mpsc::UnboundedSender<reader::Job>,
+    id: StoreId,
     failed: Failed,
     thread: Option<JoinHandle<()>>,
 }
@@ -108,7 +116,7 @@ impl PostgresStore {
         let serve = async move {
             match writer::open(place, its_failed).await {
                 Ok((writer, reader)) => {
-                    opened.send(Ok(())).ok();
+                    opened.send(Ok(writer.store())).ok();
                     tokio::spawn(reader.run(read_jobs));
                     writer.run(jobs).await;
                 }
@@ -118,9 +126,10 @@ impl PostgresStore {
         let thread = std::thread::Builder::new().name("store-postgres".to_owned());
         let thread = thread.spawn(move || runtime.block_on(serve));
         let thread = thread.map_err(|error| failure("starting the store's thread", &error))?;
-        let store = Arc::new(Self { commits: Some(commits), reads, failed, thread: Some(thread) });
-        open.recv().map_err(|_| stopped())??;
-        Ok(store)
+        let mut store =
+            Self { commits: Some(commits), reads, id: StoreId::default(), failed, thread: Some(thread) };
+        store.id = open.recv().map_err(|_| stopped())??;
+        Ok(Arc::new(store))
     }
 
     /// Opens every block, calls `damage` for each that does not, with its stream and first sequence number, and
@@ -169,6 +178,10 @@ impl Store for PostgresStore {
 
     fn recover(&self, visit: &mut dyn FnMut(Recovered)) -> Result<(), StoreError> {
         self.walk(reader::Job::Recover, visit)
+    }
+
+    fn id(&self) -> StoreId {
+        self.id
     }
 
     fn failed(&self) -> Option<StoreError> {

@@ -69,6 +69,7 @@ impl Options {
 pub struct RedbStore {
     commits: Option<mpsc::Sender<batch::Job>>,
     reads: Option<mpsc::Sender<reader::Job>>,
+    id: StoreId,
     reader: Reader,
     threads: Vec<JoinHandle<()>>,
 }
@@ -154,10 +155,11 @@ impl RedbStore {
 
     fn start(reader: Reader, writer: Writer) -> io::Result<Arc<Self>> {
         let (commits, jobs) = mpsc::channel();
+        let id = writer.ring.store();
         let (reads, mut threads) = reader::start(&reader)?;
         let writing = std::thread::Builder::new().name("store-write".to_owned());
         threads.push(writing.spawn(move || writer.run(&jobs))?);
-        Ok(Arc::new(Self { commits: Some(commits), reads: Some(reads), reader, threads }))
+        Ok(Arc::new(Self { commits: Some(commits), reads: Some(reads), id, reader, threads }))
     }
 }
 
@@ -180,6 +182,10 @@ impl Store for RedbStore {
 
     fn recover(&self, visit: &mut dyn FnMut(Recovered)) -> Result<(), StoreError> {
         self.reader.faults.contain(|| self.reader.recover(visit))
+    }
+
+    fn id(&self) -> StoreId {
+        self.id
     }
 }
 

@@ -32,6 +32,7 @@ macro_rules! on_both_engines {
 
 mod crash;
 mod keys;
+mod migrate;
 mod open;
 mod outage;
 mod roundtrip;

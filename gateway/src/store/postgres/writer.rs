@@ -19,7 +19,7 @@ use super::super::batch::{COALESCE_MAX, Job, now, scope};
 use super::super::block::{self, BlockNumber, Damaged, HEADER_LEN, Header, Sealer, encode_stream};
 use super::super::fault::Faults;
 use super::super::index::SharedIndex;
-use super::super::keyfile::{Found, KeyFile};
+use super::super::keyfile::{Found, KeyFile, StoreId};
 use super::super::seal::{KeyRing, KeyScope};
 use super::changes::{Changes, Row, signed};
 use super::lease::{Lease, Outcome};
@@ -121,6 +121,11 @@ fn corrupt(place: &Place, what: &str) -> Trouble {
 }
 
 impl Writer {
+    /// Which store this is.
+    pub(super) fn store(&self) -> StoreId {
+        self.ring.store()
+    }
+
     /// Serves until every sender is gone, then gives the lease back.
     pub(super) async fn run(mut self, mut jobs: UnboundedReceiver<Job>) {
         let mut commits = Vec::with_capacity(COALESCE_MAX);
@@ -390,7 +395,12 @@ impl Writer {
         let mut sealer = Sealer { cipher: &current.cipher, block, header, buffer: &mut self.buffer };
         let heads = sealer.heads(records).map_err(unfit)?.to_vec();
         let mut body = Vec::new();
-        sealer.bodies(records, |_, part| Ok(body.extend_from_slice(part))).map_err(unfit)?;
+        sealer
+            .bodies(records, |_, part| {
+                body.extend_from_slice(part);
+                Ok(())
+            })
+            .map_err(unfit)?;
         let bytes = heads.len().saturating_add(body.len());
         if !self.ring.used(header.key) || !self.ledger.add(block, header.key, bytes as u64) {
             return Err(refused("its data key or its part is gone"));
