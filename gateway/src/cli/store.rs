@@ -14,7 +14,7 @@ use super::{CliError, Console};
 use crate::config::Config;
 use crate::config::engine::{self, Engine};
 use crate::store::STORE_FILE;
-use crate::store::postgres::PostgresStore;
+use crate::store::postgres::look;
 use crate::store::redb::RedbStore;
 
 #[derive(Debug, Subcommand)]
@@ -58,7 +58,11 @@ fn check(config: &Config, out: &mut Console<'_>) -> Result<(), CliError> {
             (readable, format!("{} from one backup, both files together", config.data_dir.display()))
         }
         Engine::Postgres(options) => {
-            let readable = PostgresStore::open(&options).and_then(|store| store.check(&mut damage));
+            let mut readable = 0_u64;
+            let walked = look::walk(&options, &mut |found| {
+                readable = readable.saturating_add(found.readable(&mut damage));
+            });
+            let readable = walked.map(|()| readable);
             (readable, "the database from a backup".to_owned())
         }
     };

@@ -9,6 +9,7 @@
 //! - `ledger`: which parts the blocks lie in, and when one is dropped
 //! - `slots`: the rows that the data keys rest in
 //! - `reader`: blocks and state
+//! - [`look`]: a look that changes nothing
 
 use std::sync::{Arc, OnceLock, mpsc};
 use std::thread::JoinHandle;
@@ -28,6 +29,7 @@ use super::{Store, StoreError, StoreFuture};
 mod changes;
 mod lease;
 mod ledger;
+pub mod look;
 mod reader;
 mod schema;
 mod session;
@@ -130,20 +132,6 @@ impl PostgresStore {
             Self { commits: Some(commits), reads, id: StoreId::default(), failed, thread: Some(thread) };
         store.id = open.recv().map_err(|_| stopped())??;
         Ok(Arc::new(store))
-    }
-
-    /// Opens every block, calls `damage` for each that does not, with its stream and first sequence number, and
-    /// gives the number of records that can be read. Blocks.
-    ///
-    /// # Errors
-    /// When the database fails.
-    pub fn check(&self, damage: &mut dyn FnMut(Stream, u64)) -> Result<u64, StoreError> {
-        let mut readable = 0_u64;
-        self.walk(reader::Job::Check, &mut |seen| match seen {
-            reader::Seen::Readable(records) => readable = readable.saturating_add(records),
-            reader::Seen::Damaged(stream, first_seq) => damage(stream, first_seq),
-        })?;
-        Ok(readable)
     }
 
     /// Has the reader go through everything.

@@ -29,7 +29,7 @@ use super::keyfile::{Found, KeyFile, StoreId};
 use super::reader::{self, Reader};
 use super::seal::KeyRing;
 use super::writer::Writer;
-use super::{Store, StoreError, StoreFuture};
+use super::{Store, StoreError, StoreFuture, inspect};
 
 /// Memory that redb may fill with pages. More saves reads when a backlog drains.
 pub const CACHE_BYTES: usize = 64 * 1024 * 1024;
@@ -144,13 +144,24 @@ impl RedbStore {
         Self::start(reader, writer).map_err(|error| faults.io("starting the store's threads", &error))
     }
 
-    /// Opens every block, calls `damage` for each that does not, with its stream and first sequence number, and
-    /// gives the number of records that can be read. Blocks.
+    /// Goes through everything in the store: all state, then all blocks, opened. What does not open is told, and
+    /// passed. Blocks.
     ///
     /// # Errors
     /// When the disk fails, or the tables themselves cannot be walked.
+    pub fn walk(&self, visit: &mut dyn FnMut(inspect::Found)) -> Result<(), StoreError> {
+        self.reader.faults.contain(|| self.reader.walk(visit))
+    }
+
+    /// Walks, calls `damage` for each block that does not open, with its stream and first sequence number, and gives
+    /// the number of records that can be read.
+    ///
+    /// # Errors
+    /// As [`Self::walk`].
     pub fn check(&self, damage: &mut dyn FnMut(Stream, u64)) -> Result<u64, StoreError> {
-        self.reader.faults.contain(|| self.reader.check(damage))
+        let mut readable = 0_u64;
+        self.walk(&mut |found| readable = readable.saturating_add(found.readable(damage)))?;
+        Ok(readable)
     }
 
     fn start(reader: Reader, writer: Writer) -> io::Result<Arc<Self>> {

@@ -73,6 +73,13 @@ pub(super) struct Keys {
 }
 
 impl Keys {
+    /// As the key file held them.
+    pub(super) fn of(found: Vec<(u32, Wrapped)>) -> Self {
+        let keys = Self::default();
+        found.into_iter().for_each(|(_, key)| keys.insert(key.id, key.secret));
+        keys
+    }
+
     /// A context to open with; `None` when there is no such key, any more.
     ///
     /// Made each time: that takes half a microsecond, while keeping one for every hour of every peer's backlog

@@ -29,8 +29,6 @@ pub(super) enum Job {
     Read(Read),
     /// All state and blocks.
     Recover(Sender<Result<Recovered, StoreError>>),
-    /// Whether every block opens.
-    Check(Sender<Result<Seen, StoreError>>),
 }
 
 /// A read that somebody waits for.
@@ -39,12 +37,6 @@ pub(super) struct Read {
     pub(super) from_seq: u64,
     pub(super) bytes_max: usize,
     pub(super) reply: oneshot::Sender<Result<Vec<(u64, Record)>, StoreError>>,
-}
-
-/// A block that was looked at.
-pub(super) enum Seen {
-    Readable(u64),
-    Damaged(Stream, u64),
 }
 
 /// Reads blocks and state. Clones are the same.
@@ -103,11 +95,6 @@ impl Reader {
                     Job::Recover(found) => {
                         if let Err(trouble) = reader.recover(&found).await {
                             found.send(Err(trouble.settle(&reader.place))).await.ok();
-                        }
-                    }
-                    Job::Check(seen) => {
-                        if let Err(trouble) = reader.check(&seen).await {
-                            seen.send(Err(trouble.settle(&reader.place))).await.ok();
                         }
                     }
                 }
@@ -240,32 +227,6 @@ impl Reader {
         Ok(())
     }
 
-    /// Opens every block; see [`super::PostgresStore::check`].
-    async fn check(&self, seen: &Sender<Result<Seen, StoreError>>) -> Result<(), Trouble> {
-        let session = self.session().await?;
-        let blocks = "SELECT block, heads, body FROM blocks ORDER BY part, block";
-        let blocks = session.client.query_raw(blocks, std::iter::empty::<i32>()).await?;
-        pin_mut!(blocks);
-        while let Some(row) = blocks.next().await {
-            let row = row?;
-            let (block, heads, body): (i64, &[u8], &[u8]) =
-                (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
-            let block = u64::try_from(block).unwrap_or(0);
-            let header = Header::decode(heads).map_err(|Damaged| Trouble::Final(self.damaged(block)))?;
-            if !self.index.lock().holds(header.stream, header.first_seq, block) {
-                continue;
-            }
-            let opened = self.keys.cipher(header.key).ok_or(Damaged);
-            let opened = opened.and_then(|cipher| open(&cipher, block, header, heads, body));
-            let look = match opened {
-                Ok((_, records)) => Seen::Readable(records.len() as u64),
-                Err(Damaged) => Seen::Damaged(header.stream, header.first_seq),
-            };
-            seen.send(Ok(look)).await.ok();
-        }
-        Ok(())
-    }
-
     async fn session(&self) -> Result<Arc<Session>, Trouble> {
         let mut session = self.session.lock().await;
         if let Some(session) = session.as_ref().filter(|session| !session.client.is_closed()) {
@@ -308,7 +269,7 @@ impl Reader {
 }
 
 /// Opens a block whose parts lie one behind the other.
-fn open(
+pub(super) fn open(
     cipher: &aws_lc_rs::aead::LessSafeKey,
     block: BlockNumber,
     header: Header,
