@@ -34,17 +34,21 @@ pub(super) enum Verb {
     /// Move everything from one engine to the other, or back, while the gateway does not run; compared in the end.
     /// What was interrupted goes on when it is run again
     Migrate(migrate::Args),
+    /// Let a gateway start again on a store that was moved away, as it was then: only when the other one is lost
+    TakeBack(migrate::TakeBack),
 }
 
 pub(super) fn call(verb: Verb, target: &Target, out: &mut Console<'_>) -> Result<(), CliError> {
     let (Verb::Check { config: file }
     | Verb::Export(export::Args { config: file, .. })
-    | Verb::Migrate(migrate::Args { config: file, .. })) = &verb;
+    | Verb::Migrate(migrate::Args { config: file, .. })
+    | Verb::TakeBack(migrate::TakeBack { config: file, .. })) = &verb;
     let config = Config::load(&super::run::configuration(target, file.clone())?).map_err(CliError::failed)?;
     match verb {
         Verb::Check { .. } => check(&config, out),
         Verb::Export(args) => export::call(&args, &config, out),
         Verb::Migrate(args) => migrate::call(&args, &config, out),
+        Verb::TakeBack(args) => migrate::take_back(&args, &config, out),
     }
 }
 

@@ -216,6 +216,33 @@ pub fn migrate(
     Ok(moved)
 }
 
+/// Where a store was moved to.
+///
+/// # Errors
+/// When it was not, or cannot be read.
+pub fn left_for(store: End<'_>) -> Result<Other, MigrateError> {
+    match store.contents()?.note {
+        Some(Note::Left { to, .. }) => Ok(to),
+        Some(note) => Err(MigrateError::Refused(note.refusal().to_string())),
+        None => Err(MigrateError::Refused(format!(
+            "the {} was not moved away: a gateway starts on it as it is",
+            store.name
+        ))),
+    }
+}
+
+/// Lets a gateway start again on a store that was [moved away](left_for), as it was then. Where the other one is not
+/// lost, that makes two pasts of one deployment.
+///
+/// # Errors
+/// When the store fails.
+pub fn take_back(store: End<'_>, now: Time) -> Result<(), MigrateError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+    let runtime = runtime.map_err(|error| MigrateError::Refused(format!("cannot start: {error}")))?;
+    let done = runtime.block_on(store.store.commit(Commit { ops: vec![note::remove()], now }));
+    done.map_err(|error| store.failed(error))
+}
+
 /// Whether there is something to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Way {

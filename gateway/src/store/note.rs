@@ -67,9 +67,11 @@ impl Note {
                 from.name, from.engine
             ),
             Self::Left { to, engine } => format!(
-                "this store was moved to the {}: set `store` in gateway.toml to that; to go back, with all that came \
+                "this store was moved to the {}: set `store` in gateway.toml to {}; to go back, with all that came \
                  since, run `trunkline-gateway store migrate --from {} --to {engine}`",
-                to.name, to.engine
+                to.name,
+                if to.engine == "redb" { "\"redb\"" } else { "its address" },
+                to.engine
             ),
         })
     }

@@ -1,4 +1,4 @@
-//! `store migrate`: from one engine to the other, and back.
+//! `store migrate`: from one engine to the other, and back. `store take-back`: when there is no way back.
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -12,7 +12,7 @@ use super::super::{CliError, Console};
 use crate::clock::now;
 use crate::config::Config;
 use crate::config::engine;
-use crate::store::migrate::{End, Moved, Step, migrate};
+use crate::store::migrate::{self, End, Moved, Step};
 use crate::store::postgres::PostgresStore;
 use crate::store::redb::RedbStore;
 use crate::store::{STORE_FILE, Store};
@@ -26,6 +26,19 @@ pub(in super::super) struct Args {
     /// Where it goes, likewise. Empty, or what an earlier run of this left, or where the store came from
     #[arg(long, value_name = "STORE")]
     to: Place,
+    /// The configuration [default: gateway.toml in the directory]
+    #[arg(long, value_name = "FILE")]
+    pub(in super::super) config: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(in super::super) struct TakeBack {
+    /// Which: as for `migrate`
+    #[arg(value_name = "STORE")]
+    store: Place,
+    /// Do not ask
+    #[arg(long)]
+    yes: bool,
     /// The configuration [default: gateway.toml in the directory]
     #[arg(long, value_name = "FILE")]
     pub(in super::super) config: Option<PathBuf>,
@@ -115,7 +128,7 @@ pub(super) fn call(args: &Args, config: &Config, out: &mut Console<'_>) -> Resul
     drop(progress);
     let progress = Progress::new("copying", 0);
     let mut last = Step::Copying;
-    let moved = migrate(source.end(), target.end(), &now, &mut |step, done, total| {
+    let moved = migrate::migrate(source.end(), target.end(), &now, &mut |step, done, total| {
         if std::mem::replace(&mut last, step) != step {
             progress.say("comparing");
         }
@@ -130,6 +143,26 @@ pub(super) fn call(args: &Args, config: &Config, out: &mut Console<'_>) -> Resul
         "store": target.setting, "configured": config.store == target.setting,
     });
     out.show(&value, || text(&source, &target, moved, config));
+    Ok(())
+}
+
+pub(super) fn take_back(args: &TakeBack, config: &Config, out: &mut Console<'_>) -> Result<(), CliError> {
+    let opened = open(args.store.address(config)?.as_deref(), config, true)?;
+    let to = migrate::left_for(opened.end()).map_err(CliError::failed)?.name;
+    let question = format!(
+        "The {} holds what it held when it was moved to the {to}: what came since is not in it, and peers notice. \
+         `store migrate` brings all of it back. Go on with the old one all the same?",
+        opened.name
+    );
+    out.confirm(args.yes, &question)?;
+    migrate::take_back(opened.end(), now()).map_err(CliError::failed)?;
+    let value = json!({ "store": opened.setting, "was_moved_to": to });
+    out.show(&value, || {
+        format!(
+            "a gateway starts on the {} again, with `store = \"{}\"`; let none start on the {to} any more\n",
+            opened.name, opened.setting
+        )
+    });
     Ok(())
 }
 

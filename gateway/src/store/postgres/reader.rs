@@ -198,9 +198,12 @@ impl Reader {
 
     /// See [`super::super::Store::recover`].
     async fn recover(&self, found: &Sender<Result<Recovered, StoreError>>) -> Result<(), Trouble> {
-        let session = self.session().await?;
+        // On a connection of its own: all of it may take longer than one statement otherwise does, and who visits it
+        // may be slow.
+        let client = self.place.access.connect().await?;
+        client.batch_execute("SET statement_timeout = 0").await?;
         let none = std::iter::empty::<i32>;
-        let state = session.client.query_raw("SELECT key, value FROM state", none()).await?;
+        let state = client.query_raw("SELECT key, value FROM state", none()).await?;
         pin_mut!(state);
         while let Some(row) = state.next().await {
             let row = row?;
@@ -209,7 +212,7 @@ impl Reader {
             found.send(Ok(Recovered::State { key, value: value.into() })).await.ok();
         }
         let blocks = "SELECT block, heads FROM blocks ORDER BY part, block";
-        let blocks = session.client.query_raw(blocks, none()).await?;
+        let blocks = client.query_raw(blocks, none()).await?;
         pin_mut!(blocks);
         while let Some(row) = blocks.next().await {
             let row = row?;

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use trunkline_gateway::store::migrate::{End, MigrateError, Moved, migrate};
+use trunkline_gateway::store::migrate::{End, MigrateError, Moved, left_for, migrate, take_back};
 use trunkline_gateway::store::note;
 
 use super::*;
@@ -30,6 +30,7 @@ between_all_engines![
     a_target_that_is_not_empty_is_refused,
     a_move_begun_from_another_store_is_not_gone_on_with,
     a_blank_source_is_refused,
+    a_store_whose_other_one_is_lost_is_taken_back_as_it_was,
 ];
 
 /// A store whose commits fail from some moment on, as if the process had ended.
@@ -244,6 +245,24 @@ fn a_move_begun_from_another_store_is_not_gone_on_with(from: &Ground, to: &Groun
     );
     starts(from).unwrap();
     starts(to).unwrap();
+}
+
+fn a_store_whose_other_one_is_lost_is_taken_back_as_it_was(from: &Ground, to: &Ground) {
+    let expected = filled(from);
+    fn end(store: &dyn Store) -> End<'_> {
+        End { store, name: "source", engine: "redb" }
+    }
+    let store = from.open().unwrap();
+    let error = left_for(end(&*store)).unwrap_err();
+    assert!(error.to_string().contains("was not moved away"), "{error}");
+    drop(store);
+    whole(from, to).unwrap();
+    let store = from.open().unwrap();
+    assert_eq!(left_for(end(&*store)).unwrap().name, "target");
+    take_back(end(&*store), START).unwrap();
+    drop(store);
+    starts(from).unwrap();
+    assert_eq!(model(from), expected);
 }
 
 fn a_blank_source_is_refused(from: &Ground, to: &Ground) {
