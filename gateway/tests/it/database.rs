@@ -50,6 +50,8 @@ fn a_gateway_moves_to_a_database_and_back_with_two_commands_each_way() {
     alpha.peer(&mut beta, "alpha.test", "beta.test");
     let url = database(&alpha);
     let to_database = ["store", "migrate", "--from", "redb", "--to", &url];
+    let nothing = error(&alpha, &["store", "migrate", "--from", &url, "--to", "redb"]);
+    assert!(nothing.contains("there is no store in the database"), "{nothing}");
     assert!(error(&alpha, &to_database).contains("in use by another trunkline-gateway"));
     let audit = alpha.json(&["audit", "list"])["entries"].clone();
     assert_eq!(alpha.stop(), Some(0));

@@ -13,9 +13,9 @@ use crate::clock::now;
 use crate::config::Config;
 use crate::config::engine;
 use crate::store::migrate::{self, End, Moved, Step};
-use crate::store::postgres::PostgresStore;
+use crate::store::postgres::{PostgresStore, look};
 use crate::store::redb::RedbStore;
-use crate::store::{STORE_FILE, Store};
+use crate::store::{STORE_FILE, Store, StoreError};
 
 #[derive(Debug, clap::Args)]
 pub(in super::super) struct Args {
@@ -112,6 +112,19 @@ fn open(address: Option<&str>, config: &Config, is_source: bool) -> Result<Opene
         return Ok(Opened { store, name, engine: "redb", setting: "redb".to_owned() });
     };
     let options = engine::database(config, address).map_err(CliError::failed)?;
+    if is_source {
+        // Opening would make one here, too.
+        match look::look(&options) {
+            Ok(facts) if facts.tables.is_none() => {
+                let name = options.name();
+                return Err(CliError::Failed(format!(
+                    "there is no store in the {name}: is this the right configuration?"
+                )));
+            }
+            Ok(_) | Err(StoreError::Moved(_)) => {}
+            Err(error) => return Err(CliError::failed(error)),
+        }
+    }
     let store = PostgresStore::open(&options).map_err(CliError::failed)?;
     let name = options.name().to_owned();
     Ok(Opened { store, name, engine: "postgres", setting: address.to_owned() })

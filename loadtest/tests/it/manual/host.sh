@@ -119,7 +119,7 @@ awk '$1 == "call:" { print $2 }' "$home/created" > "$home/call"
 database() {
   local bin data=$home/database
   bin=$(ls -d /usr/lib/postgresql/*/bin | sort -V | tail -1)
-  as_postgres() { unshare --user --map-user=70 --map-group=70 -- "$bin/$@"; }
+  as_postgres() { unshare --user --map-user=nobody --map-group="$(id -g nobody)" -- "$bin/$@"; }
   mkdir -m 0700 "$data"
   as_postgres initdb -D "$data" -U keeper -A trust -E UTF8 --locale=C --no-sync > "$home/database.log"
   as_postgres pg_ctl -D "$data" -w -l "$home/database.log" \
