@@ -8,10 +8,12 @@ use trunkline_http::serve::tls::{Tls, TlsFiles};
 
 use crate::config::engine::{self, Engine, EngineError};
 use crate::config::{ApiConfig, Config, IdentityMode, RelayConfig, deployment_key};
+use crate::doctor::{self, database};
 use crate::identity::{Files, Identity};
 use crate::run::Listening;
 use crate::store::StoreError;
 use crate::store::inspect::{self, Seen};
+use crate::store::postgres::Options as PostgresOptions;
 
 /// Looks at everything. The configuration itself was checked when it was loaded.
 #[must_use]
@@ -52,8 +54,7 @@ fn relays(config: &Config) -> Outcome {
 fn store(config: &Config) -> Outcome {
     let options = match engine::read(config) {
         Ok(Engine::Redb(options)) => options,
-        // Opening it is left to the gateway: it may make or change tables, and takes the lease.
-        Ok(Engine::Postgres(_)) => return Outcome::Fine,
+        Ok(Engine::Postgres(options)) => return database(config, &options),
         // Without the key there is nothing to say, and the check of the key says why.
         Err(EngineError::DeploymentKey(_)) => return Outcome::Fine,
         Err(error) => return Outcome::Failed(error.to_string()),
@@ -70,6 +71,31 @@ fn store(config: &Config) -> Outcome {
         },
         Err(error) => Outcome::Failed(error.to_string()),
     }
+}
+
+/// Looked at without changing it. As the doctor says it.
+fn database(config: &Config, options: &PostgresOptions) -> Outcome {
+    let (checks, in_use) = database::look_at(options);
+    let said = |outcome| {
+        let of_outcome = checks.iter().filter(|check| check.outcome == outcome);
+        let said = of_outcome.map(|check| {
+            format!("{}: {} {}", check.subject, check.finding, check.advice.as_deref().unwrap_or_default())
+        });
+        said.collect::<Vec<_>>().join(" ")
+    };
+    let (failed, mut warned) = (said(doctor::Outcome::Failed), said(doctor::Outcome::Warning));
+    if !failed.is_empty() {
+        return Outcome::Failed(failed);
+    }
+    if in_use {
+        let by = match Listening::read(&config.data_dir) {
+            Some(_) => "the gateway that runs on this data_dir",
+            None => "a gateway that does not run on this data_dir",
+        };
+        warned = format!("in use, by {by}; {warned}");
+    }
+    let warned = warned.trim_end_matches("; ");
+    if warned.is_empty() { Outcome::Fine } else { Outcome::Warning(warned.to_owned()) }
 }
 
 fn identity(config: &Config) -> Outcome {

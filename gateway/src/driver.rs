@@ -32,7 +32,7 @@ use crate::link::{LinkCommand, LinkEvent, LinkSender};
 use crate::metrics;
 use crate::replica::follow::{Leader, News, Unreached};
 use crate::replica::{Relay, Standing, Trust};
-use crate::store::{Store, StoreError, StoreFuture};
+use crate::store::{Store, StoreError, StoreFuture, note};
 
 /// Commands that wait for the driver. More lets callers run ahead, and waits longer when it is behind.
 const COMMANDS_MAX: usize = 1024;
@@ -725,7 +725,7 @@ fn recover(
     let store = open()?;
     let mut recovery = Recovery::new(options.config.clone());
     let mut damage = Ok(());
-    store.recover(&mut |found| {
+    note::recover(&*store, &mut |found| {
         if damage.is_ok() {
             damage = recovery.add(now, found);
         }

@@ -9,6 +9,9 @@ use thiserror::Error;
 
 use crate::store::{LANES, Lane, NetworkKey, PeerKey, StateKey, Stream};
 
+/// The first byte of keys that the core leaves to whoever keeps the store, and never sees.
+pub const KEEPER: u8 = b'm';
+
 /// What a state entry is about.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Key {
@@ -225,7 +228,9 @@ mod tests {
             Key::AuditHead,
         ];
         for key in keys {
+            assert_ne!(key.encode().first(), Some(&KEEPER));
             assert_eq!(Key::decode(&key.encode()), Ok(key));
         }
+        assert!(Key::decode(&[KEEPER]).is_err(), "the core refuses what is not for it");
     }
 }

@@ -1,4 +1,4 @@
-//! `store`: what can still be read of a store, when a disk or a backup is in doubt.
+//! `store`: what can still be read of a store, when a disk or a backup is in doubt, and where it is.
 
 use std::path::PathBuf;
 
@@ -7,50 +7,77 @@ use serde_json::json;
 use trunkline_gateway_proto::store::Stream;
 use trunkline_http::cli::progress::Progress;
 
+mod export;
+mod migrate;
+
 use super::target::Target;
 use super::{CliError, Console};
 use crate::config::Config;
 use crate::config::engine::{self, Engine};
 use crate::store::STORE_FILE;
-use crate::store::postgres::PostgresStore;
+use crate::store::inspect::Found;
+use crate::store::postgres::look;
 use crate::store::redb::RedbStore;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Verb {
-    /// Read and decrypt everything in the store of a gateway that does not run, and list what cannot be read
+    /// Read and decrypt everything in the store, and list what cannot be read. Files only while their gateway does not
+    /// run; in a database nothing is changed, and a gateway may go on
     Check {
         /// The configuration [default: gateway.toml in the directory]
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
     },
+    /// Write down what is in the store, a line of JSON for each thing: domains, ids, numbers, sizes and times, and with
+    /// --payloads all of it. While the gateway does not run, or beside it, as for `check`
+    Export(export::Args),
+    /// Move everything from one engine to the other, or back, while the gateway does not run; compared in the end.
+    /// What was interrupted goes on when it is run again
+    Migrate(migrate::Args),
+    /// Let a gateway start again on a store that was moved away, as it was then: only when the other one is lost
+    TakeBack(migrate::TakeBack),
 }
 
 pub(super) fn call(verb: Verb, target: &Target, out: &mut Console<'_>) -> Result<(), CliError> {
-    let Verb::Check { config } = verb;
-    let config = Config::load(&super::run::configuration(target, config)?).map_err(CliError::failed)?;
-    let engine = engine::read(&config).map_err(CliError::failed)?;
-    let file = config.data_dir.join(STORE_FILE);
-    if matches!(engine, Engine::Redb(_)) && !file.exists() {
-        // Opening would make one.
-        return Err(CliError::Failed(format!(
-            "there is no {}: is this the right configuration?",
-            file.display()
-        )));
+    let (Verb::Check { config: file }
+    | Verb::Export(export::Args { config: file, .. })
+    | Verb::Migrate(migrate::Args { config: file, .. })
+    | Verb::TakeBack(migrate::TakeBack { config: file, .. })) = &verb;
+    let config = Config::load(&super::run::configuration(target, file.clone())?).map_err(CliError::failed)?;
+    match verb {
+        Verb::Check { .. } => check(&config, out),
+        Verb::Export(args) => export::call(&args, &config, out),
+        Verb::Migrate(args) => migrate::call(&args, &config, out),
+        Verb::TakeBack(args) => migrate::take_back(&args, &config, out),
     }
-    let progress = Progress::waiting("reading the store");
-    let mut damaged = Vec::new();
-    let mut damage = |stream, first_seq| damaged.push((name(stream), first_seq));
-    let (readable, from) = match engine {
+}
+
+/// Goes through everything in the store that the configuration names.
+fn walk(config: &Config, visit: &mut dyn FnMut(Found)) -> Result<(), CliError> {
+    let walked = match engine::read(config).map_err(CliError::failed)? {
         Engine::Redb(options) => {
-            let readable = RedbStore::open(&options).and_then(|store| store.check(&mut damage));
-            (readable, format!("{} from one backup, both files together", config.data_dir.display()))
+            let file = config.data_dir.join(STORE_FILE);
+            if !file.exists() {
+                // Opening would make one.
+                let file = file.display();
+                return Err(CliError::Failed(format!(
+                    "there is no {file}: is this the right configuration?"
+                )));
+            }
+            RedbStore::open(&options).and_then(|store| store.walk(visit))
         }
-        Engine::Postgres(options) => {
-            let readable = PostgresStore::open(&options).and_then(|store| store.check(&mut damage));
-            (readable, "the database from a backup".to_owned())
-        }
+        Engine::Postgres(options) => look::walk(&options, visit),
     };
-    let readable = readable.map_err(CliError::failed)?;
+    walked.map_err(CliError::failed)
+}
+
+fn check(config: &Config, out: &mut Console<'_>) -> Result<(), CliError> {
+    let progress = Progress::waiting("reading the store");
+    let (mut readable, mut damaged) = (0_u64, Vec::new());
+    walk(config, &mut |found| {
+        let mut damage = |stream, first_seq| damaged.push((name(stream), first_seq));
+        readable = readable.saturating_add(found.readable(&mut damage));
+    })?;
     drop(progress);
     let rows: Vec<_> =
         damaged.iter().map(|(stream, seq)| json!({ "stream": stream, "first_seq": seq })).collect();
@@ -62,6 +89,10 @@ pub(super) fn call(verb: Verb, target: &Target, out: &mut Console<'_>) -> Result
         }
         text
     });
+    let from = match config.store.as_str() {
+        "redb" => format!("{} from one backup, both files together", config.data_dir.display()),
+        _ => "the database from a backup".to_owned(),
+    };
     match damaged.len() {
         0 => Ok(()),
         count => Err(CliError::Failed(format!("{count} blocks cannot be read: restore {from}"))),

@@ -46,12 +46,37 @@ pub fn read(config: &Config) -> Result<Engine, EngineError> {
     if !Address::is_meant(&config.store) {
         return Ok(Engine::Redb(RedbOptions::new(&config.data_dir, key)));
     }
-    let address: Address = config.store.parse().map_err(EngineError::Address)?;
+    Ok(Engine::Postgres(postgres(config, &config.store, key)?))
+}
+
+/// What opens the embedded store of a configuration, whichever engine it asks for.
+///
+/// # Errors
+/// When the deployment key cannot be had.
+pub fn embedded(config: &Config) -> Result<RedbOptions, EngineError> {
+    Ok(RedbOptions::new(&config.data_dir, deployment_key::read(config)?))
+}
+
+/// What opens the store in a database, with the configuration's password and authorities, whichever engine it asks
+/// for.
+///
+/// # Errors
+/// When something of it cannot be had.
+pub fn database(config: &Config, address: &str) -> Result<PostgresOptions, EngineError> {
+    postgres(config, address, deployment_key::read(config)?)
+}
+
+fn postgres(
+    config: &Config,
+    address: &str,
+    key: Zeroizing<[u8; 32]>,
+) -> Result<PostgresOptions, EngineError> {
+    let address: Address = address.parse().map_err(EngineError::Address)?;
     let password = config.store_password_file.as_deref().map(password).transpose()?;
     let authorities = config.store_ca_file.as_ref().map(std::fs::read).transpose();
     let authorities = authorities.map_err(|error| EngineError::Authorities(error.to_string()))?;
     let access = Access::new(address, "trunkline-gateway", password, authorities.as_deref());
-    Ok(Engine::Postgres(PostgresOptions::new(access.map_err(EngineError::Authorities)?, key)))
+    Ok(PostgresOptions::new(access.map_err(EngineError::Authorities)?, key))
 }
 
 fn password(file: &Path) -> Result<Zeroizing<String>, EngineError> {

@@ -8,6 +8,7 @@
 //! - [`Check`], [`Outcome`]: what is said
 //! - `endpoints`: whether peers can reach us: DNS, ports, what is shown there, who is refused
 //! - `machine`: clock, disk and the file system under the store
+//! - `database`: the one that the store is in, when it is one
 //! - `clock`: what the kernel thinks of its clock
 //! - `files`: keys and tokens, and who else may read them; our certificate's days
 //! - [`peers`]: each peer, and whether anybody fetches what came
@@ -26,6 +27,7 @@ use crate::hub::Hub;
 use crate::identity::Identity;
 
 mod clock;
+pub(crate) mod database;
 mod endpoints;
 mod files;
 mod machine;
@@ -125,6 +127,7 @@ pub async fn examine(patient: &Patient) -> Vec<Check> {
     let (files_config, pair) = (Arc::clone(config), identity.current());
     let still = tokio::task::spawn_blocking(move || {
         let mut checks = machine::examine(&files_config);
+        checks.extend(database::examine(&files_config));
         checks.extend(files::examine(&files_config, Some(&pair.certificate)));
         checks
     });

@@ -3,15 +3,20 @@
 use trunkline_gateway_proto::certificate::Certificate;
 use trunkline_http::cli::check::{self, Outcome as Start};
 
-use super::{Check, files, machine};
+use super::{Check, database, files, machine};
 use crate::check as start;
 use crate::config::Config;
 
 /// Looks at everything that needs no running gateway. Changes nothing.
 #[must_use]
 pub fn examine(config: &Config) -> Vec<Check> {
-    let mut checks: Vec<_> = start::all(config).into_iter().map(of_start).collect();
+    let database = database::examine(config);
+    // Said once, with what to do.
+    let said = |check: &check::Check| check.what == "store" && !database.is_empty();
+    let mut checks: Vec<_> =
+        start::all(config).into_iter().filter(|check| !said(check)).map(of_start).collect();
     checks.extend(machine::examine(config));
+    checks.extend(database);
     let pem = std::fs::read_to_string(&config.identity.certificate).ok();
     let certificate =
         pem.and_then(|pem| Certificate::parse_pem(&pem).ok()).map(|(certificate, _)| certificate);

@@ -8,12 +8,17 @@ use std::fs;
 use std::io;
 
 use ::redb::backends::InMemoryBackend;
-use ::redb::{Builder, DatabaseError, StorageBackend};
+use ::redb::{Builder, DatabaseError, ReadableDatabase, StorageBackend};
+use bytes::Bytes;
+use trunkline_gateway_proto::store::{Record, StateKey, Stream};
 
 use super::StoreError;
+use super::block;
 use super::fault::{Faults, KEYS_FILE, STORE_FILE};
-use super::keyfile::{Found, KeyFile};
-use super::redb::{Options, store_id};
+use super::keyfile::{Found as FoundKeys, KeyFile, Wrapped};
+use super::note::{self, Note};
+use super::redb::{Options, STATE, store_id};
+use super::seal::Keys;
 
 /// Memory for pages: a look needs few.
 const CACHE_BYTES: usize = 1 << 20;
@@ -32,6 +37,41 @@ pub enum Seen {
     Unclean,
 }
 
+/// Something that a walk through a store came by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// A state entry.
+    State {
+        /// Which.
+        key: StateKey,
+        /// What it says, unless it does not open.
+        value: Option<Bytes>,
+    },
+    /// A block.
+    Block {
+        /// Of which stream.
+        stream: Stream,
+        /// The number of its first record.
+        first_seq: u64,
+        /// Its records, unless they do not open.
+        records: Option<Vec<(u64, Record)>>,
+    },
+}
+
+impl Found {
+    /// How many records it makes; a block that does not open is told instead.
+    pub fn readable(&self, damage: &mut dyn FnMut(Stream, u64)) -> u64 {
+        match self {
+            Self::Block { records: Some(records), .. } => records.len() as u64,
+            Self::Block { stream, first_seq, records: None } => {
+                damage(*stream, *first_seq);
+                0
+            }
+            Self::State { .. } => 0,
+        }
+    }
+}
+
 /// Looks at the store in a directory.
 ///
 /// # Errors
@@ -45,7 +85,7 @@ fn look_at(options: &Options, faults: &Faults) -> Result<Seen, StoreError> {
     let store = faults.path(STORE_FILE);
     if unfinished(&store).map_err(|error| faults.io(STORE_FILE, &error))? {
         return match open_keys(options, faults)? {
-            Found::Keys(_, keys) if !keys.is_empty() => {
+            FoundKeys::Keys(_, keys) if !keys.is_empty() => {
                 Err(faults.corrupt(STORE_FILE, &format!("it is missing or empty, while {KEYS_FILE} is not")))
             }
             _ => Ok(Seen::Absent),
@@ -59,19 +99,38 @@ fn look_at(options: &Options, faults: &Faults) -> Result<Seen, StoreError> {
         Err(error) => return Err(faults.opening(STORE_FILE, error)),
     };
     match (store_id(&db, faults)?, open_keys(options, faults)?) {
-        (Some(id), Found::Keys(its, _)) if id == its => Ok(Seen::Sound),
-        (Some(_), Found::Keys(..)) => {
+        (Some(id), FoundKeys::Keys(its, keys)) if id == its => look_for_note(&db, keys, faults),
+        (Some(_), FoundKeys::Keys(..)) => {
             Err(faults.corrupt(KEYS_FILE, &format!("it belongs to another store than {STORE_FILE}")))
         }
-        (Some(_), Found::Blank) => {
+        (Some(_), FoundKeys::Blank) => {
             Err(faults.corrupt(KEYS_FILE, &format!("it is missing or empty, while {STORE_FILE} is not")))
         }
         (None, _) => Ok(Seen::Absent),
     }
 }
 
+/// A store that is part of a move is none to start on.
+fn look_for_note(
+    db: &impl ReadableDatabase,
+    found: Vec<(u32, Wrapped)>,
+    faults: &Faults,
+) -> Result<Seen, StoreError> {
+    let snapshot = db.begin_read().map_err(|error| faults.redb(error))?;
+    let state = snapshot.open_table(STATE).map_err(|error| faults.opening(STORE_FILE, error))?;
+    let Some(value) = state.get(note::KEY).map_err(|error| faults.redb(error))? else {
+        return Ok(Seen::Sound);
+    };
+    let keys = Keys::of(found);
+    let id = block::state_key_id(value.value()).ok();
+    let cipher = id.and_then(|id| keys.cipher(id));
+    let opened = cipher.and_then(|cipher| block::open_state(&cipher, note::KEY, value.value()).ok());
+    let damaged = || faults.corrupt(STORE_FILE, "a state entry does not decrypt");
+    Err(Note::decode(&opened.ok_or_else(damaged)?)?.refusal())
+}
+
 /// From memory, so that nothing can reach the file.
-fn open_keys(options: &Options, faults: &Faults) -> Result<Found, StoreError> {
+fn open_keys(options: &Options, faults: &Faults) -> Result<FoundKeys, StoreError> {
     let bytes = match fs::read(faults.path(KEYS_FILE)) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),

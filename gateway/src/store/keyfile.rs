@@ -105,6 +105,11 @@ impl KeyFile {
         Ok((file, Found::Keys(store, keys)))
     }
 
+    /// Which store it belongs to.
+    pub(super) fn store(&self) -> StoreId {
+        self.store
+    }
+
     /// Makes it the key file of a new store. Durable when it returns.
     pub(super) fn create(&mut self, store: StoreId) -> Result<(), StoreError> {
         self.store = store;

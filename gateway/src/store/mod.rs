@@ -12,6 +12,8 @@
 //! - `keyfile`: the file they rest in, wrapped, overwritten in place
 //! - `fault`: from what the disk reports to [`StoreError`]
 //! - [`inspect`]: a look at a store that changes nothing
+//! - [`migrate`]: from one store into another, whatever their engines
+//! - [`note`]: what a store says of its own move
 //! - [`space`]: how much room is left
 
 use std::future::Future;
@@ -26,6 +28,8 @@ mod fault;
 mod index;
 pub mod inspect;
 mod keyfile;
+pub mod migrate;
+pub mod note;
 pub mod postgres;
 mod reader;
 pub mod redb;
@@ -47,12 +51,15 @@ pub trait Store: Send + Sync + 'static {
     /// are exceeded; at least one when there is any. Sees every commit that was answered before the call.
     fn read(&self, stream: Stream, from_seq: u64, bytes_max: usize) -> StoreFuture<Vec<(u64, Record)>>;
 
-    /// Everything that a restart needs: all state, then all blocks with their heads. Called once, before
-    /// anything else, outside the async runtime.
+    /// Everything that a restart needs: all state, then all blocks with their heads. Called outside the async
+    /// runtime, while no commit is under way.
     ///
     /// # Errors
     /// When the store cannot be read or does not decrypt.
     fn recover(&self, visit: &mut dyn FnMut(Recovered)) -> Result<(), StoreError>;
+
+    /// Which store this is: 16 random bytes from when it was made, and never another's.
+    fn id(&self) -> [u8; 16];
 
     /// Why the store stopped answering, when it found out by itself: the next commit and read would say the same.
     fn failed(&self) -> Option<StoreError> {
@@ -89,6 +96,9 @@ pub enum StoreError {
     /// It is another deployment's.
     #[error("{0}")]
     Foreign(String),
+    /// It was moved away, or a move into it is not finished.
+    #[error("{0}")]
+    Moved(String),
     /// The deployment key is not the one that wrapped the store's keys.
     #[error("the deployment key does not open {path}: configure the key that this store was made with")]
     WrongKey {

@@ -9,6 +9,7 @@
 //! - `ledger`: which parts the blocks lie in, and when one is dropped
 //! - `slots`: the rows that the data keys rest in
 //! - `reader`: blocks and state
+//! - [`look`]: a look that changes nothing
 
 use std::sync::{Arc, OnceLock, mpsc};
 use std::thread::JoinHandle;
@@ -23,11 +24,13 @@ use trunkline_postgres::access::ANSWER_MAX;
 use zeroize::Zeroizing;
 
 use super::batch::{self, stopped};
+use super::keyfile::StoreId;
 use super::{Store, StoreError, StoreFuture};
 
 mod changes;
 mod lease;
 mod ledger;
+pub mod look;
 mod reader;
 mod schema;
 mod session;
@@ -106,6 +109,12 @@ impl Options {
         }
     }
 
+    /// What operators call the database.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.place.name
+    }
+
     /// With other times than [`LEASE`] and [`PATIENCE`], for tests.
     #[must_use]
     pub fn timed(self, lease: Duration, patience: Duration) -> Self {
@@ -118,6 +127,7 @@ impl Options {
 pub struct PostgresStore {
     commits: Option<tokio_mpsc::UnboundedSender<batch::Job>>,
     reads: tokio_mpsc::UnboundedSender<reader::Job>,
+    id: StoreId,
     failed: Failed,
     thread: Option<JoinHandle<()>>,
 }
@@ -152,7 +162,7 @@ impl PostgresStore {
         let serve = async move {
             match writer::open(place, seized, its_failed).await {
                 Ok((writer, reader)) => {
-                    opened.send(Ok(())).ok();
+                    opened.send(Ok(writer.store())).ok();
                     tokio::spawn(reader.run(read_jobs));
                     writer.run(jobs).await;
                 }
@@ -162,23 +172,10 @@ impl PostgresStore {
         let thread = std::thread::Builder::new().name("store-postgres".to_owned());
         let thread = thread.spawn(move || runtime.block_on(serve));
         let thread = thread.map_err(|error| failure("starting the store's thread", &error))?;
-        let store = Arc::new(Self { commits: Some(commits), reads, failed, thread: Some(thread) });
-        open.recv().map_err(|_| stopped())??;
-        Ok(store)
-    }
-
-    /// Opens every block, calls `damage` for each that does not, with its stream and first sequence number, and
-    /// gives the number of records that can be read. Blocks.
-    ///
-    /// # Errors
-    /// When the database fails.
-    pub fn check(&self, damage: &mut dyn FnMut(Stream, u64)) -> Result<u64, StoreError> {
-        let mut readable = 0_u64;
-        self.walk(reader::Job::Check, &mut |seen| match seen {
-            reader::Seen::Readable(records) => readable = readable.saturating_add(records),
-            reader::Seen::Damaged(stream, first_seq) => damage(stream, first_seq),
-        })?;
-        Ok(readable)
+        let mut store =
+            Self { commits: Some(commits), reads, id: StoreId::default(), failed, thread: Some(thread) };
+        store.id = open.recv().map_err(|_| stopped())??;
+        Ok(Arc::new(store))
     }
 
     /// Has the reader go through everything.
@@ -213,6 +210,10 @@ impl Store for PostgresStore {
 
     fn recover(&self, visit: &mut dyn FnMut(Recovered)) -> Result<(), StoreError> {
         self.walk(reader::Job::Recover, visit)
+    }
+
+    fn id(&self) -> StoreId {
+        self.id
     }
 
     fn failed(&self) -> Option<StoreError> {

@@ -12,6 +12,7 @@ use super::StoreError;
 use super::block::{self, BlockNumber, Damaged, Header, PartKey};
 use super::fault::{Faults, KEYS_FILE, STORE_FILE};
 use super::index::{Entry, SharedIndex};
+use super::inspect::Found;
 use super::redb::{BODIES, HEADS, STATE};
 use super::seal::Keys;
 
@@ -195,23 +196,28 @@ impl Reader {
         Ok(())
     }
 
-    /// Opens every block; see [`super::redb::RedbStore::check`].
-    pub(super) fn check(&self, damage: &mut dyn FnMut(Stream, u64)) -> Result<u64, StoreError> {
+    /// Opens everything; see [`super::redb::RedbStore::walk`].
+    pub(super) fn walk(&self, visit: &mut dyn FnMut(Found)) -> Result<(), StoreError> {
+        let snapshot = self.db.begin_read().map_err(|error| self.faults.redb(error))?;
+        let state = snapshot.open_table(STATE).map_err(|error| self.faults.redb(error))?;
+        for row in state.iter().map_err(|error| self.faults.redb(error))? {
+            let (key, value) = row.map_err(|error| self.faults.redb(error))?;
+            let opened = self.state(key.value(), value.value()).ok();
+            visit(Found::State { key: key.value().to_vec(), value: opened.map(Into::into) });
+        }
         let tables = Tables::open(self)?;
-        let mut records = 0;
         for row in tables.heads.iter().map_err(|error| self.faults.redb(error))? {
             let (key, value) = row.map_err(|error| self.faults.redb(error))?;
             let block = key.value();
             let header = Header::decode(value.value()).map_err(|Damaged| self.damaged(block))?;
-            match self.block(&tables, block, value.value()) {
-                Ok((_, block)) => records += u64::try_from(block.len()).unwrap_or(u64::MAX),
-                Err(Unread::Error(StoreError::Corrupt(_)) | Unread::Gone(_)) => {
-                    damage(header.stream, header.first_seq);
-                }
+            let records = match self.block(&tables, block, value.value()) {
+                Ok((_, records)) => Some(records),
+                Err(Unread::Error(StoreError::Corrupt(_)) | Unread::Gone(_)) => None,
                 Err(Unread::Error(error)) => return Err(error),
-            }
+            };
+            visit(Found::Block { stream: header.stream, first_seq: header.first_seq, records });
         }
-        Ok(records)
+        Ok(())
     }
 
     /// Opens a state entry's value.

@@ -29,7 +29,7 @@ use super::keyfile::{Found, KeyFile, StoreId};
 use super::reader::{self, Reader};
 use super::seal::KeyRing;
 use super::writer::Writer;
-use super::{Store, StoreError, StoreFuture};
+use super::{Store, StoreError, StoreFuture, inspect};
 
 /// Memory that redb may fill with pages. More saves reads when a backlog drains.
 pub const CACHE_BYTES: usize = 64 * 1024 * 1024;
@@ -69,6 +69,7 @@ impl Options {
 pub struct RedbStore {
     commits: Option<mpsc::Sender<batch::Job>>,
     reads: Option<mpsc::Sender<reader::Job>>,
+    id: StoreId,
     reader: Reader,
     threads: Vec<JoinHandle<()>>,
 }
@@ -143,21 +144,33 @@ impl RedbStore {
         Self::start(reader, writer).map_err(|error| faults.io("starting the store's threads", &error))
     }
 
-    /// Opens every block, calls `damage` for each that does not, with its stream and first sequence number, and
-    /// gives the number of records that can be read. Blocks.
+    /// Goes through everything in the store: all state, then all blocks, opened. What does not open is told, and
+    /// passed. Blocks.
     ///
     /// # Errors
     /// When the disk fails, or the tables themselves cannot be walked.
+    pub fn walk(&self, visit: &mut dyn FnMut(inspect::Found)) -> Result<(), StoreError> {
+        self.reader.faults.contain(|| self.reader.walk(visit))
+    }
+
+    /// Walks, calls `damage` for each block that does not open, with its stream and first sequence number, and gives
+    /// the number of records that can be read.
+    ///
+    /// # Errors
+    /// As [`Self::walk`].
     pub fn check(&self, damage: &mut dyn FnMut(Stream, u64)) -> Result<u64, StoreError> {
-        self.reader.faults.contain(|| self.reader.check(damage))
+        let mut readable = 0_u64;
+        self.walk(&mut |found| readable = readable.saturating_add(found.readable(damage)))?;
+        Ok(readable)
     }
 
     fn start(reader: Reader, writer: Writer) -> io::Result<Arc<Self>> {
         let (commits, jobs) = mpsc::channel();
+        let id = writer.ring.store();
         let (reads, mut threads) = reader::start(&reader)?;
         let writing = std::thread::Builder::new().name("store-write".to_owned());
         threads.push(writing.spawn(move || writer.run(&jobs))?);
-        Ok(Arc::new(Self { commits: Some(commits), reads: Some(reads), reader, threads }))
+        Ok(Arc::new(Self { commits: Some(commits), reads: Some(reads), id, reader, threads }))
     }
 }
 
@@ -180,6 +193,10 @@ impl Store for RedbStore {
 
     fn recover(&self, visit: &mut dyn FnMut(Recovered)) -> Result<(), StoreError> {
         self.reader.faults.contain(|| self.reader.recover(visit))
+    }
+
+    fn id(&self) -> StoreId {
+        self.id
     }
 }
 

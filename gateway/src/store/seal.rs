@@ -26,7 +26,7 @@ use trunkline_gateway_proto::time::Time;
 use zeroize::Zeroizing;
 
 use super::StoreError;
-use super::keyfile::{KeyFile, Wrapped, cipher};
+use super::keyfile::{KeyFile, StoreId, Wrapped, cipher};
 
 /// How long a data key seals. Shorter erases sooner, and costs a slot and a sync per scope each time.
 const KEY_AGE_MAX: Duration = Duration::from_secs(3600);
@@ -73,6 +73,13 @@ pub(super) struct Keys {
 }
 
 impl Keys {
+    /// As the key file held them.
+    pub(super) fn of(found: Vec<(u32, Wrapped)>) -> Self {
+        let keys = Self::default();
+        found.into_iter().for_each(|(_, key)| keys.insert(key.id, key.secret));
+        keys
+    }
+
     /// A context to open with; `None` when there is no such key, any more.
     ///
     /// Made each time: that takes half a microsecond, while keeping one for every hour of every peer's backlog
@@ -131,6 +138,11 @@ impl KeyRing {
             keys.insert(key.id, key.secret);
         }
         Self { file, keys, uses, current: HashMap::new(), unused, replace_at: Time::NEVER, salt: [0; 4] }
+    }
+
+    /// Whose keys these are.
+    pub(super) fn store(&self) -> StoreId {
+        self.file.store()
     }
 
     /// The keys to open with.

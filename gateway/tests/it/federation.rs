@@ -14,6 +14,7 @@ mod delivery;
 mod demand;
 mod load;
 mod manual;
+mod moving;
 mod policy;
 mod replicas;
 mod restore;

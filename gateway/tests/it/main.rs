@@ -9,6 +9,7 @@ mod admin;
 mod api;
 mod cli;
 mod config;
+mod database;
 mod doctor;
 mod federation;
 mod link;

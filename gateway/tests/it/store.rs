@@ -32,6 +32,8 @@ macro_rules! on_both_engines {
 
 mod crash;
 mod keys;
+mod look;
+mod migrate;
 mod open;
 mod outage;
 mod roundtrip;

@@ -28,8 +28,6 @@ pub(super) enum Job {
     Read(Read),
     /// All state and blocks.
     Recover(Sender<Result<Recovered, StoreError>>),
-    /// Whether every block opens.
-    Check(Sender<Result<Seen, StoreError>>),
 }
 
 /// A read that somebody waits for.
@@ -38,12 +36,6 @@ pub(super) struct Read {
     pub(super) from_seq: u64,
     pub(super) bytes_max: usize,
     pub(super) reply: oneshot::Sender<Result<Vec<(u64, Record)>, StoreError>>,
-}
-
-/// A block that was looked at.
-pub(super) enum Seen {
-    Readable(u64),
-    Damaged(Stream, u64),
 }
 
 /// Reads blocks and state. Clones are the same.
@@ -102,11 +94,6 @@ impl Reader {
                     Job::Recover(found) => {
                         if let Err(trouble) = reader.recover(&found).await {
                             found.send(Err(trouble.settle(&reader.place))).await.ok();
-                        }
-                    }
-                    Job::Check(seen) => {
-                        if let Err(trouble) = reader.check(&seen).await {
-                            seen.send(Err(trouble.settle(&reader.place))).await.ok();
                         }
                     }
                 }
@@ -210,9 +197,12 @@ impl Reader {
 
     /// See [`super::super::Store::recover`].
     async fn recover(&self, found: &Sender<Result<Recovered, StoreError>>) -> Result<(), Trouble> {
-        let session = self.session().await?;
+        // On a connection of its own: all of it may take longer than one statement otherwise does, and who visits it
+        // may be slow.
+        let client = self.place.access.connect().await?;
+        client.batch_execute("SET statement_timeout = 0").await?;
         let none = std::iter::empty::<i32>;
-        let state = session.client.query_raw("SELECT key, value FROM state", none()).await?;
+        let state = client.query_raw("SELECT key, value FROM state", none()).await?;
         pin_mut!(state);
         while let Some(row) = state.next().await {
             let row = row?;
@@ -221,7 +211,7 @@ impl Reader {
             found.send(Ok(Recovered::State { key, value: value.into() })).await.ok();
         }
         let blocks = "SELECT block, heads FROM blocks ORDER BY part, block";
-        let blocks = session.client.query_raw(blocks, none()).await?;
+        let blocks = client.query_raw(blocks, none()).await?;
         pin_mut!(blocks);
         while let Some(row) = blocks.next().await {
             let row = row?;
@@ -235,32 +225,6 @@ impl Reader {
                 let block = Recovered::Block { stream: header.stream, info: header.info(), heads };
                 found.send(Ok(block)).await.ok();
             }
-        }
-        Ok(())
-    }
-
-    /// Opens every block; see [`super::PostgresStore::check`].
-    async fn check(&self, seen: &Sender<Result<Seen, StoreError>>) -> Result<(), Trouble> {
-        let session = self.session().await?;
-        let blocks = "SELECT block, heads, body FROM blocks ORDER BY part, block";
-        let blocks = session.client.query_raw(blocks, std::iter::empty::<i32>()).await?;
-        pin_mut!(blocks);
-        while let Some(row) = blocks.next().await {
-            let row = row?;
-            let (block, heads, body): (i64, &[u8], &[u8]) =
-                (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
-            let block = u64::try_from(block).unwrap_or(0);
-            let header = Header::decode(heads).map_err(|Damaged| Trouble::Final(self.damaged(block)))?;
-            if !self.index.lock().holds(header.stream, header.first_seq, block) {
-                continue;
-            }
-            let opened = self.keys.cipher(header.key).ok_or(Damaged);
-            let opened = opened.and_then(|cipher| open(&cipher, block, header, heads, body));
-            let look = match opened {
-                Ok((_, records)) => Seen::Readable(records.len() as u64),
-                Err(Damaged) => Seen::Damaged(header.stream, header.first_seq),
-            };
-            seen.send(Ok(look)).await.ok();
         }
         Ok(())
     }
@@ -307,7 +271,7 @@ impl Reader {
 }
 
 /// Opens a block whose parts lie one behind the other.
-fn open(
+pub(super) fn open(
     cipher: &aws_lc_rs::aead::LessSafeKey,
     block: BlockNumber,
     header: Header,

@@ -18,7 +18,7 @@ use super::super::batch::{COALESCE_MAX, Job, now, scope};
 use super::super::block::{self, BlockNumber, Damaged, HEADER_LEN, Header, Sealer, encode_stream};
 use super::super::fault::Faults;
 use super::super::index::SharedIndex;
-use super::super::keyfile::{Found, KeyFile};
+use super::super::keyfile::{Found, KeyFile, StoreId};
 use super::super::seal::{KeyRing, KeyScope};
 use super::changes::{Changes, Row, signed};
 use super::lease::{Lease, Outcome};
@@ -128,6 +128,11 @@ fn corrupt(place: &Place, what: &str) -> Trouble {
 }
 
 impl Writer {
+    /// Which store this is.
+    pub(super) fn store(&self) -> StoreId {
+        self.ring.store()
+    }
+
     /// Serves until every sender is gone, then gives the lease back.
     pub(super) async fn run(mut self, mut jobs: UnboundedReceiver<Job>) {
         let mut commits = Vec::with_capacity(COALESCE_MAX);

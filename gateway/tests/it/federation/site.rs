@@ -149,6 +149,11 @@ impl Site {
         Plan::new(domain).start().await
     }
 
+    /// Its configuration, which counts from the next start on.
+    pub(super) fn config(&mut self) -> &mut Config {
+        &mut self.config
+    }
+
     /// Starts the gateway, for the first time or again, and waits until it is ready.
     pub(super) async fn start(&mut self) {
         self.try_start().await.unwrap();

@@ -114,6 +114,20 @@ awk '$1 == "call:" { print $2 }' "$home/created" > "$home/call"
   esac
 }
 
+# What a database's administrator does: a server on this machine, with a database for the gateway's user. It refuses to
+# run as root, so it runs as somebody else in a namespace of users.
+database() {
+  local bin data=$home/database
+  bin=$(ls -d /usr/lib/postgresql/*/bin | sort -V | tail -1)
+  as_postgres() { unshare --user --map-user=nobody --map-group="$(id -g nobody)" -- "$bin/$@"; }
+  mkdir -m 0700 "$data"
+  as_postgres initdb -D "$data" -U keeper -A trust -E UTF8 --locale=C --no-sync > "$home/database.log"
+  as_postgres pg_ctl -D "$data" -w -l "$home/database.log" \
+    -o "-c listen_addresses=127.0.0.1 -c unix_socket_directories= -c fsync=off" start > /dev/null
+  as_postgres psql -h 127.0.0.1 -U keeper -d postgres -q -c 'CREATE ROLE trunkline LOGIN'
+  as_postgres psql -h 127.0.0.1 -U keeper -d postgres -q -c 'CREATE DATABASE trunkline OWNER trunkline'
+}
+
 # Services: what a unit starts runs in the background, until it is stopped.
 systemctl() {
   local verb=$1 unit=${*: -1} pid
