@@ -3,6 +3,11 @@
 use std::os::unix::fs::PermissionsExt;
 
 use serde_json::Value;
+use trunkline_gateway::config::{Config, engine};
+use trunkline_gateway::store::Store;
+use trunkline_gateway::store::redb::RedbStore;
+use trunkline_gateway_proto::store::{Commit, Head, Lane, NetworkKey, Op, PeerKey, Record, Stream};
+use trunkline_gateway_proto::time::Time;
 use trunkline_testkit::postgres;
 
 use crate::process::{Gateway, text};
@@ -111,6 +116,48 @@ fn a_gateway_moves_to_a_database_and_back_with_two_commands_each_way() {
     alpha.start();
     assert_eq!(alpha.json(&["audit", "verify"])["ok"], true);
     alpha.wait("linked", |alpha| alpha.json(&["peer", "show", "beta.test"])["link"] == "up");
+}
+
+/// Puts envelopes, or what could be some, into the store of a gateway that does not run: so many MiB.
+fn fill(gateway: &Gateway, mib: u64) {
+    let config = Config::load(&gateway.path("gateway.toml")).unwrap();
+    let store = RedbStore::open(&engine::embedded(&config).unwrap()).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let stream = Stream::Outbox { peer: PeerKey(7), lane: Lane(3) };
+    let (at, network) = (Time::from_unix_ms(1_800_000_000_000), NetworkKey(1));
+    let head = Head { id: [7; 16], network, expires: Time::from_unix_ms(1_900_000_000_000), at };
+    for block in 0..mib {
+        let records = vec![Record { head, body: vec![7; 16 << 10].into() }; 64];
+        let ops = vec![Op::Append { stream, first_seq: block * 64 + 1, records }];
+        runtime.block_on(store.commit(Commit { ops, now: at })).unwrap();
+    }
+}
+
+#[test]
+fn a_move_that_is_killed_goes_on_when_it_is_run_again() {
+    let mut alpha = Gateway::running("alpha.test");
+    assert_eq!(alpha.stop(), Some(0));
+    fill(&alpha, 96);
+    let url = database(&alpha);
+    let name = url.rsplit('/').next().unwrap().to_owned();
+    let server = postgres::shared();
+    let blocks = || {
+        let there = server.answer(&name, "SELECT to_regclass('trunkline.blocks') IS NOT NULL");
+        let count = || server.answer(&name, "SELECT count(*) FROM trunkline.blocks");
+        if there == "t" { count().parse::<u64>().unwrap() } else { 0 }
+    };
+    let migrate = ["store", "migrate", "--from", "redb", "--to", &url];
+    let mut running = alpha.spawn(&migrate);
+    alpha.wait("copying", |_| blocks() >= 8);
+    running.kill().unwrap();
+    running.wait().unwrap();
+    // Its lease has to run out.
+    let moved = alpha.json(&migrate);
+    assert!(moved["records"].as_u64().unwrap() >= 96 * 64, "{moved}");
+    assert!(moved["copied"].as_u64() < moved["records"].as_u64(), "{moved}");
+    edit(&alpha, "store = \"redb\"", &setting(&url));
+    assert_eq!(alpha.json(&["store", "check"])["readable"], moved["records"]);
+    alpha.start();
 }
 
 #[test]
