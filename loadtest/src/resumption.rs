@@ -17,6 +17,9 @@ pub(crate) struct Resumption {
     /// The first envelope that was taken afterwards, and when it was.
     taken: Option<((u32, u32), u64)>,
     arrived_us: Option<u64>,
+    /// When something arrived last, and the longest that nothing did.
+    last_us: u64,
+    silent_us: u64,
 }
 
 /// How long it took a flow to move again.
@@ -24,8 +27,10 @@ pub(crate) struct Resumption {
 pub(crate) struct Pause {
     /// Until an envelope was accepted.
     pub accepted: Duration,
-    /// Until that one arrived.
+    /// The longest that nothing arrived, until that one did.
     pub arrived: Duration,
+    /// Until that one arrived, behind all that had queued.
+    pub caught_up: Duration,
 }
 
 /// Pauses after failures of a kind.
@@ -39,6 +44,7 @@ pub(crate) struct PausesReport {
     pub times: usize,
     accepted_again_s: Spread,
     arrived_again_s: Spread,
+    caught_up_s: Spread,
 }
 
 /// Seconds.
@@ -51,7 +57,7 @@ struct Spread {
 impl Resumption {
     /// Something was broken at `broken_us`, and the last that it could still do was done at `dead_us`.
     pub(crate) fn mark(&mut self, broken_us: u64, dead_us: u64) {
-        *self = Self { mark: Some((broken_us, dead_us)), ..Self::default() };
+        *self = Self { mark: Some((broken_us, dead_us)), last_us: broken_us, ..Self::default() };
     }
 
     /// An envelope that was asked to be taken at `asked_us` was new, and taken; `arrived` says whether it has arrived
@@ -65,6 +71,10 @@ impl Resumption {
 
     /// An envelope arrived for the first time.
     pub(crate) fn arrived(&mut self, envelope: (u32, u32), now_us: u64) {
+        if self.arrived_us.is_none() {
+            self.silent_us = self.silent_us.max(now_us.saturating_sub(self.last_us));
+            self.last_us = now_us;
+        }
         if self.arrived_us.is_none() && self.taken.is_some_and(|(taken, _)| taken == envelope) {
             self.arrived_us = Some(now_us);
         }
@@ -74,14 +84,19 @@ impl Resumption {
     pub(crate) fn pause(&self) -> Option<Pause> {
         let ((broken_us, _), (_, taken_us)) = (self.mark?, self.taken?);
         let since = |us: u64| Duration::from_micros(us.saturating_sub(broken_us));
-        Some(Pause { accepted: since(taken_us), arrived: since(self.arrived_us?) })
+        let arrived = Duration::from_micros(self.silent_us);
+        Some(Pause { accepted: since(taken_us), arrived, caught_up: since(self.arrived_us?) })
     }
 }
 
 impl Pause {
     /// The longer of two, each way.
     pub(crate) fn max(self, other: Self) -> Self {
-        Self { accepted: self.accepted.max(other.accepted), arrived: self.arrived.max(other.arrived) }
+        Self {
+            accepted: self.accepted.max(other.accepted),
+            arrived: self.arrived.max(other.arrived),
+            caught_up: self.caught_up.max(other.caught_up),
+        }
     }
 }
 
@@ -104,6 +119,7 @@ impl Pauses {
             times: self.0.len(),
             accepted_again_s: spread(|pause| pause.accepted)?,
             arrived_again_s: spread(|pause| pause.arrived)?,
+            caught_up_s: spread(|pause| pause.caught_up)?,
         })
     }
 }
@@ -126,16 +142,17 @@ mod tests {
         assert_eq!(resumption.pause(), None);
         resumption.arrived((0, 3), 50);
         let us = Duration::from_micros;
-        assert_eq!(resumption.pause(), Some(Pause { accepted: us(30), arrived: us(40) }));
+        assert_eq!(resumption.pause(), Some(Pause { accepted: us(30), arrived: us(21), caught_up: us(40) }));
     }
 
     #[test]
     fn an_envelope_may_arrive_before_the_answer_that_it_was_taken() {
         let mut resumption = Resumption::default();
         resumption.mark(10, 10);
+        resumption.arrived((0, 3), 30);
         resumption.taken((0, 3), 25, 40, true);
         let us = Duration::from_micros;
-        assert_eq!(resumption.pause(), Some(Pause { accepted: us(30), arrived: us(30) }));
+        assert_eq!(resumption.pause(), Some(Pause { accepted: us(30), arrived: us(20), caught_up: us(30) }));
     }
 
     #[test]
@@ -144,7 +161,7 @@ mod tests {
         assert_eq!(pauses.report(), None);
         for s in [4, 1, 2, 3] {
             let pause = Duration::from_secs(s);
-            pauses.add(Pause { accepted: pause, arrived: pause * 2 });
+            pauses.add(Pause { accepted: pause, arrived: pause * 2, caught_up: pause * 3 });
         }
         let report = pauses.report().unwrap();
         assert_eq!(report.accepted_again_s, Spread { median: 2.5, max: 4.0 });
