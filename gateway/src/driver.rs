@@ -247,7 +247,8 @@ impl Driver {
             _ => (Directory::default(), Standing::Seeking),
         };
         let directory = Arc::new(ArcSwap::from_pointee(directory));
-        let ((version, _), (standing, _)) = (watch::channel(0), watch::channel(standing));
+        let known = u64::from(matches!(standing, Standing::Leading));
+        let ((version, _), (standing, _)) = (watch::channel(known), watch::channel(standing));
         let (commands_in, commands) = mpsc::channel(COMMANDS_MAX);
         let (link_events_in, link_events) = mpsc::channel(LINK_EVENTS_MAX);
         let (events, _) = broadcast::channel(EVENTS_MAX);

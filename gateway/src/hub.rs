@@ -165,7 +165,7 @@ impl Hub {
     pub(crate) fn for_test(directory: Directory) -> (Self, mpsc::Receiver<Command>) {
         let (commands, received) = mpsc::channel(64);
         let (events, _) = broadcast::channel(64);
-        let (version, standing) = (watch::channel(0).1, watch::channel(Standing::Leading).1);
+        let (version, standing) = (watch::channel(1).1, watch::channel(Standing::Leading).1);
         let directory = Arc::new(ArcSwap::from_pointee(directory));
         (Self { commands, directory, version, standing, events }, received)
     }
@@ -182,13 +182,27 @@ impl Hub {
         self.standing.borrow().clone()
     }
 
+    /// Whether the directory says who is who. One of several replicas starts without it: nobody is to be refused then
+    /// whom it does not know yet.
+    ///
+    /// # Errors
+    /// When it does not yet.
+    pub(crate) fn knows(&self) -> Result<(), HubError> {
+        if self.directory_version() == 0 {
+            let what =
+                "store, which another replica may have open: this one does not know yet who may come in";
+            return Err(StoreError::Unavailable(what.to_owned()).into());
+        }
+        Ok(())
+    }
+
     /// The same as it changes.
     #[must_use]
     pub fn standing_watch(&self) -> watch::Receiver<Standing> {
         self.standing.clone()
     }
 
-    /// Counts the directory's changes, as the leader does.
+    /// Counts the directory's changes, as the leader does; zero before there is one.
     pub(crate) fn directory_version(&self) -> u64 {
         *self.version.borrow()
     }

@@ -67,6 +67,7 @@ pub(crate) async fn require(
     mut request: Request,
     next: Next,
 ) -> Result<Response, Problem> {
+    state.hub.knows().map_err(fail::hub)?;
     let cookie = state.logins.cookie_of(request.headers());
     let actor = match cookie {
         Some(secret) if !request.headers().contains_key(AUTHORIZATION) => {

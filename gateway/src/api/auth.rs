@@ -34,6 +34,7 @@ impl FromRequestParts<Arc<Api>> for Tenant {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, Problem> {
+        api.hub.knows()?;
         let refused = || api.failed_logins.refuse(source(&parts.extensions), NO_TOKEN);
         let token = bearer(&parts.headers).ok_or_else(refused)?;
         let directory = api.hub.directory();

@@ -189,6 +189,25 @@ fn a_replica_whose_network_swallows_its_database_stops_acknowledging_and_rejoins
 }
 
 #[tokio::test]
+async fn a_replica_that_does_not_know_yet_who_may_come_in_refuses_nobody_for_good() {
+    let (server, url) = database();
+    let proxy = Proxy::start(server.port()).unwrap();
+    let through_proxy = url.replace(&server.port().to_string(), &proxy.port().to_string());
+    let first = on_database(Plan::new("alpha.test"), url).start().await;
+    let mut plan = on_database(Plan::replica_of(&first), through_proxy);
+    proxy.close();
+    let second = plan.site_mut();
+    second.try_start().await.unwrap();
+    let (status, _) = second.api.submit(&first.user("ann"), &first.user("bob")).await;
+    assert_eq!((status, second.admin(Method::GET, "/admin/v1/peers", &Value::Null).await.0), (503, 503));
+    proxy.open();
+    stands(second, "following").await;
+    exchange(second, &first).await;
+    let stranger = second.api.with_token("tln_nobody");
+    assert_eq!(stranger.submit(&first.user("ann"), &first.user("bob")).await.0, 401);
+}
+
+#[tokio::test]
 async fn a_replica_that_stops_hands_over_at_once() {
     let (mut first, mut second) = two_replicas("alpha.test").await;
     for _ in 0..2 {

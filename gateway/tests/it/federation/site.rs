@@ -131,6 +131,11 @@ impl Plan {
         &self.site
     }
 
+    /// The same, for who starts it in another way than most.
+    pub(super) fn site_mut(&mut self) -> &mut Site {
+        &mut self.site
+    }
+
     /// Keeps the store on this disk instead of in files.
     pub(super) fn on(mut self, disk: &Disk) -> Self {
         self.site.disk = Some(disk.clone());
