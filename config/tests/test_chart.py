@@ -13,7 +13,7 @@ import unittest
 
 import kubernetes_validate
 
-from support import CONFIG, ROOT, SCRATCH, Place, check, documents, listens, run, secret_texts, secrets
+from support import CONFIG, PROGRAMS, ROOT, SCRATCH, Place, check, documents, listens, run, secret_texts, secrets
 
 CHART = CONFIG / "helm/trunkline"
 HELM = os.environ.get("HELM", "helm")
@@ -373,6 +373,36 @@ class Chart(unittest.TestCase):
             for key in (state / "keys").iterdir():
                 self.assertEqual(key.stat().st_mode & 0o077, 0, key)
             check([place.here(word) for word in container["command"]], file.read_text())
+
+    def test_a_relay_that_is_to_stop_waits_until_its_calls_are_over(self):
+        """The preStop hook, on a relay with a call that nobody ends."""
+        VARIANTS["drained"] = (["gateway.replicas=0", *PUBLIC, "relay.tcpPort=4443", "relay.drainSeconds=2"], {"relay": 1})
+        rendered = Rendered("drained")
+        del VARIANTS["drained"]
+        [(_, template, name, machine)] = rendered.pods()
+        pod = Pod(rendered, template, name, machine)
+        for container in template["spec"]["initContainers"]:
+            run(*container["command"], pod.place(container).here(container["args"][0]), env=pod.environment(container))
+        [container] = template["spec"]["containers"]
+        place = pod.place(container)
+        hook = container["lifecycle"]["preStop"]["exec"]["command"]
+        script = """
+            ip link set lo up; ip address add 10.0.0.11/32 dev lo; ip address add 203.0.113.11/32 dev lo
+            $RELAY 2>log & relay=$!
+            trap 'kill $relay; wait $relay' EXIT
+            until trunkline-relay --dir "$STATE" status >/dev/null 2>&1; do kill -0 $relay; sleep 0.1; done
+            trunkline-relay --dir "$STATE" call create
+            trunkline-relay --dir "$STATE" status --json
+            "$@"
+            trunkline-relay --dir "$STATE" status --json
+            """
+        users = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
+        command = " ".join(place.here(word) for word in container["command"])
+        environment = {
+            **os.environ, "RELAY": command, "STATE": str(pod.dir / "state"), "PATH": f"{PROGRAMS}:{os.environ['PATH']}",
+        }
+        out = run("unshare", "--net", *users, "bash", "-euc", script, "bash", *map(place.here, hook), env=environment, timeout=60, cwd=pod.dir)
+        self.assertEqual(re.findall(r'"(?:calls|draining)": (\w+)', out), ["1", "false", "0", "true"], out)
 
     @of_every_variant
     def test_nodes_and_ingresses_know_each_other(self, rendered):
