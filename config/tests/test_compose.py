@@ -7,7 +7,11 @@ import pathlib
 import re
 import shutil
 import subprocess
+import sys
 import unittest
+
+import compose_spec
+import yaml
 
 from support import CONFIG, DOMAIN, PROGRAMS, SCRATCH, Place, check, documents, listens, run, secret_texts
 
@@ -52,8 +56,15 @@ class Compose(unittest.TestCase):
         expected |= {f"{part}-{n}" for part in ("relay", "ingress") for n in (1, 2)}
         self.assertEqual(set(self.services), expected)
 
+    def test_the_compose_specification_takes_it(self):
+        # Merged: the reader knows no `<<`.
+        read = compose_spec.PyCompose.from_yaml(yaml.safe_dump(self.file))
+        read.validate()
+        self.assertEqual(set(read.to_spec().services), set(self.services))
+
     def test_docker_reads_it(self):
-        if subprocess.run(["docker", "compose", "version"], capture_output=True).returncode != 0 if shutil.which("docker") else True:
+        docker = shutil.which("docker")
+        if not docker or subprocess.run([docker, "compose", "version"], capture_output=True).returncode != 0:
             self.skipTest("no docker compose on this machine")
         run("docker", "compose", "--project-directory", self.dir, "config", "--quiet")
 
@@ -160,6 +171,10 @@ class Compose(unittest.TestCase):
                 place = Place({"/var/lib/trunkline": state})
                 [config] = state.glob("*.toml")
                 check([place.here(word) for word in service["command"]], config.read_text())
+
+    def test_hadolint_finds_nothing_to_complain_of(self):
+        # Debian's packages are of the release that FROM names, and newer with each of its security updates.
+        run(pathlib.Path(sys.executable).parent / "hadolint", "--ignore", "DL3008", CONFIG / "Dockerfile")
 
     def test_the_image_has_what_services_start(self):
         dockerfile = (self.config / "Dockerfile").read_text()
