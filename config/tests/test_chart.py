@@ -13,7 +13,7 @@ import unittest
 
 import kubernetes_validate
 
-from support import CONFIG, PROGRAMS, ROOT, SCRATCH, Place, check, documents, listens, run, secret_texts, secrets
+from support import CONFIG, DOMAIN, PROGRAMS, SCRATCH, Place, check, documents, listens, run, secret_texts, secrets
 
 CHART = CONFIG / "helm/trunkline"
 HELM = os.environ.get("HELM", "helm")
@@ -43,8 +43,11 @@ VARIANTS = {
     "a database that is not verified": (["domain=alpha.test", f"{URL}?sslmode=require"], {"gateway": 3}),
     "a relay alone": (["gateway.replicas=0", *PUBLIC], {"relay": 1}),
     "a relay alone, with TLS": (
-        ["gateway.replicas=0", *PUBLIC, "relay.tlsSecret=relay-tls", "relay.tlsName=relay.alpha.test", "relay.origins[0]=https://app.alpha.test"],
-        {"relay": 1},
+        [
+            *GATEWAY, *PUBLIC, "relay.tlsSecret=relay-tls", "relay.nodes[0].name=relay-1.alpha.test",
+            "relay.origins[0]=https://app.alpha.test",
+        ],
+        {"gateway": 3, "relay": 1},
     ),
     "ingresses without TCP": (
         ["--values", CONFIG / "helm/alpha.yaml", "ingress.tcpPort=0", "ingress.tlsSecret=", "relay.tlsName="],
@@ -58,6 +61,7 @@ REFUSED = {
     "gateway.database.url is missing": ["domain=alpha.test"],
     "gateway.database.caSecret.name is missing": ["domain=alpha.test", f"{URL}?sslmode=verify-full"],
     "has no public address": ["gateway.replicas=0", *ALONE],
+    "has no name, which is in the certificate": ["gateway.replicas=0", *PUBLIC, "relay.tlsSecret=relay-tls"],
     "ingress.nodes without relay.nodes": [
         *GATEWAY, "ingress.nodes[0].host=edge-a", "ingress.nodes[0].address=10.0.0.2", "ingress.nodes[0].public=203.0.113.7",
     ],
@@ -232,9 +236,10 @@ class Chart(unittest.TestCase):
 
     @of_every_variant
     def test_it_has_as_many_pods_of_each_part_as_were_asked_for(self, rendered):
-        found = {document["metadata"]["name"].removeprefix("calls-"): document["spec"]["replicas"] for document, _ in rendered.workloads()}
+        part = lambda document: document["metadata"]["name"].removeprefix("calls-")
+        found = {part(document): document["spec"]["replicas"] for document, _ in rendered.workloads()}
         self.assertEqual(found, rendered.parts)
-        budgets = {document["metadata"]["name"].removeprefix("calls-") for document in rendered.of("PodDisruptionBudget")}
+        budgets = {part(document) for document in rendered.of("PodDisruptionBudget")}
         self.assertEqual(budgets, set(rendered.parts))
 
     @of_every_variant
@@ -288,7 +293,8 @@ class Chart(unittest.TestCase):
             [container] = template["spec"]["containers"]
             # A probe speaks TLS where the program does.
             api = "admin_api" if container["name"] == "gateway" else "api"
-            tls = any(re.search(rf"^\[{api}\](\n\w.*)*\ntls_certificate", text, re.M) for text in rendered.config(document["metadata"]["name"]).values())
+            texts = rendered.config(document["metadata"]["name"]).values()
+            tls = any("tls_certificate" in tomllib.loads(text)[api] for text in texts)
             self.assertEqual(container["readinessProbe"]["httpGet"]["scheme"], "HTTPS" if tls else "HTTP")
 
     @of_every_variant
@@ -349,10 +355,12 @@ class Chart(unittest.TestCase):
         self.assertNotRegex(rendered.text, r"://[^/@\s]+:[^/@\s]+@|tl[a-z]_[A-Za-z0-9_-]{20}|PRIVATE KEY")
 
     def test_no_committed_file_holds_a_secret(self):
-        tracked = subprocess.run(["git", "ls-files", "config"], cwd=ROOT, capture_output=True, text=True).stdout.split()
-        for name in tracked:
-            text = (ROOT / name).read_text()
-            self.assertNotRegex(text, r"tl[a-z]_[A-Za-z0-9_-]{30}|BEGIN [A-Z ]*PRIVATE KEY", name)
+        made = {CONFIG / "compose/state", CONFIG / "compose/.env"}
+        files = [file for file in CONFIG.rglob("*") if file.is_file() and not made & {file, *file.parents}]
+        self.assertGreater(len(files), 20)
+        for file in files:
+            text = file.read_text(errors="replace")
+            self.assertNotRegex(text, r"tl[a-z]_[A-Za-z0-9_-]{30}|BEGIN [A-Z ]*PRIVATE KEY", file)
 
     @of_every_variant
     def test_every_pod_of_every_part_passes_its_programs_check(self, rendered):
@@ -376,18 +384,27 @@ class Chart(unittest.TestCase):
 
     def test_a_relay_that_is_to_stop_waits_until_its_calls_are_over(self):
         """The preStop hook, on a relay with a call that nobody ends."""
-        rendered = Rendered(["gateway.replicas=0", *PUBLIC, "relay.drainSeconds=2"], {"relay": 1})
+        # The certificate of this test's Secrets is for the deployment's domain.
+        tls = ["relay.tlsSecret=relay-tls", f"relay.nodes[0].name={DOMAIN}"]
+        for name, tls in {"plain": [], "TLS": tls}.items():
+            with self.subTest(name):
+                self.drains(Rendered(["gateway.replicas=0", *PUBLIC, "relay.drainSeconds=2", *tls], {"relay": 1}))
+
+    def drains(self, rendered):
         [(_, template, name, machine)] = rendered.pods()
         pod = Pod(rendered, template, name, machine)
-        for container in template["spec"]["initContainers"]:
-            run(*container["command"], pod.place(container).here(container["args"][0]), env=pod.environment(container))
+        [prepare] = template["spec"]["initContainers"]
+        run(*prepare["command"], pod.place(prepare).here(prepare["args"][0]), env=pod.environment(prepare))
         [container] = template["spec"]["containers"]
-        place = pod.place(container)
-        hook = container["lifecycle"]["preStop"]["exec"]["command"]
+        place, state = pod.place(container), pod.dir / "state"
+        config = state / "relay.toml"
+        config.write_text(place.here(config.read_text()))
         script = """
             ip link set lo up; ip address add 10.0.0.11/32 dev lo; ip address add 203.0.113.11/32 dev lo
+            mount --bind hosts /etc/hosts
             $RELAY 2>log & relay=$!
             trap 'kill $relay; wait $relay' EXIT
+            trunkline-relay() { command trunkline-relay "$@" ${URL:+--url "$URL"}; }
             until trunkline-relay --dir "$STATE" status >/dev/null 2>&1; do kill -0 $relay; sleep 0.1; done
             trunkline-relay --dir "$STATE" call create
             trunkline-relay --dir "$STATE" status --json
@@ -395,11 +412,16 @@ class Chart(unittest.TestCase):
             trunkline-relay --dir "$STATE" status --json
             """
         users = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
-        command = " ".join(place.here(word) for word in container["command"])
-        environment = {
-            **os.environ, "RELAY": command, "STATE": str(pod.dir / "state"), "PATH": f"{PROGRAMS}:{os.environ['PATH']}",
-        }
-        out = run("unshare", "--net", *users, "bash", "-euc", script, "bash", *map(place.here, hook), env=environment, timeout=60, cwd=pod.dir)
+        relay = " ".join(map(place.here, container["command"]))
+        path = f"{PROGRAMS}:{os.environ['PATH']}"
+        aliases = template["spec"].get("hostAliases", [])
+        (pod.dir / "hosts").write_text("".join(f"{one['ip']} {' '.join(one['hostnames'])}\n" for one in aliases))
+        url = f"https://{DOMAIN}:8444" if aliases else ""
+        environment = {**os.environ, "URL": url, "RELAY": relay, "STATE": str(state), "PATH": path}
+        hook = map(place.here, container["lifecycle"]["preStop"]["exec"]["command"])
+        namespaces = ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", *users]
+        command = ["timeout", "60", *namespaces, "bash", "-euc", script, "bash", *hook]
+        out = run(*command, env=environment, cwd=pod.dir)
         self.assertEqual(re.findall(r'"(?:calls|draining)": (\w+)', out), ["1", "false", "0", "true"], out)
 
     @of_every_variant

@@ -99,7 +99,8 @@ class Compose(unittest.TestCase):
         for name, service in self.programs().items():
             [config] = [self.dir / source for source, _, _ in self.mounts(service) if source.endswith(".toml")]
             text = config.read_text()
-            own = {port for _, port in listens(text)} | {int(port) for port in re.findall(r"^(?:udp|tcp)_port = (\d+)", text, re.M)}
+            own = {port for _, port in listens(text)}
+            own |= {int(port) for port in re.findall(r"^(?:udp|tcp)_port = (\d+)", text, re.M)}
             for port in service.get("ports", []):
                 outside, inside, protocol = re.fullmatch(r"((?:[\d.]+:)?\d+):(\d+)/(udp|tcp)", port).groups()
                 self.assertIn(int(inside), own, name)

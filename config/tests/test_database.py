@@ -4,6 +4,8 @@ import glob
 import os
 import pathlib
 import pwd
+import re
+import shlex
 import shutil
 import signal
 import socket
@@ -72,8 +74,11 @@ class Database(unittest.TestCase):
 
     def sql(self, server, text, user="postgres", database="trunkline", **more):
         password = "database's \"word\"" if user == "trunkline" else "unused"
-        command = ["psql", "-XqAt", "-v", "ON_ERROR_STOP=1", "-h", "127.0.0.1", "-p", self.ports[server], "-U", user, "-d", database]
-        return self.do(*command, "-c", text, PGPASSWORD=password, **more).strip()
+        return self.do(*self.psql(server, user, database), "-c", text, PGPASSWORD=password, **more).strip()
+
+    def psql(self, server, user="postgres", database="trunkline"):
+        port = str(self.ports[server])
+        return ["psql", "-XqAt", "-v", "ON_ERROR_STOP=1", "-h", "127.0.0.1", "-p", port, "-U", user, "-d", database]
 
     def until(self, what, expected):
         """Tries until it is as expected, and fails with what it last was."""
@@ -117,8 +122,7 @@ class Database(unittest.TestCase):
 
         # Without its standby nothing is acknowledged.
         self.sql("primary", "SET synchronous_commit = local; CREATE TABLE alone (x int)")
-        insert = lambda: self.start("psql", "-XqAt", "-h", "127.0.0.1", "-p", self.ports["primary"], "-U", "postgres",
-                                    "-d", "trunkline", "-c", "INSERT INTO alone VALUES (1)", server="primary")
+        insert = lambda: self.start(*self.psql("primary"), "-c", "INSERT INTO alone VALUES (1)", server="primary")
         waits = "SELECT wait_event FROM pg_stat_activity WHERE query LIKE 'INSERT INTO alone%'"
         hanging = insert()
         self.until(lambda: self.sql("primary", waits), "SyncRep")
@@ -133,9 +137,10 @@ class Database(unittest.TestCase):
         self.assertEqual(hanging.wait(SECONDS_MAX), 0)
 
         # As a gateway does: with its own password, on tables of its own.
-        self.sql("primary", "CREATE SCHEMA trunkline; CREATE TABLE trunkline.t (x int); INSERT INTO trunkline.t VALUES (7)", user="trunkline")
+        tables = "CREATE SCHEMA trunkline; CREATE TABLE trunkline.t (x int); INSERT INTO trunkline.t VALUES (7)"
+        self.sql("primary", tables, user="trunkline")
         with self.assertRaisesRegex(AssertionError, "password authentication failed"):
-            self.do("psql", "-h", "127.0.0.1", "-p", self.ports["primary"], "-U", "trunkline", "-d", "trunkline", "-c", "SELECT 1", PGPASSWORD="wrong")
+            self.do(*self.psql("primary", "trunkline"), "-c", "SELECT 1", PGPASSWORD="wrong")
         self.until(lambda: self.sql("standby", "SELECT x FROM trunkline.t"), "7")
         with self.assertRaisesRegex(AssertionError, "read-only transaction"):
             self.sql("standby", "INSERT INTO trunkline.t VALUES (8)", user="trunkline")
@@ -163,6 +168,12 @@ class Database(unittest.TestCase):
         hanging = insert()
         self.until(lambda: self.sql("primary", waits), "SyncRep")
         self.assertIsNone(hanging.poll())
+
+        # The manual's way to go on without one.
+        manual = (CONFIG.parent / "docs/OPERATIONS.md").read_text()
+        [words] = re.findall(r"postgres-primary psql (--command .*)", manual)
+        self.do(*self.psql("primary"), *shlex.split(words))
+        self.assertEqual(hanging.wait(SECONDS_MAX), 0)
 
 
 if __name__ == "__main__":

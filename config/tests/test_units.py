@@ -35,7 +35,8 @@ class Units(unittest.TestCase):
         first = SCRATCH / "replica-1"
         run(PROGRAMS / "trunkline-gateway", "init", "--dir", first, "--domain", DOMAIN, "--advertise", "gw.alpha.test:8443")
         unit = (first / "trunkline-gateway.service").read_text()
-        store = 'store = "postgres://trunkline@10.0.0.31,10.0.0.32/trunkline?sslmode=require"\nstore_password_file = "database.password"'
+        store = 'store = "postgres://trunkline@10.0.0.31,10.0.0.32/trunkline?sslmode=require"\n'
+        store += 'store_password_file = "database.password"'
         text = re.sub(r'(?m)^store = "redb"$', store, (first / "gateway.toml").read_text())
         text = re.sub(r"\n# *\[replica\][^\[]*|\n\[replica\][^\[]*", "\n", text)
         shutil.copy2(secrets() / "gateway/database.password", first)
