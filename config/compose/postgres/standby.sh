@@ -6,7 +6,7 @@ if [[ $(id -u) == 0 ]]; then
   exec setpriv --reuid postgres --regid postgres --init-groups "$0" "$@"
 fi
 
-primary="host=$PRIMARY port=${PRIMARY_PORT:-5432} user=copies application_name=standby"
+primary="host=${PRIMARY:?} port=${PRIMARY_PORT:-5432} user=copies application_name=standby"
 if [[ ! -s $PGDATA/PG_VERSION ]]; then
   PGPASSWORD=$(</run/secrets/replication.password)
   export PGPASSWORD

@@ -60,8 +60,8 @@ makes itself the directory that `init` makes elsewhere, in memory: {root, file}.
       cp -f "/config/$CONFIG.toml" {{ .file }}
       cp -f /secrets/* keys/
       {{- if .bootstrap }}
-      # What `init` left for the first start; later starts find it done.
-      case $CONFIG in *-0) ! test -e /bootstrap/bootstrap.json || cp -f /bootstrap/bootstrap.json data/ ;; esac
+      # What `init` left for the first start: whoever leads first carries it out, the others drop theirs.
+      ! test -e /bootstrap/bootstrap.json || cp -f /bootstrap/bootstrap.json data/
       {{- end }}
   env:
     - name: CONFIG
