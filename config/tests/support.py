@@ -30,6 +30,9 @@ WARNINGS = [
     "fewer than limits.calls_max",  # ports that others have on this machine
 ]
 
+# The only failure: a database's address, password and authority were read, and no database is on the test's network.
+NO_DATABASE = "error connecting to server"
+
 
 def run(*command, **options):
     """What a command prints; its failure is the test's."""
@@ -86,6 +89,7 @@ def check(command, text, environment=None):
     for one in found:
         why = one.get("why", "")
         allowed = one["result"] == "fine" or one["result"] == "warning" and any(w in why for w in WARNINGS)
+        allowed = allowed or one["what"] == "store" and NO_DATABASE in why
         if not allowed:
             raise AssertionError(f"{command}: {one}\n{text}")
     return found
