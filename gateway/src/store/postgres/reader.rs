@@ -235,15 +235,21 @@ impl Reader {
             return Ok(Arc::clone(session));
         }
         let client = self.place.access.connect().await?;
-        // The blocks of a run in order, up to the first that would begin beyond the limit; always one.
+        // The blocks of a run in order, up to the first that would begin beyond the limit; always one. Each is looked up
+        // by its key, in its own partition: LIMIT keeps the planner from reading whole partitions instead.
         let run = client
             .prepare(
                 "SELECT block, heads, body FROM (
-                     SELECT block, heads, body,
-                         (sum(octet_length(body)) OVER (ORDER BY block) - octet_length(body))::bigint AS before
-                     FROM blocks
-                     WHERE part >= (SELECT max(part) FROM parts WHERE first_block <= ($1::bigint[])[1])
-                     AND block = ANY ($1)
+                     SELECT wanted.block, found.heads, found.body,
+                         (sum(octet_length(found.body)) OVER (ORDER BY wanted.block)
+                             - octet_length(found.body))::bigint AS before
+                     FROM (
+                         SELECT block, (SELECT max(part) FROM parts WHERE first_block <= block) AS part
+                         FROM unnest($1::bigint[]) AS block
+                     ) AS wanted CROSS JOIN LATERAL (
+                         SELECT heads, body FROM blocks
+                         WHERE blocks.part = wanted.part AND blocks.block = wanted.block LIMIT 1
+                     ) AS found
                  ) AS run WHERE before <= $2::bigint ORDER BY block",
             )
             .await?;
