@@ -292,7 +292,10 @@ impl Config {
         }
         match self.ingress.listen {
             None => {
-                return Err(("registry", "expected ingress.listen with it: it is what ingresses find".into()));
+                return Err((
+                    "registry",
+                    "expected ingress.listen with it: it is what ingresses find".into(),
+                ));
             }
             Some(listen) if listen.ip().is_unspecified() => {
                 let problem = "expected one address with registry: ingresses are told it";
