@@ -3,7 +3,7 @@
 //! (docs/decisions/0024).
 //!
 //! # Layout
-//! - [`settings`]: which database, and the way in
+//! - [`settings`]: which database, and the way in; [`check`]: what `--check` says of it
 //! - [`rows`]: what is said there, and what of it is believed; [`proof`]: who may say it
 //! - [`tables`]: where it is kept; [`outage`]: when to try again, and what to log of that
 //! - [`node`]: a node says that it is there. What an ingress does with that is in [`crate::ingress::registered`]
@@ -11,6 +11,7 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+pub mod check;
 pub mod node;
 pub mod outage;
 pub mod proof;
