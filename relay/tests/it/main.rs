@@ -14,6 +14,7 @@ mod interop;
 mod moves;
 mod networks;
 mod process;
+mod registry;
 mod secluded;
 mod tcp;
 mod web;
