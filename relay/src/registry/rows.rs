@@ -211,7 +211,8 @@ fn words(version: &str, instance: &str) -> Result<(), &'static str> {
 /// A row may be a little younger than now: a failover can put the clock back.
 fn age(seconds: f64) -> Result<Duration, &'static str> {
     let problem = "it was written in the future";
-    if seconds < -OLD_AFTER.as_secs_f64() {
+    // `max` would make something of what is no number.
+    if !seconds.is_finite() || seconds < -OLD_AFTER.as_secs_f64() {
         return Err(problem);
     }
     Duration::try_from_secs_f64(seconds.max(0.0)).map_err(|_| problem)
