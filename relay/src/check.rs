@@ -10,6 +10,7 @@ use trunkline_http::serve::tls::{Tls, TlsFiles};
 use crate::config::{ApiConfig, Config, MediaConfig};
 use crate::key;
 use crate::node::{StartError, listen_tcp};
+use crate::registry;
 use crate::token::Tokens;
 
 /// Looks at everything. The configuration itself was checked when it was loaded.
@@ -33,6 +34,7 @@ pub fn all(config: &Config) -> Vec<Check> {
         check("media.advertise", if behind_ingress { Outcome::Fine } else { advertise(&config.media) }),
         check("ingress.listen", config.ingress.listen.map_or(Outcome::Fine, |listen| tunnel(config, listen))),
         check("records.directory", records(config)),
+        check("registry", registry::check::node(config)),
     ]
 }
 
@@ -240,7 +242,7 @@ mod tests {
             config.records.directory = Some("missing".into());
         });
         for check in &checks {
-            let fails = !["media.listen", "ingress.listen"].contains(&check.what);
+            let fails = !["media.listen", "ingress.listen", "registry"].contains(&check.what);
             assert_eq!(check.failure().is_some(), fails, "{check:?}");
         }
     }

@@ -19,6 +19,8 @@ pub use trunkline_common::config::ConfigError;
 pub use trunkline_common::units::{Size, Span};
 
 use crate::api::cors::Origin;
+use crate::registry::rows::plain_url;
+use crate::registry::settings::Settings as Registry;
 use crate::sdp::CodecName;
 
 /// The commented example, with every setting at its default. `init` writes it with a node's own values.
@@ -45,6 +47,18 @@ type Fault = (&'static str, String);
 pub struct Config {
     /// This node's number among the nodes that share an ingress.
     pub node: u16,
+    /// The database in which ingresses find this node; none when empty.
+    #[serde(default)]
+    pub registry: String,
+    /// Holds the database's password.
+    #[serde(default)]
+    pub registry_password_file: Option<PathBuf>,
+    /// PEM: whom the database's certificate must be from.
+    #[serde(default)]
+    pub registry_ca_file: Option<PathBuf>,
+    /// The URL of this node's API that ingresses are told there; from `api.listen` without it.
+    #[serde(default)]
+    pub registry_api: Option<String>,
     /// The HTTP API.
     #[serde(default)]
     pub api: ApiConfig,
@@ -206,6 +220,10 @@ impl Config {
     pub fn defaults(node: u16) -> Self {
         Self {
             node,
+            registry: String::new(),
+            registry_password_file: None,
+            registry_ca_file: None,
+            registry_api: None,
             api: ApiConfig::default(),
             tokens: TokensConfig { hs256_secret_file: Some(default_secret()), ..TokensConfig::default() },
             media: MediaConfig::default(),
@@ -254,8 +272,48 @@ impl Config {
         (port > 0).then(|| format!("turns:{name}:{port}?transport=tcp"))
     }
 
+    /// The registry's settings.
+    #[must_use]
+    pub fn registry(&self) -> Registry<'_> {
+        Registry {
+            address: &self.registry,
+            password_file: self.registry_password_file.as_ref(),
+            ca_file: self.registry_ca_file.as_ref(),
+        }
+    }
+
+    fn check_registry(&self) -> Result<(), Fault> {
+        self.registry().check()?;
+        if let Some(problem) = self.registry_api.as_deref().and_then(|api| plain_url(api).err()) {
+            return Err(("registry_api", format!("expected \"http://10.0.0.3:8444\", say: {problem}")));
+        }
+        if self.registry.is_empty() {
+            return Ok(());
+        }
+        match self.ingress.listen {
+            None => {
+                return Err((
+                    "registry",
+                    "expected ingress.listen with it: it is what ingresses find".into(),
+                ));
+            }
+            Some(listen) if listen.ip().is_unspecified() => {
+                let problem = "expected one address with registry: ingresses are told it";
+                return Err(("ingress.listen", problem.into()));
+            }
+            Some(_) => {}
+        }
+        if self.registry_api.is_none() && self.api.listen.ip().is_unspecified() {
+            let problem =
+                "expected registry_api with it, as api.listen is every address: ingresses are told it";
+            return Err(("registry", problem.into()));
+        }
+        Ok(())
+    }
+
     /// What types alone do not say.
     fn check(&self) -> Result<(), Fault> {
+        self.check_registry()?;
         self.api.check()?;
         self.tokens.check()?;
         self.media.check()?;
@@ -287,6 +345,8 @@ impl Config {
         let optional = [
             &mut self.api.tls_certificate,
             &mut self.api.tls_key,
+            &mut self.registry_password_file,
+            &mut self.registry_ca_file,
             &mut self.media.tls_certificate,
             &mut self.media.tls_key,
             &mut self.tokens.hs256_secret_file,

@@ -16,6 +16,7 @@
 //!
 //! One address for many nodes:
 //! - [`ingress`]: requests go to the node that has the call, and calls outlive their node
+//! - [`registry`]: where ingresses find nodes that nobody listed for them
 //!
 //! Running a node:
 //! - [`config`], [`key`], [`init`], [`check`], [`run`]: from a configuration file to a running node
@@ -34,6 +35,7 @@ pub mod metrics;
 pub mod node;
 pub mod ports;
 pub mod records;
+pub mod registry;
 pub mod run;
 pub mod sdp;
 pub mod tcp;

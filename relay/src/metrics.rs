@@ -422,7 +422,13 @@ mod tests {
         for counted in ["trunkline_ingress_moved_total", "trunkline_ingress_api_requests_total"] {
             counter!(counted).increment(0);
         }
-        for shown in ["trunkline_ingress_node_up", "trunkline_ingress_events_connections"] {
+        for shown in [
+            "trunkline_ingress_node_up",
+            "trunkline_ingress_events_connections",
+            "trunkline_ingress_registry_nodes",
+            "trunkline_ingress_registry_age_seconds",
+            "trunkline_relay_registry_age_seconds",
+        ] {
             gauge!(shown).set(0.0);
         }
         crate::ingress::metrics::observe(&crate::ingress::plane::Counters::default());

@@ -24,10 +24,15 @@ use trunkline_http::serve::{self, Limits};
 use crate::api::{self, Api, Parts};
 use crate::check::{media_tls_files, tls_files};
 use crate::config::Config;
+use crate::ingress::config::NodeConfig as Announced;
 use crate::key::{self, KeyError as UfragKeyError};
 use crate::metrics;
 use crate::node::{CallEvent, IngressAccess, Node, NodeConfig, StartError};
 use crate::records::{Book, Recorder, RecordsError, Settings as RecordsSettings, Writer};
+use crate::registry::node::Registration;
+use crate::registry::proof::Prover;
+use crate::registry::rows::NodeRow;
+use crate::registry::settings::SettingsError;
 use crate::tcp::PROTOCOLS;
 use crate::token::{KeyError, Tokens};
 
@@ -49,6 +54,9 @@ pub enum RunError {
     /// Keys of join tokens.
     #[error(transparent)]
     Tokens(#[from] KeyError),
+    /// The registry's files; that it does not answer is no reason.
+    #[error(transparent)]
+    Registry(#[from] SettingsError),
     /// Where records go.
     #[error(transparent)]
     Records(#[from] RecordsError),
@@ -121,6 +129,7 @@ pub async fn serve(config: &Config, shutdown: Shutdown, reload: Option<Reload>) 
     let listener = TcpListener::bind(address).await;
     let listener = listener.map_err(|source| RunError::Listen { address, source })?;
     let address = listener.local_addr().map_err(system("reading a listener's address"))?;
+    let registration = registration(config, address)?;
     let media_tls = media_tls_files(&config.media).map(|files| Tls::load_for(files, PROTOCOLS));
     let media_tls = media_tls.transpose().map_err(RunError::MediaTls)?;
     let node = NodeConfig { tls: media_tls.as_ref().map(|tls| tls.config()), ..node_config(config)? };
@@ -134,6 +143,9 @@ pub async fn serve(config: &Config, shutdown: Shutdown, reload: Option<Reload>) 
     let certificates: Vec<_> = tls.iter().chain(&media_tls).cloned().collect();
     for tls in &certificates {
         tasks.spawn(Arc::clone(tls).watch(stopping.clone()));
+    }
+    if let Some(registration) = registration {
+        tasks.spawn(registration.run(stopping.clone()));
     }
     if let Some(reload) = reload.filter(|_| !certificates.is_empty()) {
         tasks.spawn(reload_on_signal(reload, certificates, stopping.clone()));
@@ -200,6 +212,23 @@ async fn record(book: Arc<Book>, mut events: mpsc::Receiver<CallEvent>, mut stop
     while let Ok(Some(event)) = tokio::time::timeout(LAST_WORDS, events.recv()).await {
         book.note(event);
     }
+}
+
+/// What the node says of itself in the registry, if there is one. `api` is where its API listens.
+fn registration(config: &Config, api: SocketAddr) -> Result<Option<Registration>, RunError> {
+    let Some((access, tunnel)) = config.registry().access("trunkline-relay node")?.zip(config.ingress.listen)
+    else {
+        return Ok(None);
+    };
+    let scheme = if config.api.tls_certificate.is_some() { "https" } else { "http" };
+    let api = config.registry_api.clone().unwrap_or_else(|| format!("{scheme}://{api}"));
+    let row = NodeRow {
+        node: Announced { node: config.node, tunnel, api },
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        instance: crate::registry::rows::new_instance(),
+    };
+    let prover = Prover::derive(&*key::read(&config.media.ufrag_key_file)?);
+    Ok(Some(Registration { access, prover, row, ingresses: config.ingress.from.clone() }))
 }
 
 fn node_config(config: &Config) -> Result<NodeConfig, RunError> {

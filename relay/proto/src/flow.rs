@@ -44,7 +44,7 @@ pub struct Settings {
     pub source_flows_per_s: u32,
     /// and how many of them may come at once.
     pub source_flows_burst: u32,
-    /// Numbers of the nodes there are. A [`Target`] names one by its place here.
+    /// Numbers of the nodes there are at first. A [`Target`] names one by its place here.
     pub nodes: Vec<u16>,
     /// Where hashes begin. Draw it at random: who knows it can make lookups slow.
     pub seed: u64,
@@ -53,7 +53,7 @@ pub struct Settings {
 /// Where a flow's packets go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Target {
-    /// The node's place in [`Settings::nodes`].
+    /// The node's place, in [`Settings::nodes`] or as [`Flows::set_nodes`] said.
     pub place: usize,
     /// The worker of that node.
     pub worker: u8,
@@ -77,7 +77,7 @@ pub enum Refusal {
     Expired,
     /// STUN, but not a check with a ufrag of a relay.
     Malformed,
-    /// A check for a node that is not configured.
+    /// A check for a node that is not there.
     UnknownNode,
     /// Not a check, of a flow that no check made: also what comes first after a NAT changed a client's port.
     UnknownFlow,
@@ -172,6 +172,10 @@ impl Participant {
             number: route.participant,
         }
     }
+
+    fn node(&self) -> u16 {
+        u16::try_from(self.node_and_worker >> 8).unwrap_or_default()
+    }
 }
 
 struct Entry {
@@ -186,6 +190,8 @@ struct Entry {
 pub struct Flows {
     key: Key,
     settings: Settings,
+    /// Which node is at which place now.
+    places: Vec<Option<u16>>,
     began: Instant,
     hash: FixedState,
     flows: HashMap<Flow, Entry, FixedState>,
@@ -216,6 +222,7 @@ impl Flows {
             counters: FlowCounters::default(),
             began: now,
             key,
+            places: settings.nodes.iter().copied().map(Some).collect(),
             settings,
             hash,
         }
@@ -236,7 +243,12 @@ impl Flows {
     ) -> Result<Target, Refusal> {
         let flow = Flow::new(client, local);
         let is_stun = demux::classify(datagram) == Protocol::Stun;
-        let known = self.flows.get_mut(&flow);
+        let places = &self.places;
+        // Of a node that is not there any more, whose place another may have by now, an entry says nothing.
+        let leads = |entry: &&mut Entry| {
+            places.get(entry.target.place).is_some_and(|node| *node == Some(entry.participant.node()))
+        };
+        let known = self.flows.get_mut(&flow).filter(leads);
         if let Some(entry) = known {
             entry.heard = now;
             let ufrag = if is_stun { stun::local_ufrag(datagram) } else { None };
@@ -260,10 +272,17 @@ impl Flows {
         verified.map(|(verified, _)| verified)
     }
 
-    /// A node's place in [`Settings::nodes`].
+    /// Says which nodes there are from now on, each at its place. Flows of others lead nowhere, until a check says
+    /// otherwise; nothing is looked through for that.
+    pub fn set_nodes(&mut self, places: impl IntoIterator<Item = Option<u16>>) {
+        self.places.clear();
+        self.places.extend(places);
+    }
+
+    /// A node's place.
     #[must_use]
     pub fn place_of(&self, node: u16) -> Option<usize> {
-        self.settings.nodes.iter().position(|known| *known == node)
+        self.places.iter().position(|known| *known == Some(node))
     }
 
     /// Forgets idle flows, a bounded number at a time: call it about once per turn of the thread's loop.

@@ -83,7 +83,7 @@ fn a_check_shows_a_table_and_fails_with_the_first_failure() {
     std::fs::remove_file(dir.path().join("relay/ufrag.key")).unwrap();
     let (code, _, err) = run(&["--dir", at, "node", "--check"]);
     assert_eq!(code, 1);
-    assert!(err.starts_with("error: 1 of 12 checks failed: media.ufrag_key_file: cannot read"), "{err}");
+    assert!(err.starts_with("error: 1 of 13 checks failed: media.ufrag_key_file: cannot read"), "{err}");
 }
 
 #[test]

@@ -8,6 +8,8 @@ use trunkline_http::serve::tls::{Tls, TlsFiles};
 use super::config::{ApiConfig, IngressConfig, MediaConfig};
 use super::front;
 use crate::key;
+use crate::registry;
+use crate::registry::rows::reaches;
 use crate::tcp::PROTOCOLS;
 
 /// Looks at everything. The configuration itself was checked when it was loaded.
@@ -30,6 +32,7 @@ pub fn all(config: &IngressConfig) -> Vec<Check> {
         check("media.udp_port", udp(media)),
         check("media.tcp_port", tcp(media)),
         check("tunnel.listen", tunnel(config)),
+        check("registry", registry::check::ingress(config)),
     ]
 }
 
@@ -109,8 +112,7 @@ fn tunnel(config: &IngressConfig) -> Outcome {
         }
     }
     let from = config.tunnel.listen.ip();
-    let reaches = |to: IpAddr| from.is_ipv4() == to.is_ipv4() || from == IpAddr::from(Ipv6Addr::UNSPECIFIED);
-    if let Some(node) = config.nodes.iter().find(|node| !reaches(node.tunnel.ip())) {
+    if let Some(node) = config.nodes.iter().find(|node| !reaches(from, node.tunnel.ip())) {
         return Outcome::Failed(format!(
             "node {} is at {}, which cannot be reached from {from}: expected addresses of one kind",
             node.node,

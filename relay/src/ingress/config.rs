@@ -10,12 +10,13 @@ use trunkline_common::telemetry;
 
 use crate::config::{WORKERS_CEILING, threads};
 use crate::interfaces::ADDRESSES_MAX;
+use crate::registry::settings::Settings as Registry;
 
 /// The commented example, with every setting at its default. `init-ingress` writes it with an ingress's own values.
 pub const EXAMPLE: &str = include_str!("../../../config/ingress.toml");
 
 /// Nodes behind one ingress. More takes longer to find one.
-const NODES_MAX: usize = 256;
+pub const NODES_MAX: usize = 256;
 
 /// Most flows and connections of a thread.
 const FLOWS_CEILING: usize = 10_000_000;
@@ -28,6 +29,15 @@ type Fault = (String, String);
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct IngressConfig {
+    /// The database in which nodes are found beside those listed; none when empty.
+    #[serde(default)]
+    pub registry: String,
+    /// Holds the database's password.
+    #[serde(default)]
+    pub registry_password_file: Option<PathBuf>,
+    /// PEM: whom the database's certificate must be from.
+    #[serde(default)]
+    pub registry_ca_file: Option<PathBuf>,
     /// The nodes' API at one address.
     #[serde(default)]
     pub api: ApiConfig,
@@ -37,7 +47,8 @@ pub struct IngressConfig {
     /// The way to the nodes.
     #[serde(default)]
     pub tunnel: TunnelConfig,
-    /// The nodes.
+    /// The nodes that are listed.
+    #[serde(default)]
     pub nodes: Vec<NodeConfig>,
     /// Limits.
     #[serde(default)]
@@ -128,10 +139,15 @@ impl IngressConfig {
         let mut config = Self::checked(config::load(path)?)?;
         let base = path.parent().filter(|base| !base.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let (api, media) = (&mut config.api, &mut config.media);
+        let registry = [&mut config.registry_password_file, &mut config.registry_ca_file];
         let optional =
             [&mut api.tls_certificate, &mut api.tls_key, &mut media.tls_certificate, &mut media.tls_key];
-        for path in
-            optional.into_iter().chain([&mut api.nodes_ca]).flatten().chain([&mut media.ufrag_key_file])
+        for path in optional
+            .into_iter()
+            .chain([&mut api.nodes_ca])
+            .chain(registry)
+            .flatten()
+            .chain([&mut media.ufrag_key_file])
         {
             *path = base.join(&*path);
         }
@@ -151,8 +167,19 @@ impl IngressConfig {
         Ok(config)
     }
 
+    /// The registry's settings.
+    #[must_use]
+    pub fn registry(&self) -> Registry<'_> {
+        Registry {
+            address: &self.registry,
+            password_file: self.registry_password_file.as_ref(),
+            ca_file: self.registry_ca_file.as_ref(),
+        }
+    }
+
     /// What types alone do not say.
     fn check(&self) -> Result<(), Fault> {
+        self.registry().check().map_err(|(field, problem)| (field.to_owned(), problem))?;
         let fault = |field: &str, problem: &str| Err((field.to_owned(), problem.to_owned()));
         let Self { media, nodes, .. } = self;
         if media.listen.len() > 1 {
@@ -185,8 +212,10 @@ impl IngressConfig {
         if self.tunnel.listen.port() == 0 {
             return fault("tunnel.listen", "expected a port above 0, which stays after a restart");
         }
-        if !(1..=NODES_MAX).contains(&nodes.len()) {
-            return fault("nodes", &format!("expected 1 to {NODES_MAX} nodes, found {}", nodes.len()));
+        let nodes_min = usize::from(self.registry.is_empty());
+        if !(nodes_min..=NODES_MAX).contains(&nodes.len()) {
+            let found = nodes.len();
+            return fault("nodes", &format!("expected {nodes_min} to {NODES_MAX} nodes, found {found}"));
         }
         for (at, node) in nodes.iter().enumerate() {
             let earlier = nodes.get(..at).unwrap_or_default();
@@ -196,14 +225,8 @@ impl IngressConfig {
             if earlier.iter().any(|other| other.tunnel == node.tunnel) {
                 return fault(&format!("nodes[{at}].tunnel"), "another node has this address");
             }
-            let scheme =
-                node.api.parse::<http::Uri>().ok().and_then(|api| api.scheme_str().map(str::to_owned));
-            if !matches!(scheme.as_deref(), Some("http" | "https")) {
-                let problem = "expected the URL of the node's API, such as \"http://10.0.0.3:8444\"";
-                return fault(&format!("nodes[{at}].api"), problem);
-            }
-            if node.tunnel.port() == 0 || node.tunnel.ip().is_unspecified() {
-                return fault(&format!("nodes[{at}].tunnel"), "expected the node's address and port");
+            if let Err((field, problem)) = node.check() {
+                return fault(&format!("nodes[{at}].{field}"), problem);
             }
         }
         for (field, value, ceiling) in [
@@ -216,6 +239,25 @@ impl IngressConfig {
             }
         }
         telemetry::check(&self.log).map_err(|error| ("log.filter".to_owned(), error.to_string()))
+    }
+}
+
+impl NodeConfig {
+    /// What types alone do not say of one node, whoever names it: the field that is wrong, and what is wrong with it.
+    ///
+    /// # Errors
+    /// When it cannot be reached as it stands.
+    pub fn check(&self) -> Result<(), (&'static str, &'static str)> {
+        let api = self.api.parse::<http::Uri>().ok();
+        if !matches!(api.as_ref().and_then(http::Uri::scheme_str), Some("http" | "https")) {
+            let problem = "expected the URL of the node's API, such as \"http://10.0.0.3:8444\"";
+            return Err(("api", problem));
+        }
+        let ip = self.tunnel.ip();
+        if self.tunnel.port() == 0 || ip.is_unspecified() || ip.is_multicast() {
+            return Err(("tunnel", "expected the node's address and port"));
+        }
+        Ok(())
     }
 }
 
@@ -303,9 +345,10 @@ mod tests {
         let text: Vec<_> = EXAMPLE.lines().map(uncomment).collect();
         let config = IngressConfig::parse("config/ingress.toml", &text.join("\n")).unwrap();
         let serde_json::Value::Object(sections) = serde_json::to_value(&config).unwrap() else { panic!() };
-        let flat = sections.values().flat_map(|section| match section {
+        let flat = sections.iter().flat_map(|(name, section)| match section {
             serde_json::Value::Array(list) => list.clone(),
-            other => vec![other.clone()],
+            serde_json::Value::Object(_) => vec![section.clone()],
+            alone => vec![serde_json::json!({ name: alone })],
         });
         for section in flat {
             for (name, value) in section.as_object().unwrap() {
@@ -319,7 +362,7 @@ mod tests {
     fn what_is_wrong_is_named_with_line_and_field() {
         let with = |section: &str| format!("{NODE}{section}");
         for (text, expected) in [
-            (String::new(), "ingress.toml: `nodes`: missing field"),
+            (String::new(), "ingress.toml: `nodes`: expected 1 to 256"),
             ("nodes = []\n".to_owned(), "ingress.toml:1:1: `nodes`: expected 1 to 256"),
             (format!("{NODE}{NODE}"), "ingress.toml:6:1: `nodes[1].node`: another node"),
             (with("[media]\nudp_port = 0\n"), "ingress.toml:6:1: `media.udp_port`: expected a port"),

@@ -18,7 +18,7 @@ use trunkline_relay_proto::stun;
 use trunkline_relay_proto::tunnel::{DROPPED_MAX, HEADER_BYTES, Header, Kind};
 use trunkline_relay_proto::ufrag::{LEN, Route};
 
-use super::plane::{ConnectionCounters, NodeAddress};
+use super::plane::{ConnectionCounters, NodeAddress, at};
 use crate::node::random_bytes;
 use crate::tcp::{Admitted, Connection, Lobby, LobbyCounters};
 use crate::udp::{Framing, Load, NO_LOAD, Socket};
@@ -106,7 +106,7 @@ pub(super) struct Around<'a> {
     pub(super) now_min: u32,
     pub(super) epoll: &'a OwnedFd,
     pub(super) flows: &'a mut Flows,
-    pub(super) nodes: &'a [NodeAddress],
+    pub(super) nodes: &'a [Option<NodeAddress>],
     pub(super) tunnel: &'a mut Socket,
 }
 
@@ -387,7 +387,7 @@ impl Link {
         &mut self,
         now_min: u32,
         flows: &mut Flows,
-        nodes: &[NodeAddress],
+        nodes: &[Option<NodeAddress>],
         egress: &mut Egress,
         frame: &[u8],
     ) {
@@ -397,7 +397,7 @@ impl Link {
         };
         if let Some(ufrag) = ufrag {
             let Ok(verified) = flows.handle_connection(now_min, frame) else { return };
-            let to = nodes.get(verified.target.place).and_then(|node| node.worker(verified.target.worker));
+            let to = at(nodes, verified.target.place).and_then(|node| node.worker(verified.target.worker));
             let (Some(to), Ok(ufrag)) = (to, ufrag.try_into()) else { return };
             (self.to, self.ufrag) = (to, ufrag);
         }
@@ -407,6 +407,6 @@ impl Link {
 }
 
 /// Where a route leads. `None` when its node is not there.
-fn worker(flows: &Flows, nodes: &[NodeAddress], route: &Route) -> Option<SocketAddr> {
-    nodes.get(flows.place_of(route.node)?)?.worker(route.worker)
+fn worker(flows: &Flows, nodes: &[Option<NodeAddress>], route: &Route) -> Option<SocketAddr> {
+    at(nodes, flows.place_of(route.node)?)?.worker(route.worker)
 }

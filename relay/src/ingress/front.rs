@@ -10,7 +10,6 @@
 //! - `upstream`: the nodes, polled and asked
 //! - [`limits`]: every bound there is
 
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -25,7 +24,6 @@ use reqwest::Certificate;
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, SemaphorePermit};
-use tokio::task::JoinSet;
 use trunkline_http::problem::{OVERLOADED, Problem, ProblemType, method_not_allowed, not_found};
 use trunkline_http::serve::tls::Tls;
 use trunkline_http::serve::{self, Stopping};
@@ -39,8 +37,7 @@ mod upstream;
 use crate::api::openapi;
 use crate::web;
 use limits::{BODIES_KIB_MAX, EVENTS_MAX, NO_NODE_RETRY, REQUESTS_MAX};
-pub use upstream::Upstream;
-use upstream::Upstreams;
+pub use upstream::{Upstream, Upstreams};
 
 /// Only the node itself can do this.
 pub const NODE_ONLY: ProblemType =
@@ -71,10 +68,6 @@ pub struct Settings {
     pub tls: Option<Arc<Tls>>,
     /// Bounds of its connections.
     pub limits: serve::Limits,
-    /// Whom the certificates of `https://` nodes must be from; the system's authorities when empty.
-    pub authorities: Vec<Certificate>,
-    /// The address that nodes are asked from; the system chooses when there is none.
-    pub from: Option<IpAddr>,
     /// What `/metrics` shows.
     pub metrics: fn() -> String,
 }
@@ -115,22 +108,10 @@ struct Front {
 }
 
 /// Serves until told to stop. It knows which nodes live before it takes the first request.
-///
-/// # Errors
-/// When it cannot start.
-pub async fn serve(
-    listener: TcpListener,
-    settings: Settings,
-    nodes: Vec<Upstream>,
-    stopping: Stopping,
-) -> Result<(), FrontError> {
+pub async fn serve(listener: TcpListener, settings: Settings, upstreams: Arc<Upstreams>, stopping: Stopping) {
     describe_metrics();
-    let upstreams = Arc::new(Upstreams::new(nodes, settings.authorities, settings.from)?);
     upstreams.poll_all().await;
-    let mut polls = JoinSet::new();
-    for at in 0..upstreams.len() {
-        polls.spawn(Arc::clone(&upstreams).watch(at, stopping.clone()));
-    }
+    upstreams.watch_all(stopping.clone());
     let front = Front {
         upstreams,
         requests: Semaphore::new(REQUESTS_MAX),
@@ -147,8 +128,6 @@ pub async fn serve(
         stopping,
     )
     .await;
-    polls.shutdown().await;
-    Ok(())
 }
 
 fn describe_metrics() {

@@ -9,6 +9,7 @@
 //!   `connections` its clients over TCP
 //! - [`front`]: the HTTP front, which every request for a call goes through
 //! - [`nodes`]: which nodes are alive, how busy they are, and which of them a request goes to
+//! - [`places`]: which nodes there are, by the configuration and by the registry; [`registered`]: reading that
 //! - [`metrics`]: what is measured
 
 pub mod check;
@@ -19,6 +20,8 @@ pub mod init;
 mod locals;
 pub mod metrics;
 pub mod nodes;
+pub mod places;
 pub mod plane;
+pub mod registered;
 pub mod run;
 mod thread;

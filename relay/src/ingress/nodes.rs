@@ -47,6 +47,8 @@ const SILENT_POLLS: u32 = 30;
 #[derive(Clone, Debug, Default)]
 struct State {
     number: u16,
+    /// It is not there any more. What was known of it stays, for when it comes back.
+    forgotten: bool,
     life: Life,
     missed: u32,
     draining: bool,
@@ -68,10 +70,12 @@ struct Given {
     joins: usize,
 }
 
-/// All nodes, by their place in the configuration.
+/// All nodes, each at its place: first those of the configuration, in its order.
 #[derive(Clone, Debug)]
 pub struct Table {
     nodes: Vec<State>,
+    /// There may be nodes that nobody told of yet.
+    incomplete: bool,
 }
 
 impl Table {
@@ -79,7 +83,40 @@ impl Table {
     #[must_use]
     pub fn new(numbers: impl IntoIterator<Item = u16>) -> Self {
         let nodes = numbers.into_iter().map(|number| State { number, ..State::default() }).collect();
-        Self { nodes }
+        Self { nodes, incomplete: false }
+    }
+
+    /// A node is at a place from now on. One that was there before is known again: it may not know that it was taken for
+    /// dead.
+    pub fn put(&mut self, at: usize, number: u16) {
+        let nobody = State { forgotten: true, ..State::default() };
+        if at >= self.nodes.len() {
+            self.nodes.resize(at.saturating_add(1), nobody);
+        }
+        let Some(node) = self.nodes.get_mut(at) else { return };
+        if node.number != number || (node.forgotten && node.life == Life::Unknown) {
+            *node = State { number, ..State::default() };
+        }
+        node.forgotten = false;
+    }
+
+    /// A node is not there any more.
+    pub fn forget(&mut self, at: usize) {
+        if let Some(node) = self.nodes.get_mut(at) {
+            node.forgotten = true;
+            node.life = Life::Down;
+        }
+    }
+
+    /// Whether there may be nodes that nobody told of yet.
+    pub fn set_incomplete(&mut self, incomplete: bool) {
+        self.incomplete = incomplete;
+    }
+
+    /// Whether a call may be at a node that is not known yet: its own, of which nobody told so far.
+    #[must_use]
+    pub fn may_be_unknown(&self, call: &CallId) -> bool {
+        self.incomplete && self.own(call).is_none()
     }
 
     /// A node is about to be asked.
@@ -160,13 +197,13 @@ impl Table {
     /// Whether a node may be alive.
     #[must_use]
     pub fn is_live(&self, at: usize) -> bool {
-        self.nodes.get(at).is_some_and(|node| node.life != Life::Down)
+        self.nodes.get(at).is_some_and(|node| !node.forgotten && node.life != Life::Down)
     }
 
     /// Whether a node said that it lives.
     #[must_use]
     pub fn is_up(&self, at: usize) -> bool {
-        self.nodes.get(at).is_some_and(|node| node.life == Life::Up)
+        self.nodes.get(at).is_some_and(|node| !node.forgotten && node.life == Life::Up)
     }
 
     /// Whether a node takes nobody new.
@@ -175,7 +212,7 @@ impl Table {
         self.nodes.get(at).is_some_and(|node| node.draining)
     }
 
-    /// Live nodes, in the order of the configuration, those last that leave requests without answers.
+    /// Live nodes, in the order of their places, those last that leave requests without answers.
     #[must_use]
     pub fn live(&self) -> Vec<usize> {
         let mut live: Vec<_> = (0..self.nodes.len()).filter(|at| self.is_live(*at)).collect();
@@ -196,7 +233,8 @@ impl Table {
     /// ingress orders them for this call.
     #[must_use]
     pub fn for_call(&self, call: &CallId) -> Vec<usize> {
-        let mut order: Vec<_> = (0..self.nodes.len()).collect();
+        let is_there = |at: &usize| self.nodes.get(*at).is_some_and(|node| !node.forgotten);
+        let mut order: Vec<_> = (0..self.nodes.len()).filter(is_there).collect();
         order.sort_by_cached_key(|at| {
             let number = self.nodes.get(*at).map(|node| node.number);
             (number != Some(call.node()), Reverse(rank(call, number.unwrap_or_default())))
@@ -211,7 +249,7 @@ impl Table {
     /// The place of a call's own node.
     #[must_use]
     pub fn own(&self, call: &CallId) -> Option<usize> {
-        self.nodes.iter().position(|node| node.number == call.node())
+        self.nodes.iter().position(|node| !node.forgotten && node.number == call.node())
     }
 }
 
@@ -386,6 +424,41 @@ mod tests {
         assert!(seconds[0] > 90 && seconds[2] > 90, "{seconds:?}");
         assert_eq!((table.own(&call(2)), table.own(&call(8))), (Some(1), None));
         assert_eq!(table.for_call(&call(8)).len(), 3);
+    }
+
+    #[test]
+    fn a_node_that_comes_later_takes_calls_and_one_that_is_forgotten_is_asked_for_none() {
+        let mut table = table();
+        table.put(4, 9);
+        assert_eq!((table.own(&call(9)), table.is_live(4), table.is_live(3)), (Some(4), true, false));
+        assert_eq!(table.for_new_call(), [0, 1, 2, 4]);
+        table.refused(1);
+        table.forget(1);
+        assert_eq!((table.own(&call(2)), table.live()), (None, vec![0, 2, 4]));
+        assert!(!table.for_call(&call(2)).contains(&1));
+        table.put(1, 5);
+        assert_eq!((table.own(&call(2)), table.own(&call(5))), (None, Some(1)));
+    }
+
+    #[test]
+    fn a_node_that_was_forgotten_and_comes_back_is_told_that_it_was_taken_for_dead() {
+        let mut table = table();
+        table.refused(1);
+        table.forget(1);
+        table.put(1, 2);
+        assert!(!table.is_live(1), "nobody is sent to it before it knows");
+        assert!(table.presumed_dead(1, &health(2)));
+        assert!(!table.presumed_dead(1, &Health { started_at: 2, ..health(2) }), "a new process");
+        table.poll_ended(1, Poll::Answered(health(2)));
+        assert!(table.is_up(1));
+    }
+
+    #[test]
+    fn while_nodes_may_be_missing_a_call_whose_node_is_not_known_may_be_there() {
+        let mut table = table();
+        assert!(!table.may_be_unknown(&call(9)));
+        table.set_incomplete(true);
+        assert!(table.may_be_unknown(&call(9)) && !table.may_be_unknown(&call(2)));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use thiserror::Error;
 use trunkline_relay_proto::flow::{self, FlowCounters};
 use trunkline_relay_proto::{turn, ufrag};
 
-use super::config::IngressConfig;
+use super::config::{IngressConfig, NodeConfig};
 use super::thread::{Handle, Parts};
 use crate::config::WORKERS_CEILING;
 use crate::interfaces;
@@ -159,13 +159,28 @@ impl Counters {
 }
 
 /// Where a node's workers are.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct NodeAddress {
+    /// The node's number.
+    pub(super) node: u16,
     /// The first worker's.
     pub(super) tunnel: SocketAddr,
 }
 
+/// The nodes, each at its place: flows name them by it. Some places are nobody's.
+pub(super) type Nodes = Arc<[Option<NodeAddress>]>;
+
+/// Who is at a place.
+pub(super) fn at(nodes: &[Option<NodeAddress>], place: usize) -> Option<&NodeAddress> {
+    nodes.get(place)?.as_ref()
+}
+
 impl NodeAddress {
+    fn of(node: &NodeConfig) -> Self {
+        let tunnel = SocketAddr::new(node.tunnel.ip().to_canonical(), node.tunnel.port());
+        Self { node: node.node, tunnel }
+    }
+
     /// A worker's. `None` when there is no such port.
     pub(super) fn worker(&self, worker: u8) -> Option<SocketAddr> {
         let port = self.tunnel.port().checked_add(worker.into())?;
@@ -205,10 +220,7 @@ impl Plane {
         let turn = Arc::new(turn::Settings { secret: turn::Secret::derive(&key), own });
         let key = ufrag::Key::new(key);
         let lobby = lobby::Settings { tls, turn: Some(turn), ..lobby::Settings::new(key.clone()) };
-        let address = |node: &super::config::NodeConfig| NodeAddress {
-            tunnel: SocketAddr::new(node.tunnel.ip().to_canonical(), node.tunnel.port()),
-        };
-        let nodes: Arc<[NodeAddress]> = config.nodes.iter().map(address).collect();
+        let nodes: Nodes = config.nodes.iter().map(NodeAddress::of).map(Some).collect();
         let listen = media.listen.first().copied();
         // All sockets are there, always in the same order, before the first thread: after a restart the system brings
         // each client to the thread it was on.
@@ -250,6 +262,12 @@ impl Plane {
             plane.threads.push(Handle::start(parts)?);
         }
         Ok(plane)
+    }
+
+    /// Says which nodes there are from now on, each at its place; calls of those that stay go on.
+    pub fn set_nodes<'a>(&self, places: impl IntoIterator<Item = Option<&'a NodeConfig>>) {
+        let nodes: Nodes = places.into_iter().map(|node| node.map(NodeAddress::of)).collect();
+        self.threads.iter().for_each(|thread| thread.set_nodes(Arc::clone(&nodes)));
     }
 
     /// What all threads counted: up to a second old.

@@ -17,11 +17,13 @@ use trunkline_http::serve::tls::{Tls, TlsError};
 
 use super::check::{api_tls_files, tls_files};
 use super::config::IngressConfig;
-use super::front::{self, FrontError, Upstream};
+use super::front::{self, FrontError, Upstream, Upstreams};
 use super::metrics::observe;
 use super::plane::{Plane, StartError};
+use super::registered::Registered;
 use crate::key::{self, KeyError};
 use crate::metrics;
+use crate::registry::settings::SettingsError;
 use crate::tcp::PROTOCOLS;
 
 /// How long stopping may take before what is not finished is cut off.
@@ -62,6 +64,9 @@ pub enum RunError {
     /// The front.
     #[error(transparent)]
     Front(#[from] FrontError),
+    /// The registry's files; that it does not answer is no reason.
+    #[error(transparent)]
+    Registry(#[from] SettingsError),
     /// Logs.
     #[error(transparent)]
     Telemetry(#[from] telemetry::TelemetryError),
@@ -115,6 +120,7 @@ pub async fn serve(
     });
     let nodes = nodes.collect::<Result<Vec<_>, RunError>>()?;
     let authorities = config.api.nodes_ca.as_deref().map(front::authorities).transpose()?.unwrap_or_default();
+    let registry = config.registry().access("trunkline-relay ingress")?;
     let address = config.api.listen;
     let listener = TcpListener::bind(address).await;
     let listener = listener.map_err(|source| RunError::Listen { address, source })?;
@@ -122,6 +128,9 @@ pub async fn serve(
     let key = key::read(&config.media.ufrag_key_file)?;
     let plane = Plane::start(config, *key, media_tls.as_ref().map(|tls| tls.config()))?;
     let plane = Arc::new(plane);
+    // Nodes know their ingresses by one address, for the tunnel and for requests.
+    let from = Some(config.tunnel.listen.ip()).filter(|ip| !ip.is_unspecified());
+    let upstreams = Arc::new(Upstreams::new(nodes, authorities, from).map_err(FrontError::from)?);
 
     let (stop, stopping) = watch::channel(false);
     let mut tasks = JoinSet::new();
@@ -138,17 +147,20 @@ pub async fn serve(
         drain: API_DRAIN_MAX,
         ..serve::Limits::default()
     };
-    // Nodes know their ingresses by one address, for the tunnel and for requests.
-    let from = Some(config.tunnel.listen.ip()).filter(|ip| !ip.is_unspecified());
-    let settings =
-        front::Settings { tls: api_tls, limits, authorities, from, metrics: metrics::render_process };
-    let mut front = tokio::spawn(front::serve(listener, settings, nodes, stopping));
+    if let Some(access) = registry {
+        let (plane, upstreams) = (Arc::clone(&plane), Arc::clone(&upstreams));
+        let mut registered = Registered::new(config, access, &key, plane, upstreams);
+        let wait = registered.first().await;
+        tasks.spawn(registered.run(wait, stopping.clone()));
+    }
+    let settings = front::Settings { tls: api_tls, limits, metrics: metrics::render_process };
+    let mut front = tokio::spawn(front::serve(listener, settings, upstreams, stopping));
     info!(nodes = config.nodes.len(), udp_port = config.media.udp_port, api = %address, "ready");
 
     tokio::select! {
         () = shutdown.draining() => {}
         ended = &mut front => {
-            ended.map_err(|error| system("serving the API")(io::Error::other(error)))??;
+            ended.map_err(|error| system("serving the API")(io::Error::other(error)))?;
         }
     }
     // The front first: whoever is told to come again finds another ingress, while media still flows here.

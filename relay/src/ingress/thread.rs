@@ -18,7 +18,7 @@ use trunkline_relay_proto::ufrag;
 
 use super::connections::{Around, Connections, TOKENS};
 use super::locals::Locals;
-use super::plane::{Counters, NodeAddress};
+use super::plane::{self, Counters, Nodes};
 use crate::tcp::{Lobby, lobby};
 use crate::udp::{Arrived, Batch, Framing, Load, Socket};
 
@@ -45,7 +45,7 @@ pub(super) struct Parts {
     pub(super) public: Socket,
     pub(super) tunnel: Socket,
     pub(super) listen: Option<IpAddr>,
-    pub(super) nodes: Arc<[NodeAddress]>,
+    pub(super) nodes: Nodes,
     pub(super) key: ufrag::Key,
     pub(super) flows: flow::Settings,
 }
@@ -55,6 +55,7 @@ pub(super) struct Handle {
     wake: Arc<OwnedFd>,
     stop: Arc<AtomicBool>,
     published: Arc<Mutex<Counters>>,
+    next_nodes: Arc<Mutex<Option<Nodes>>>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -66,7 +67,13 @@ impl Handle {
     pub(super) fn start(parts: Parts) -> io::Result<Self> {
         let wake = Arc::new(eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?);
         let (stop, published) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::default()));
-        let ends = (Arc::clone(&wake), Arc::clone(&stop), Arc::clone(&published));
+        let next_nodes = Arc::new(Mutex::default());
+        let ends = Ends {
+            wake: Arc::clone(&wake),
+            stop: Arc::clone(&stop),
+            published: Arc::clone(&published),
+            next_nodes: Arc::clone(&next_nodes),
+        };
         let (started, answer) = mpsc::sync_channel(1);
         let builder = std::thread::Builder::new().name(format!("ingress-{}", parts.number));
         // Lists of events stay on the thread that they are made on.
@@ -80,7 +87,7 @@ impl Handle {
             }
         })?;
         answer.recv().unwrap_or_else(|_| Err(io::Error::other("an ingress thread failed as it began")))?;
-        Ok(Self { wake, stop, published, thread: Mutex::new(Some(thread)) })
+        Ok(Self { wake, stop, published, next_nodes, thread: Mutex::new(Some(thread)) })
     }
 
     /// What was counted: up to a second old.
@@ -88,15 +95,25 @@ impl Handle {
         *self.published.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Gives the thread other nodes, which it takes up between two batches.
+    pub(super) fn set_nodes(&self, nodes: Nodes) {
+        *self.next_nodes.lock().unwrap_or_else(PoisonError::into_inner) = Some(nodes);
+        self.wake();
+    }
+
     /// Ends the thread, and waits for it. Its ports are free then.
     pub(super) fn stop(&self) {
         self.stop.store(true, Ordering::Relaxed);
-        let _ = rustix::io::write(&*self.wake, &1_u64.to_ne_bytes());
+        self.wake();
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(thread) = thread {
             // One that panicked has ended the process already.
             let _ = thread.join();
         }
+    }
+
+    fn wake(&self) {
+        let _ = rustix::io::write(&*self.wake, &1_u64.to_ne_bytes());
     }
 }
 
@@ -114,12 +131,11 @@ struct Run {
 
 struct Thread {
     epoll: OwnedFd,
-    stop: Arc<AtomicBool>,
-    published: Arc<Mutex<Counters>>,
+    ends: Ends,
     public: Socket,
     tunnel: Socket,
     connections: Option<Connections>,
-    nodes: Arc<[NodeAddress]>,
+    nodes: Nodes,
     flows: Flows,
     locals: Locals,
     batch: Batch,
@@ -128,14 +144,23 @@ struct Thread {
     counters: Counters,
 }
 
-/// What a thread has in common with its handle: what wakes it, what stops it, and what it publishes.
-type Ends = (Arc<OwnedFd>, Arc<AtomicBool>, Arc<Mutex<Counters>>);
+/// What a thread has in common with its handle.
+struct Ends {
+    /// Wakes it,
+    wake: Arc<OwnedFd>,
+    /// says that it is to stop,
+    stop: Arc<AtomicBool>,
+    /// has what it counted,
+    published: Arc<Mutex<Counters>>,
+    /// and the nodes that it is to go on with. Looked at when it was woken, not for each packet.
+    next_nodes: Arc<Mutex<Option<Nodes>>>,
+}
 
 impl Thread {
-    fn new(parts: Parts, (wake, stop, published): Ends) -> io::Result<Self> {
+    fn new(parts: Parts, ends: Ends) -> io::Result<Self> {
         let Parts { lobby, public, tunnel, listen, nodes, key, flows, .. } = parts;
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        for (fd, token) in [(wake.as_fd(), WAKE), (public.as_fd(), PUBLIC), (tunnel.as_fd(), TUNNEL)] {
+        for (fd, token) in [(ends.wake.as_fd(), WAKE), (public.as_fd(), PUBLIC), (tunnel.as_fd(), TUNNEL)] {
             epoll::add(&epoll, fd, epoll::EventData::new_u64(token), epoll::EventFlags::IN)?;
         }
         let connections = match lobby {
@@ -148,8 +173,7 @@ impl Thread {
         };
         Ok(Self {
             epoll,
-            stop,
-            published,
+            ends,
             flows: Flows::new(Instant::now(), key, flows),
             locals: Locals::of_machine(listen),
             public,
@@ -167,7 +191,7 @@ impl Thread {
         let guard = AbortOnPanic;
         let mut ready: Vec<epoll::Event> = Vec::with_capacity(EVENTS_PER_TURN);
         let mut publish_at = Instant::now() + PUBLISH;
-        while !self.stop.load(Ordering::Relaxed) {
+        while !self.ends.stop.load(Ordering::Relaxed) {
             let lobby = self.connections.as_ref().and_then(Connections::poll_timeout);
             let due = lobby.map_or(publish_at, |at| at.min(publish_at));
             let timeout = due.saturating_duration_since(Instant::now());
@@ -181,8 +205,12 @@ impl Thread {
                     let turned = match event.data.u64() {
                         PUBLIC => self.upstream(began, now_min),
                         TUNNEL => self.downstream(began, now_min),
+                        WAKE => {
+                            self.take_nodes();
+                            Ok(())
+                        }
                         // After the others, and also when only time has passed.
-                        WAKE | LOBBY => Ok(()),
+                        LOBBY => Ok(()),
                         token => {
                             let number = u32::try_from(token - TOKENS).unwrap_or_default();
                             self.with_connections(began, now_min, |all, around| all.turn(number, around));
@@ -208,6 +236,17 @@ impl Thread {
             }
         }
         std::mem::forget(guard);
+    }
+
+    /// Goes on with other nodes, if it was given any.
+    fn take_nodes(&mut self) {
+        // Otherwise the next wait would end at once.
+        let _ = rustix::io::read(&*self.ends.wake, &mut [0; 8]);
+        let next = self.ends.next_nodes.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(nodes) = next {
+            self.flows.set_nodes(nodes.iter().map(|node| node.map(|node| node.node)));
+            self.nodes = nodes;
+        }
     }
 
     /// From clients to nodes.
@@ -245,8 +284,8 @@ impl Thread {
                             target
                         }
                     };
-                    let Some(to) = self.nodes.get(target.place).and_then(|node| node.worker(target.worker))
-                    else {
+                    let node = plane::at(&self.nodes, target.place);
+                    let Some(to) = node.and_then(|node| node.worker(target.worker)) else {
                         continue;
                     };
                     match self.runs.last_mut() {
@@ -278,7 +317,7 @@ impl Thread {
             for message in 0..came {
                 let Some(arrived) = self.batch.message(message) else { continue };
                 let Arrived { path, bytes, segment } = arrived;
-                if !self.nodes.iter().any(|node| node.is(path.remote)) {
+                if !self.nodes.iter().flatten().any(|node| node.is(path.remote)) {
                     self.counters.tunnel_stranger += bytes.len().div_ceil(segment.max(1)) as u64;
                     continue;
                 }
@@ -338,7 +377,7 @@ impl Thread {
         self.counters.flow = self.flows.counters();
         self.counters.public = self.public.counters;
         self.counters.tunnel = self.tunnel.counters;
-        *self.published.lock().unwrap_or_else(PoisonError::into_inner) = self.counters;
+        *self.ends.published.lock().unwrap_or_else(PoisonError::into_inner) = self.counters;
     }
 }
 

@@ -1,6 +1,7 @@
 //! Two nodes, real processes, behind the HTTP front of an ingress: where calls go, and how they outlive their node.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::{SinkExt, StreamExt};
@@ -15,7 +16,7 @@ use tokio::task::JoinHandle;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 use trunkline_http::serve::Limits;
-use trunkline_relay::ingress::front::{self, Settings, Upstream};
+use trunkline_relay::ingress::front::{self, Settings, Upstream, Upstreams};
 use trunkline_relay::metrics;
 
 use crate::process::Relay;
@@ -67,15 +68,10 @@ impl Cluster {
             api: format!("http://{}", relay.address).parse::<Url>().unwrap(),
         };
         let nodes = (1..).zip(&self.nodes).map(upstream).collect();
-        let settings = Settings {
-            tls: None,
-            limits: Limits::default(),
-            authorities: Vec::new(),
-            from: None,
-            metrics: metrics::render_process,
-        };
+        let upstreams = Arc::new(Upstreams::new(nodes, Vec::new(), None).unwrap());
+        let settings = Settings { tls: None, limits: Limits::default(), metrics: metrics::render_process };
         let (stop, stopping) = watch::channel(false);
-        let serving = async { front::serve(listener, settings, nodes, stopping).await.unwrap() };
+        let serving = async { front::serve(listener, settings, upstreams, stopping).await };
         self.front = Some((stop, tokio::spawn(serving)));
         self.until_ready().await;
     }
@@ -628,22 +624,17 @@ async fn a_node_may_speak_tls_and_must_be_who_it_says() {
     std::fs::write(&strangers, stranger.cert.pem()).unwrap();
     for (authorities, is_ready) in [(relay.path("relay/api.crt"), true), (strangers, false)] {
         let authorities = front::authorities(&authorities).unwrap();
-        let settings = Settings {
-            tls: None,
-            limits: Limits::default(),
-            authorities,
-            from: None,
-            metrics: metrics::render_process,
-        };
+        let settings = Settings { tls: None, limits: Limits::default(), metrics: metrics::render_process };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/readyz", listener.local_addr().unwrap());
         let (stop, stopping) = watch::channel(false);
         let node = Upstream { node: 1, api: format!("https://{}", relay.address).parse().unwrap() };
-        let serving = tokio::spawn(front::serve(listener, settings, vec![node], stopping));
+        let upstreams = Arc::new(Upstreams::new(vec![node], authorities, None).unwrap());
+        let serving = tokio::spawn(front::serve(listener, settings, upstreams, stopping));
         let answer = Client::builder().no_proxy().build().unwrap().get(url).send().await.unwrap();
         assert_eq!(answer.status().is_success(), is_ready);
         stop.send_replace(true);
-        serving.await.unwrap().unwrap();
+        serving.await.unwrap();
     }
     let nothing = relay.path("relay/admin.token");
     assert!(front::authorities(&nothing).unwrap_err().to_string().starts_with("api.nodes_ca: "));

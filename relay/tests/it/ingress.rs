@@ -34,11 +34,11 @@ fn ip(host: u8) -> IpAddr {
     [127, byte(id / 254), byte(id), host].into()
 }
 
-fn ingress_ip() -> IpAddr {
+pub(crate) fn ingress_ip() -> IpAddr {
     ip(2)
 }
 
-fn node_ip(number: u16) -> IpAddr {
+pub(crate) fn node_ip(number: u16) -> IpAddr {
     ip(10 + u8::try_from(number).unwrap())
 }
 
@@ -138,14 +138,14 @@ impl Wire {
 }
 
 /// A client, its socket, and what it heard.
-struct Client {
+pub(crate) struct Client {
     peer: Peer,
     wire: Wire,
-    speaks: bool,
+    pub(crate) speaks: bool,
     spoke_at: Instant,
     timestamp: u32,
     /// Media that came.
-    heard: u64,
+    pub(crate) heard: u64,
     connected: bool,
     /// It sends nothing at all.
     muted: bool,
@@ -153,15 +153,27 @@ struct Client {
 
 impl Client {
     async fn join(node: &Node, call: &CallId, name: &str, seed: u64) -> Self {
+        let (mut client, offer) = Self::offering(seed);
+        let joined = node.join(call, name, Role::Presenter, &offer).await.unwrap();
+        client.answered(&joined.answer);
+        client
+    }
+
+    /// One that is about to join, and what it offers.
+    pub(crate) fn offering(seed: u64) -> (Self, String) {
         let now = Instant::now();
         let settings: Arc<Settings> = Settings::new(now).unwrap().shared();
         let mut peer = Peer::new(&settings, seed);
         let offer = peer.offer(&Plan::receiver(2, 0).sending(&[SourceName::Microphone]));
-        let joined = node.join(call, name, Role::Presenter, &offer).await.unwrap();
-        peer.answer(now, &joined.answer).unwrap();
-        assert_eq!(peer.remote_address(), Some(SocketAddr::new(ingress_ip(), UDP_PORT)));
         let (speaks, muted, connected) = (false, false, false);
-        Self { peer, wire: Wire::udp(), speaks, spoke_at: now, timestamp: 0, heard: 0, connected, muted }
+        let wire = Wire::udp();
+        (Self { peer, wire, speaks, spoke_at: now, timestamp: 0, heard: 0, connected, muted }, offer)
+    }
+
+    /// It is let in.
+    pub(crate) fn answered(&mut self, answer: &str) {
+        self.peer.answer(Instant::now(), answer).unwrap();
+        assert_eq!(self.peer.remote_address(), Some(SocketAddr::new(ingress_ip(), UDP_PORT)));
     }
 
     /// Sends what there is to send, and takes what came.
@@ -206,7 +218,7 @@ fn socket() -> UdpSocket {
 }
 
 /// Lets clients go on until something is so.
-async fn until(clients: &mut [&mut Client], mut is_so: impl FnMut(&mut [&mut Client]) -> bool) {
+pub(crate) async fn until(clients: &mut [&mut Client], mut is_so: impl FnMut(&mut [&mut Client]) -> bool) {
     let began = Instant::now();
     loop {
         clients.iter_mut().for_each(|client| client.turn());
@@ -229,7 +241,7 @@ async fn conversation(node: &Node, seed: u64) -> (Client, Client) {
 }
 
 /// Lets two people go on until the second heard more.
-async fn goes_on(ann: &mut Client, ben: &mut Client) {
+pub(crate) async fn goes_on(ann: &mut Client, ben: &mut Client) {
     let before = ben.heard;
     until(&mut [ann, ben], |clients| clients[1].heard > before + 10).await;
 }

@@ -14,5 +14,6 @@ mod interop;
 mod moves;
 mod networks;
 mod process;
+mod registry;
 mod tcp;
 mod web;

@@ -8,6 +8,7 @@ use std::process::{Child, ChildStderr, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use trunkline_testkit::postgres::PASSWORD;
 
 /// Longer than anything here takes.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -89,7 +90,31 @@ impl Relay {
 
     /// Makes a node that is reached only through the ingress at an address, its media too, and starts it.
     pub(crate) fn tunnelled(node: u16, ingress: IpAddr, listen: IpAddr, like: Option<&Self>) -> Self {
-        let mut relay = Self::numbered(node);
+        let mut relay = Self::behind_tunnel(node, ingress, listen, like);
+        relay.start();
+        relay
+    }
+
+    /// The same, and it registers in a database.
+    pub(crate) fn registered(
+        node: u16,
+        ingress: IpAddr,
+        listen: IpAddr,
+        url: &str,
+        like: Option<&Self>,
+    ) -> Self {
+        let mut relay = Self::behind_tunnel(node, ingress, listen, like);
+        relay.set("registry = \"\"", &format!("registry = \"{url}\""));
+        relay.set("# registry_password_file", "registry_password_file");
+        trunkline_common::secret::create(&relay.path("relay/database.password"), PASSWORD.as_bytes())
+            .unwrap();
+        relay.start();
+        relay.set("listen = \"127.0.0.1:0\"", &format!("listen = \"{}\"", relay.address));
+        relay
+    }
+
+    fn behind_tunnel(node: u16, ingress: IpAddr, listen: IpAddr, like: Option<&Self>) -> Self {
+        let relay = Self::numbered(node);
         relay.shares_secrets(like);
         relay.set("# listen = \"10.0.0.3:8446\"", &format!("listen = \"{listen}:8446\""));
         // Its requests to an address of this machine come from that very address.
@@ -100,8 +125,17 @@ impl Relay {
             &format!("udp_port = 16384\ntcp_port = {INGRESS_TCP_PORT}"),
         );
         relay.set("# tls_name = \"relay.alpha.test\"", &format!("tls_name = \"{ingress}\""));
-        relay.start();
         relay
+    }
+
+    /// What `--check` says: whether the node would start, and all of it.
+    pub(crate) fn check(&self) -> (bool, String) {
+        let checked = command()
+            .args(["node", "--check", "--config"])
+            .arg(self.path("relay/relay.toml"))
+            .output()
+            .unwrap();
+        (checked.status.success(), String::from_utf8_lossy(&checked.stdout).into_owned())
     }
 
     fn shares_secrets(&self, like: Option<&Self>) {
@@ -197,13 +231,29 @@ pub(crate) struct Ingress {
 impl Ingress {
     /// Starts an ingress at an address, in front of nodes: each with the address of its tunnel.
     pub(crate) fn running(ip: IpAddr, nodes: &[(u16, IpAddr, &Relay)]) -> Self {
-        let dir = tempfile::tempdir().unwrap();
         let (_, _, first) = nodes.first().unwrap();
-        std::fs::copy(first.path("relay/ufrag.key"), dir.path().join("ufrag.key")).unwrap();
+        Self::registered(ip, nodes, None, first)
+    }
+
+    /// The same; it also finds nodes in a database, and has the key of a node.
+    pub(crate) fn registered(
+        ip: IpAddr,
+        nodes: &[(u16, IpAddr, &Relay)],
+        registry: Option<&str>,
+        like: &Relay,
+    ) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::copy(like.path("relay/ufrag.key"), dir.path().join("ufrag.key")).unwrap();
         let certified = rcgen::generate_simple_self_signed([ip.to_string()]).unwrap();
         std::fs::write(dir.path().join("media.crt"), certified.cert.pem()).unwrap();
         std::fs::write(dir.path().join("media.key"), certified.signing_key.serialize_pem()).unwrap();
-        let mut text = format!(
+        let mut text = String::new();
+        if let Some(url) = registry {
+            text += &format!("registry = \"{url}\"\nregistry_password_file = \"database.password\"\n");
+            trunkline_common::secret::create(&dir.path().join("database.password"), PASSWORD.as_bytes())
+                .unwrap();
+        }
+        text += &format!(
             "[api]\nlisten = \"{ip}:8445\"\n[media]\nlisten = [\"{ip}\"]\ntcp_port = {INGRESS_TCP_PORT}\n\
              tls_certificate = \"media.crt\"\ntls_key = \"media.key\"\n[tunnel]\nlisten = \"{ip}:8700\"\n[log]\nformat = \"json\"\n"
         );
@@ -216,6 +266,34 @@ impl Ingress {
         let mut ingress = Self { dir, child: None, address: format!("{ip}:8445") };
         ingress.start();
         ingress
+    }
+
+    /// Reads on in its log until it says something.
+    pub(crate) fn logs(&mut self, text: &str) -> String {
+        let (_, log) = self.child.as_mut().unwrap();
+        let mut line = String::new();
+        while !line.contains(text) {
+            line.clear();
+            assert_ne!(log.read_line(&mut line).unwrap(), 0, "it said nothing of {text}");
+        }
+        line
+    }
+
+    /// Ends it as a crash does: what it still said that nobody read.
+    pub(crate) fn last_words(&mut self) -> String {
+        let (mut child, mut log) = self.child.take().unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let mut rest = String::new();
+        log.read_to_string(&mut rest).unwrap();
+        rest
+    }
+
+    /// What `--check` says: whether the ingress would start, and all of it.
+    pub(crate) fn check(&self) -> (bool, String) {
+        let config = self.dir.path().join("ingress.toml");
+        let checked = command().args(["ingress", "--check", "--config"]).arg(config).output().unwrap();
+        (checked.status.success(), String::from_utf8_lossy(&checked.stdout).into_owned())
     }
 
     pub(crate) fn start(&mut self) {

@@ -235,3 +235,23 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn nodes_that_come_are_found_and_flows_of_one_that_went_never_reach_who_has_its_place() {
+    let mut table = Table::new(settings());
+    let client = "192.0.2.1:5000";
+    table.handle(client, &check(&ROUTE)).expect("it is there");
+    // It went, and another has its place.
+    table.flows.set_nodes([Some(3), Some(9)]);
+    assert_eq!(table.handle(client, MEDIA), Err(Refusal::UnknownFlow));
+    assert_eq!(table.handle(client, &check(&ROUTE)), Err(Refusal::UnknownNode));
+    let other = Route { node: 9, ..ROUTE };
+    assert_eq!(table.handle("192.0.2.2:5000", &check(&other)), Ok(Target { place: 1, worker: 2 }));
+    // It is back, at a place of its own: its flows go on with the next check.
+    table.flows.set_nodes([Some(3), None, Some(7)]);
+    assert_eq!(table.handle(client, MEDIA), Err(Refusal::UnknownFlow));
+    assert_eq!(table.handle(client, &check(&ROUTE)), Ok(Target { place: 2, worker: 2 }));
+    assert_eq!(table.handle(client, MEDIA), Ok(Target { place: 2, worker: 2 }));
+    assert_eq!(table.handle("192.0.2.2:5000", MEDIA), Err(Refusal::UnknownFlow));
+    assert_eq!(table.flows.len(), 2);
+}

@@ -71,6 +71,11 @@ impl Front {
             // It may have the call, and two calls would be worse than a moment's delay.
             return Err(no_node("a node that may have this call does not answer"));
         }
+        if self.upstreams.table().may_be_unknown(call) {
+            return Err(no_node(
+                "this call's own node is not known here yet, as the registry does not answer",
+            ));
+        }
         let request = request.to_recreate();
         let order = self.makers(call, search.own);
         let own = self.upstreams.table().own(call);
