@@ -305,8 +305,8 @@ class Chart(unittest.TestCase):
             [service] = [one for one in rendered.of("Service") if one["metadata"]["name"] == document["spec"]["serviceName"]]
             self.assertEqual(service["spec"]["clusterIP"], "None")
             text = rendered.config(document["metadata"]["name"])[f"{name}.toml"]
-            host = f"{name}.{service['metadata']['name']}.trunkline.svc.cluster.local:8444"
-            self.assertIn(f'[replica]\nlisten = "0.0.0.0:8444"\nadvertise = "{host}"\n', text)
+            host = f"{name}.{service['metadata']['name']}.trunkline.svc.cluster.local:8442"
+            self.assertIn(f'[replica]\nlisten = "0.0.0.0:8442"\nadvertise = "{host}"\n', text)
 
     @of_every_variant
     def test_pods_have_no_privileges_and_no_room_to_write(self, rendered):

@@ -125,7 +125,7 @@ class Compose(unittest.TestCase):
     def test_replicas_and_databases_are_called_by_their_services_names(self):
         for number in (1, 2, 3):
             text = (self.dir / f"state/gateway-{number}.toml").read_text()
-            self.assertIn(f'[replica]\nlisten = "0.0.0.0:8444"\nadvertise = "gateway-{number}:8444"\n', text)
+            self.assertIn(f'[replica]\nlisten = "0.0.0.0:8442"\nadvertise = "gateway-{number}:8442"\n', text)
             hosts = re.search(r'store = "postgres://trunkline@([^/]+)/', text)[1].split(",")
             self.assertEqual(hosts, ["postgres-primary", "postgres-standby"])
 

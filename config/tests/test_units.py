@@ -45,7 +45,7 @@ class Units(unittest.TestCase):
             if number > 1:
                 shutil.copytree(first, replica, ignore=shutil.ignore_patterns("data"))
                 (replica / "data").mkdir(mode=0o700)
-            own = f'{text}\n[replica]\nlisten = "10.0.0.2{number}:8444"\nadvertise = "10.0.0.2{number}:8444"\n\n'
+            own = f'{text}\n[replica]\nlisten = "10.0.0.2{number}:8442"\nadvertise = "10.0.0.2{number}:8442"\n\n'
             (replica / "gateway.toml").write_text(own)
             check(["trunkline-gateway", "run", "--dir", replica], own)
         # The replicas' port needs nothing that the unit does not give.

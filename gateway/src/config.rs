@@ -98,7 +98,7 @@ pub struct ReplicaConfig {
 
 impl Default for ReplicaConfig {
     fn default() -> Self {
-        Self { listen: SocketAddr::from(([0, 0, 0, 0], 8444)), advertise: String::new() }
+        Self { listen: SocketAddr::from(([0, 0, 0, 0], 8442)), advertise: String::new() }
     }
 }
 
@@ -305,7 +305,7 @@ impl Config {
             return Ok(());
         }
         if split_endpoint(advertise).is_none() {
-            let problem = format!("expected host:port, such as \"gw-1.internal:8444\", found `{advertise}`");
+            let problem = format!("expected host:port, such as \"gw-1.internal:8442\", found `{advertise}`");
             return Err(("replica.advertise", problem));
         }
         if Address::is_meant(&self.store) {
