@@ -21,7 +21,7 @@ pub fn run<F: Future<Output = ()>>(test: &str, body: impl FnOnce() -> F) {
         let flags: &[&str] = if root { &["--net"] } else { &["--user", "--map-root-user", "--net"] };
         let status = Command::new("unshare")
             .args(flags)
-            .arg(env::current_exe().unwrap())
+            .arg(env::current_exe().expect("this program"))
             .args([test, "--exact", "--nocapture"])
             .env(INSIDE, "1")
             .status()
@@ -30,7 +30,8 @@ pub fn run<F: Future<Output = ()>>(test: &str, body: impl FnOnce() -> F) {
         return;
     }
     shell("ip", "link set lo up");
-    tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap().block_on(body());
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    runtime.expect("a runtime").block_on(body());
 }
 
 /// A firewall in front of everything in the namespace.
@@ -89,7 +90,7 @@ impl Firewall {
 /// Runs a command, its arguments parted by spaces, and gives what it said.
 fn shell(program: &str, arguments: &str) -> String {
     let output = Command::new(program).args(arguments.split(' ')).output();
-    let output = output.unwrap_or_else(|error| panic!("{program}: {error}"));
+    let output = output.expect("iproute2 and nftables are installed");
     assert!(output.status.success(), "{program} {arguments}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
+    String::from_utf8_lossy(&output.stdout).into_owned()
 }
