@@ -148,6 +148,8 @@ struct Seeking {
     next: Option<Instant>,
     /// The store that failed, to be closed first.
     failed: Option<Arc<dyn Store>>,
+    /// Where the replica was that led until now.
+    followed: Option<String>,
     attempt: Option<JoinHandle<Result<Found, StoreError>>>,
 }
 
@@ -238,7 +240,8 @@ impl Driver {
             Ok(leading) => Mode::Leading(Box::new(leading)),
             Err(error) if options.replica.is_some() && is_passing(&error) => {
                 info!(%error, "the store is not open here yet");
-                Mode::Seeking(Seeking { error, next: Some(Instant::now()), failed: None, attempt: None })
+                let next = Some(Instant::now());
+                Mode::Seeking(Seeking { error, next, failed: None, followed: None, attempt: None })
             }
             Err(error) => return Err(error),
         };
@@ -507,8 +510,10 @@ impl Driver {
                 let Mode::Following(following) = &self.mode else { return };
                 let what = format!("replica at {}: {why}", following.leader.address());
                 warn!("lost the leader: the {what}");
+                let followed = Some(following.leader.address().to_owned());
                 let error = StoreError::Unavailable(what);
-                self.seek(Seeking { error, next: Some(Instant::now()), failed: None, attempt: None });
+                let next = Some(Instant::now());
+                self.seek(Seeking { error, next, failed: None, followed, attempt: None });
             }
         }
     }
@@ -582,7 +587,7 @@ impl Driver {
             Mode::Following(_) | Mode::Seeking(_) => None,
         };
         let next = self.options.look_again(&error);
-        self.seek(Seeking { error, next, failed, attempt: None });
+        self.seek(Seeking { error, next, failed, followed: None, attempt: None });
     }
 
     fn seek(&mut self, seeking: Seeking) {
@@ -632,7 +637,8 @@ impl Seeking {
             return;
         }
         if options.has_space() {
-            self.attempt = Some(tokio::spawn(find(Arc::clone(options), clock, self.failed.take())));
+            let (failed, followed) = (self.failed.take(), self.followed.clone());
+            self.attempt = Some(tokio::spawn(find(Arc::clone(options), clock, failed, followed)));
         } else {
             self.next = options.look_again(&self.error);
         }
@@ -681,6 +687,7 @@ async fn find(
     options: Arc<Options>,
     clock: Clock,
     failed: Option<Arc<dyn Store>>,
+    followed: Option<String>,
 ) -> Result<Found, StoreError> {
     let opening = Arc::clone(&options);
     let opened = blocking(move || {
@@ -692,13 +699,15 @@ async fn find(
         (opened, _) => return opened.map(|leading| Found::Store(Box::new(leading))),
     };
     let (address, token) = held;
-    // Held by what ran here before: there is one of us at this address.
-    if address != replica.address {
-        match Leader::find(&replica.trust, &address).await {
-            Ok((leader, news)) => return Ok(Found::Leader(leader, news)),
-            Err(Unreached::Other(why)) => return Err(StoreError::Unavailable(why)),
-            Err(Unreached::Gone) => {}
-        }
+    match Leader::find(&replica.trust, &address).await {
+        Ok((leader, news)) => return Ok(Found::Leader(leader, news)),
+        Err(Unreached::Other(why)) => return Err(StoreError::Unavailable(why)),
+        Err(Unreached::Gone) => {}
+    }
+    // An address that never led anywhere may be a mistake of who set it; then the lease's end tells.
+    if followed.as_ref() != Some(&address) {
+        let why = "refuses connections: is it starting, or is that replica's replica.advertise wrong?";
+        return Err(StoreError::Unavailable(format!("replica at {address}, which {why}")));
     }
     info!(address, "the replica that held the store is gone: taking over");
     let opening = Arc::clone(&options);

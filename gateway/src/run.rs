@@ -324,6 +324,7 @@ impl Gateway {
             domain: config.domain.clone(),
             advertise: config.link.advertise.clone(),
             identity_mode: config.identity.mode,
+            replica: Some(config.replica.advertise.clone()).filter(|address| !address.is_empty()),
             configured: config.values(),
             tls: admin_tls.is_some(),
         };

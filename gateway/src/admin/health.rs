@@ -77,6 +77,8 @@ pub(super) struct Status {
     ready: bool,
     /// Why it is not ready.
     reason: Option<String>,
+    /// Of several replicas, the one that answers this, which is the one that leads.
+    leader: Option<String>,
     peers: PeerCounts,
     networks: usize,
     outbox_depth: u64,
@@ -126,6 +128,7 @@ pub(super) async fn status(State(state): State<AdminState>) -> Answer<Json<Statu
         uptime_s: state.started.elapsed().as_secs(),
         ready: reason.is_none(),
         reason,
+        leader: state.about.replica.clone(),
         peers: count_peers(&overview),
         networks: overview.networks.len(),
         outbox_depth: overview.peers.iter().map(|peer| peer.outbox.depth).sum(),

@@ -99,6 +99,8 @@ pub struct About {
     pub advertise: Vec<String>,
     /// How our own certificate is trusted by peers.
     pub identity_mode: IdentityMode,
+    /// Where other replicas reach this one, when there may be any.
+    pub replica: Option<String>,
     /// What the configuration says of settings that administrators may change while the gateway runs.
     pub configured: Values,
     /// Whether the admin API speaks TLS: then its cookie is for TLS only.

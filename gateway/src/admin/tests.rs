@@ -71,6 +71,7 @@ fn about(domain: &str) -> About {
         domain: domain.parse().unwrap(),
         advertise: vec![format!("gw.{domain}:8443")],
         identity_mode: IdentityMode::Pinned,
+        replica: None,
         configured: Config::defaults(domain.parse().unwrap()).values(),
         tls: false,
     }

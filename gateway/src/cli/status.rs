@@ -34,6 +34,7 @@ struct Status {
     version: String,
     uptime_s: u64,
     reason: Option<String>,
+    leader: Option<String>,
     peers: Counts,
     networks: usize,
     outbox_depth: u64,
@@ -171,7 +172,8 @@ fn figures(status: &Status) -> String {
     let oldest = status.outbox_oldest.map_or_else(String::new, |at| format!(", oldest {}", console::age(at)));
     let Counts { all, up, down, paused, invited, alarm } = status.peers;
     let Totals { submitted, delivered, received, local, refused, expired, purged, .. } = status.totals;
-    console::fields(&[
+    let leader = status.leader.clone().map(|address| ("leader", address));
+    let mut fields = vec![
         ("domain", status.domain.clone()),
         ("version", status.version.clone()),
         ("uptime", console::span(Duration::from_secs(status.uptime_s))),
@@ -186,5 +188,7 @@ fn figures(status: &Status) -> String {
         ("sent", format!("{submitted} submitted, {delivered} delivered, {local} local")),
         ("not sent", format!("{refused} refused, {expired} expired, {purged} purged")),
         ("received", received.to_string()),
-    ])
+    ];
+    fields.splice(1..1, leader);
+    console::fields(&fields)
 }

@@ -83,6 +83,7 @@ impl Gateway {
                 domain: domain.parse().unwrap(),
                 advertise: vec![format!("gw.{domain}:8443")],
                 identity_mode: IdentityMode::Pinned,
+                replica: None,
                 configured: Config::defaults(domain.parse().unwrap()).values(),
                 tls: false,
             };

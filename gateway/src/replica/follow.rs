@@ -77,14 +77,13 @@ impl Leader {
         trust: &Trust,
         address: &str,
     ) -> Result<(Self, mpsc::Receiver<News>), Unreached> {
-        let late = |_| Unreached::Other(format!("the replica at {address} does not answer"));
+        let late = |_| Unreached::Other(format!("replica at {address}, which does not answer"));
         timeout(CONNECT_MAX, Self::connect(trust, address)).await.map_err(late)?
     }
 
     async fn connect(trust: &Trust, address: &str) -> Result<(Self, mpsc::Receiver<News>), Unreached> {
-        let other = |error: &dyn std::fmt::Display| {
-            Unreached::Other(format!("the replica at {address} cannot be asked: {error}"))
-        };
+        let other =
+            |error: &dyn std::fmt::Display| Unreached::Other(format!("replica at {address}: {error}"));
         let stream = TcpStream::connect(address).await.map_err(|error| match error.kind() {
             io::ErrorKind::ConnectionRefused => Unreached::Gone,
             _ => other(&error),

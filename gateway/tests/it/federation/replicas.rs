@@ -77,6 +77,8 @@ async fn every_replica_takes_submissions_and_hands_out_what_came() {
 #[tokio::test]
 async fn operators_may_ask_any_replica_and_find_there_what_they_changed() {
     let (first, second) = two_replicas("alpha.test").await;
+    let leader = first.get("/admin/v1/status").await["leader"].as_str().unwrap().to_owned();
+    assert_eq!(second.get("/admin/v1/status").await["leader"], leader);
     for round in 0..5 {
         let label = format!("night-{round}");
         let made = second.post("/admin/v1/tokens", json!({ "label": label, "role": "viewer" })).await;
