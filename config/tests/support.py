@@ -27,6 +27,7 @@ WARNINGS = [
     "no certificate: networks that let only TLS through",  # an operator's certificate is not ours to make
     "peers need the DNS SRV record",  # no endpoints were given
     "no TCP: people whose networks block UDP",  # as was asked for
+    "other replicas must be able to look it up",  # their names are the cluster's, or the compose file's
     "fewer than limits.calls_max",  # ports that others have on this machine
 ]
 

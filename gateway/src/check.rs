@@ -1,7 +1,7 @@
 //! `run --check`: everything that can be known before the gateway starts, without starting it.
 
 use std::io::ErrorKind;
-use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs, UdpSocket};
 
 use trunkline_http::cli::check::{Check, Outcome, writable};
 use trunkline_http::serve::tls::{Tls, TlsFiles};
@@ -35,6 +35,12 @@ pub fn all(config: &Config) -> Vec<Check> {
         check("admin_api.listen", api(&config.admin_api, held(|ours| ours.admin_api))),
         check("admin_api TLS", tls(&config.admin_api)),
     ];
+    if !config.replica.advertise.is_empty() {
+        // One that runs holds its port.
+        let held = ours.as_ref().map(|_| config.replica.listen);
+        checks.push(check("replica.listen", bindable(config.replica.listen, "TCP", held)));
+        checks.push(check("replica.advertise", reachable(&config.replica.advertise)));
+    }
     if !config.relays.is_empty() {
         checks.push(check("relays", relays(config)));
     }
@@ -90,7 +96,7 @@ fn database(config: &Config, options: &PostgresOptions) -> Outcome {
     if in_use {
         let by = match Listening::read(&config.data_dir) {
             Some(_) => "the gateway that runs on this data_dir",
-            None => "a gateway that does not run on this data_dir",
+            None => "another gateway, such as the replica that leads, or by one that ended a moment ago",
         };
         warned = format!("in use, by {by}; {warned}");
     }
@@ -128,6 +134,20 @@ fn advertise(config: &Config) -> Outcome {
         ));
     }
     Outcome::Fine
+}
+
+/// Whether others could dial it, as far as this machine can tell.
+fn reachable(endpoint: &str) -> Outcome {
+    match endpoint.to_socket_addrs().map(|mut addresses| addresses.next()) {
+        Ok(Some(address)) if address.ip().is_unspecified() => {
+            Outcome::Failed(format!("{endpoint} is every address: expected the one that other replicas dial"))
+        }
+        Ok(Some(_)) => Outcome::Fine,
+        Ok(None) => Outcome::Warning(format!("{endpoint} has no address")),
+        Err(error) => {
+            Outcome::Warning(format!("{endpoint}: {error}; other replicas must be able to look it up"))
+        }
+    }
 }
 
 fn api(api: &ApiConfig, held: Option<SocketAddr>) -> Outcome {

@@ -485,6 +485,9 @@ impl Driver {
             }
             Ok(Found::Leader(leader, mut news)) => {
                 info!(leader = leader.address(), "another replica leads");
+                if self.options.replica.as_ref().is_some_and(|own| own.address == leader.address()) {
+                    warn!("another replica has our own replica.advertise: give each its own");
+                }
                 // Known before anybody is let in.
                 if let Ok(News::Directory(version, directory)) = news.try_recv() {
                     self.publish(*directory, Some(version));

@@ -251,6 +251,8 @@ impl Gateway {
             seed: u64::from_be_bytes(token::random()),
             ..CoreConfig::new(config.domain.clone())
         };
+        // With a database nothing else makes it.
+        std::fs::create_dir_all(&config.data_dir).map_err(system("making data_dir"))?;
         // Bound before the store is opened: a replica that nobody listens for counts as gone.
         let replica = match &medium.replica {
             Some(membership) => {
@@ -338,7 +340,15 @@ impl Gateway {
         let (stop_replicas, replicas_stop) = watch::channel(false);
         let replicas = match replica {
             Some(replica) => {
-                let router = lead::router(hub.clone(), Arc::clone(&links), link_events, admin.clone());
+                let own = Arc::clone(&identity);
+                tasks.spawn(same_certificate(hub.clone(), Arc::clone(&identity), apis_stop.clone()));
+                let parts = lead::Parts {
+                    hub: hub.clone(),
+                    links: Arc::clone(&links),
+                    events: link_events,
+                    identity: own,
+                };
+                let router = lead::router(parts, admin.clone());
                 Some(tokio::spawn(serve_replicas(replica, router, replicas_stop)?))
             }
             None => None,
@@ -466,6 +476,32 @@ fn serve_replicas(
     listener.set_nonblocking(true).map_err(system("listening for replicas"))?;
     let listener = TcpListener::from_std(listener).map_err(system("listening for replicas"))?;
     Ok(serve::serve(listener, Some(TlsAcceptor::from(trust.server())), router, lead::LIMITS, stop))
+}
+
+/// Says so when this replica shows peers another certificate than the one that leads: peers that were told of one key
+/// refuse the other.
+async fn same_certificate(hub: Hub, identity: Arc<Identity>, mut stop: watch::Receiver<bool>) {
+    let mut ticks = tokio::time::interval(metrics::UPKEEP_EVERY);
+    let mut said = None;
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            _ = stop.wait_for(|stop| *stop) => return,
+        }
+        let Standing::Following(leader) = hub.standing() else { continue };
+        let (ours, theirs) = (identity.current().pin().to_string(), leader.pin().await);
+        let differs = theirs.filter(|theirs| *theirs != ours).map(|theirs| (ours, theirs));
+        if let Some((ours, theirs)) = differs.as_ref().filter(|_| differs != said) {
+            warn!(
+                ours,
+                theirs,
+                leader = leader.address(),
+                "this replica shows peers another certificate than the one that leads: copy identity/ from there, \
+                 then reload this one"
+            );
+        }
+        said = differs;
+    }
 }
 
 /// What `init` left for the first start is carried out by the replica that leads first. The others' copies of it are

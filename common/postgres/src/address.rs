@@ -40,7 +40,10 @@ impl Address {
     /// What operators call it, in errors: without its user.
     #[must_use]
     pub fn name(&self) -> String {
-        let hosts: Vec<_> = self.config.get_hosts().iter().map(host_name).collect();
+        let ports = self.config.get_ports();
+        let port = |at: usize| ports.get(at).or(ports.first()).copied().unwrap_or(PORT);
+        let hosts = self.config.get_hosts().iter().enumerate();
+        let hosts: Vec<_> = hosts.map(|(at, host)| host_name(host, port(at))).collect();
         format!("database {} on {}", self.config.get_dbname().unwrap_or_default(), hosts.join(", "))
     }
 
@@ -54,9 +57,12 @@ impl Address {
     }
 }
 
-fn host_name(host: &Host) -> String {
+/// Where PostgreSQL listens when nothing else is said.
+const PORT: u16 = 5432;
+
+fn host_name(host: &Host, port: u16) -> String {
     match host {
-        Host::Tcp(name) => name.clone(),
+        Host::Tcp(name) => format!("{name}:{port}"),
         Host::Unix(path) => path.display().to_string(),
     }
 }
@@ -154,7 +160,7 @@ mod tests {
 
     #[test]
     fn the_name_in_errors_says_which_database_and_not_who() {
-        let address: Address = "postgres://gw@one.test,two.test/t?sslmode=require".parse().unwrap();
-        assert_eq!(address.name(), "database t on one.test, two.test");
+        let address: Address = "postgres://gw@one.test:5432,two.test:6432/t?sslmode=require".parse().unwrap();
+        assert_eq!(address.name(), "database t on one.test:5432, two.test:6432");
     }
 }

@@ -128,6 +128,13 @@ impl Leader {
         Ok((leader, heard))
     }
 
+    /// The pin of the certificate that it shows peers; `None` when it does not answer.
+    pub(crate) async fn pin(&self) -> Option<String> {
+        let answer = self.send(request(Method::GET, "pin", Body::empty())).await.ok()?;
+        let body = http_body_util::Limited::new(answer.into_body(), 1024).collect().await.ok()?;
+        String::from_utf8(body.to_bytes().to_vec()).ok()
+    }
+
     /// Where it is.
     #[must_use]
     pub fn address(&self) -> &str {

@@ -21,6 +21,7 @@ use trunkline_http::serve::Limits;
 
 use super::{CALLER, DIRECTORY_VERSION, PREFIX, Standing, relay, wire};
 use crate::hub::{Hub, HubError};
+use crate::identity::Identity;
 use crate::link::{LinkEvent, Links};
 
 /// Largest request: a batch of submissions, whose bounds the follower has checked.
@@ -41,19 +42,23 @@ pub(crate) const LIMITS: Limits = Limits {
 
 /// What the handlers need.
 #[derive(Clone)]
-struct Lead {
-    hub: Hub,
-    links: Arc<Links>,
-    events: mpsc::Sender<LinkEvent>,
+pub(crate) struct Parts {
+    pub(crate) hub: Hub,
+    /// Gives links their numbers.
+    pub(crate) links: Arc<Links>,
+    /// Where links report to.
+    pub(crate) events: mpsc::Sender<LinkEvent>,
+    /// What peers are shown here.
+    pub(crate) identity: Arc<Identity>,
 }
 
 /// What followers are served: their questions, and operators' requests that they pass on, by `admin`.
-pub(crate) fn router(hub: Hub, links: Arc<Links>, events: mpsc::Sender<LinkEvent>, admin: Router) -> Router {
+pub(crate) fn router(lead: Parts, admin: Router) -> Router {
     let path = |what: &str| format!("{PREFIX}{what}");
-    let lead = Lead { hub, links, events };
     let admin = admin.layer(from_fn_with_state(lead.hub.clone(), passed_on));
     Router::new()
         .route(&path("directory"), get(directory))
+        .route(&path("pin"), get(pin))
         .route(&path("submit"), post(submit))
         .route(&path("read"), post(read))
         .route(&path("ack"), post(ack))
@@ -88,13 +93,18 @@ async fn passed_on(State(hub): State<Hub>, mut request: Request, next: Next) -> 
     response
 }
 
-async fn submit(State(lead): State<Lead>, body: Bytes) -> Response {
+/// The pin of the certificate that peers are shown here.
+async fn pin(State(lead): State<Parts>) -> String {
+    lead.identity.current().pin().to_string()
+}
+
+async fn submit(State(lead): State<Parts>, body: Bytes) -> Response {
     let Ok(wire::Submit { network, batch }) = wire::Submit::decode(body) else { return malformed() };
     let results = lead.hub.submit(NetworkKey(network), batch).await;
     respond(results.map(|results| wire::Submitted { results }))
 }
 
-async fn read(State(lead): State<Lead>, body: Bytes) -> Response {
+async fn read(State(lead): State<Parts>, body: Bytes) -> Response {
     let Ok(wire::Read { queue: Some(queue), after, max, wait_ms }) = wire::Read::decode(body) else {
         return malformed();
     };
@@ -103,12 +113,12 @@ async fn read(State(lead): State<Lead>, body: Bytes) -> Response {
     respond(records.map(|records| wire::Records { records: records.into_iter().map(Into::into).collect() }))
 }
 
-async fn ack(State(lead): State<Lead>, body: Bytes) -> Response {
+async fn ack(State(lead): State<Parts>, body: Bytes) -> Response {
     let Ok(wire::Ack { queue: Some(queue), up_to }) = wire::Ack::decode(body) else { return malformed() };
     respond(lead.hub.ack(queue.into(), up_to).await)
 }
 
-async fn link(State(lead): State<Lead>, body: Body) -> Response {
+async fn link(State(lead): State<Parts>, body: Body) -> Response {
     match relay::take(body, lead.links.next_link(), lead.events).await {
         Some(answer) => Response::new(answer),
         None => malformed(),
@@ -116,7 +126,7 @@ async fn link(State(lead): State<Lead>, body: Body) -> Response {
 }
 
 /// Who is who, now and whenever it changes, for as long as this replica leads.
-async fn directory(State(lead): State<Lead>) -> Response {
+async fn directory(State(lead): State<Parts>) -> Response {
     let state = (lead.hub.clone(), lead.hub.changes(), true);
     if !matches!(lead.hub.standing(), Standing::Leading) {
         return StatusCode::SERVICE_UNAVAILABLE.into_response();

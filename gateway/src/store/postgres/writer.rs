@@ -11,6 +11,7 @@ use tracing::{error, info, warn};
 use trunkline_common::token;
 use trunkline_gateway_proto::store::{Commit, Op, Record, Stream};
 use trunkline_gateway_proto::time::Time;
+use trunkline_postgres::client::Client;
 use trunkline_postgres::schema::migrate;
 
 use super::super::StoreError;
@@ -76,8 +77,9 @@ async fn open_store(
 ) -> Result<(Writer, Reader), Trouble> {
     let client = place.access.connect().await?;
     migrate(&client, schema::PART, schema::STEPS).await?;
-    warn_of_settings(&client).await?;
+    check_key(&client, &place).await?;
     let lease = Lease::take(&client, &place, seized).await?;
+    warn_of_settings(&client).await?;
     drop(client);
     let session = Session::open(&place).await?;
 
@@ -121,6 +123,21 @@ async fn open_store(
     };
     writer.take_stock(&reader).await?;
     Ok((writer, reader))
+}
+
+/// Whether the deployment key is the store's own, before the lease is taken: it would be kept from those whose is.
+async fn check_key(client: &Client, place: &Place) -> Result<(), Trouble> {
+    let header = client.query_opt("SELECT content FROM key_slots WHERE slot = 0 LIMIT 1", &[]).await?;
+    let Some(header) = header else { return Ok(()) };
+    let Some(slots) = Slots::restore([(0, header.try_get(0)?)]) else { return Ok(()) };
+    let faults = Faults::new(Path::new(&place.name));
+    match KeyFile::open(Box::new(slots), &place.deployment_key, &faults) {
+        Err(StoreError::WrongKey { .. }) => {
+            Err(Trouble::Final(StoreError::WrongKey { path: place.name.clone() }))
+        }
+        // What else may be wrong, is seen when all of it is read.
+        _ => Ok(()),
+    }
 }
 
 fn corrupt(place: &Place, what: &str) -> Trouble {
