@@ -32,7 +32,7 @@ use crate::link::{LinkCommand, LinkEvent, LinkSender};
 use crate::metrics;
 use crate::replica::follow::{Leader, News, Unreached};
 use crate::replica::{Relay, Standing, Trust};
-use crate::store::{Store, StoreError, StoreFuture, note};
+use crate::store::{Store, StoreError, StoreFuture, Term, note};
 
 /// Commands that wait for the driver. More lets callers run ahead, and waits longer when it is behind.
 const COMMANDS_MAX: usize = 1024;
@@ -56,14 +56,21 @@ const STORAGE_RETRY_MS: u64 = 5000;
 /// database more often while there is none.
 const SEEK_EVERY: Duration = Duration::from_millis(200);
 
+/// How long a leader that refuses connections must have committed nothing to count as gone: a living one renews its
+/// lease more often.
+const QUIET: Duration = Duration::from_millis(1000);
+
+/// How often a leader looks whether it still is one, when nothing happens.
+const LEASE_CHECK: Duration = Duration::from_millis(250);
+
 /// When peers are asked to come back while there is no leader.
 const LEADER_RETRY_MS: u64 = 300;
 
 /// Opens the store: at the start, and again after the disk was full or the database away.
 pub type OpenStore = Box<dyn Fn() -> Result<Arc<dyn Store>, StoreError> + Send + Sync>;
 
-/// Opens the store although a replica holds it, by this token: that one is gone.
-pub type SeizeStore = Box<dyn Fn(i64) -> Result<Arc<dyn Store>, StoreError> + Send + Sync>;
+/// Opens the store although a replica holds it, which has come so far and no further: that one is gone.
+pub type SeizeStore = Box<dyn Fn(Term) -> Result<Arc<dyn Store>, StoreError> + Send + Sync>;
 
 /// What makes a gateway one of several.
 pub struct Membership {
@@ -283,7 +290,8 @@ impl Driver {
 
     /// Runs until `stop` turns true, then says goodbye to peers, saves what is promised, and returns.
     pub async fn run(mut self, dialer: impl Dialer, mut stop: watch::Receiver<bool>) {
-        let mut space_check = tokio::time::interval(SPACE_CHECK);
+        let check_every = if self.options.replica.is_some() { LEASE_CHECK } else { SPACE_CHECK };
+        let mut space_check = tokio::time::interval(check_every);
         let mut stopping = false;
         loop {
             self.drive(&dialer);
@@ -464,11 +472,7 @@ impl Driver {
     fn check_space(&mut self) {
         let enough = self.options.has_space();
         if let Mode::Leading(leading) = &mut self.mode {
-            match leading.store.failed() {
-                // Found out while nobody asked for anything.
-                Some(error) => self.broken(error),
-                None => leading.core.set_storage_low(!enough),
-            }
+            leading.core.set_storage_low(!enough);
         }
     }
 
@@ -525,6 +529,12 @@ impl Driver {
 
     /// Carries out what the core wants done, and starts saving what it wants saved.
     fn drive(&mut self, dialer: &impl Dialer) {
+        // Found out by the store itself: nothing is said any more as if it were ours.
+        if let Mode::Leading(leading) = &self.mode
+            && let Some(error) = leading.store.failed()
+        {
+            return self.broken(error);
+        }
         let now = self.clock.now();
         let Mode::Leading(leading) = &mut self.mode else { return };
         loop {
@@ -698,10 +708,10 @@ async fn find(
         recover(&opening, &opening.open_store, clock)
     });
     let (held, replica) = match (opened.await, &options.replica) {
-        (Err(StoreError::Held { address, token }), Some(replica)) => ((address, token), replica),
+        (Err(StoreError::Held { address, term }), Some(replica)) => ((address, term), replica),
         (opened, _) => return opened.map(|leading| Found::Store(Box::new(leading))),
     };
-    let (address, token) = held;
+    let (address, term) = held;
     match Leader::find(&replica.trust, &address).await {
         Ok((leader, news)) => return Ok(Found::Leader(leader, news)),
         Err(Unreached::Other(why)) => return Err(StoreError::Unavailable(why)),
@@ -712,10 +722,11 @@ async fn find(
         let why = "refuses connections: is it starting, or is that replica's replica.advertise wrong?";
         return Err(StoreError::Unavailable(format!("replica at {address}, which {why}")));
     }
+    tokio::time::sleep(QUIET).await;
     info!(address, "the replica that held the store is gone: taking over");
     let opening = Arc::clone(&options);
     let opened = blocking(move || match &opening.replica {
-        Some(replica) => recover(&opening, || (replica.seize_store)(token), clock),
+        Some(replica) => recover(&opening, || (replica.seize_store)(term), clock),
         None => Err(StoreError::Failed("no replica".to_owned())),
     });
     opened.await.map(|leading| Found::Store(Box::new(leading)))

@@ -186,7 +186,7 @@ impl Medium {
                     let options = options.among_replicas(address.clone());
                     let seized = options.clone();
                     let seize_store =
-                        Box::new(move |token| Ok(PostgresStore::open_or_seize(&seized, Some(token))? as _));
+                        Box::new(move |term| Ok(PostgresStore::open_or_seize(&seized, Some(term))? as _));
                     (options, Some(Membership { trust, address, seize_store }))
                 };
                 Self {

@@ -27,7 +27,7 @@ use crate::store::StoreError;
 
 /// How long the leader may take to let us in and say who is who. Longer waits for slow networks, and finds out later
 /// that it is gone.
-const CONNECT_MAX: Duration = Duration::from_secs(3);
+const CONNECT_MAX: Duration = Duration::from_secs(1);
 
 /// How often a leader that says nothing is asked for a sign of life, and how long it may take for it: well below a
 /// lease, so that a dead machine's replica has no followers when its lease runs out.

@@ -30,10 +30,11 @@ const REQUEST_BYTES_MAX: usize = 64 << 20;
 /// Bounds of the server for replicas. A follower has one connection, on which every link and every waiting reader is a
 /// request.
 pub(crate) const LIMITS: Limits = Limits {
-    connections_max: 64,
-    per_source_max: Some(64),
+    connections_max: 256,
+    // Replicas may share a machine; strangers are not to keep them out.
+    per_source_max: Some(16),
     streams_max: 100_000,
-    first_request: Duration::from_secs(5),
+    first_request: Duration::from_secs(2),
     next_request: Duration::from_secs(75),
     // Followers ask for signs of life far more often.
     stall: Duration::from_secs(10),

@@ -67,6 +67,15 @@ pub trait Store: Send + Sync + 'static {
     }
 }
 
+/// How far whoever holds a store has come: one that lives renews it all the time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Term {
+    /// The token of the lease.
+    pub token: i64,
+    /// Transactions under it.
+    pub commits: i64,
+}
+
 /// What can go wrong with storage: always local, and nothing is acknowledged afterwards.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum StoreError {
@@ -110,8 +119,8 @@ pub enum StoreError {
     Held {
         /// Where that one is.
         address: String,
-        /// What it holds the store by.
-        token: i64,
+        /// How far it has come.
+        term: Term,
     },
     /// Another process has it open.
     #[error("{path} is in use by another trunkline-gateway: stop that one first")]

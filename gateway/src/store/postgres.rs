@@ -11,12 +11,13 @@
 //! - `reader`: blocks and state
 //! - [`look`]: a look that changes nothing
 
-use std::sync::{Arc, OnceLock, mpsc};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::sync::mpsc as tokio_mpsc;
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 use trunkline_common::token;
 use trunkline_gateway_proto::store::{Commit, Record, Recovered, Stream};
 use trunkline_postgres::Access;
@@ -25,7 +26,7 @@ use zeroize::Zeroizing;
 
 use super::batch::{self, stopped};
 use super::keyfile::StoreId;
-use super::{Store, StoreError, StoreFuture};
+use super::{Store, StoreError, StoreFuture, Term};
 
 mod changes;
 mod lease;
@@ -129,7 +130,24 @@ pub struct PostgresStore {
     reads: tokio_mpsc::UnboundedSender<reader::Job>,
     id: StoreId,
     failed: Failed,
+    /// Of one of several replicas.
+    held_until: Option<HeldUntil>,
     thread: Option<JoinHandle<()>>,
+}
+
+/// Until when the lease is ours without being renewed, by this process's clock, which goes on while the process is
+/// stopped.
+#[derive(Clone, Debug, Default)]
+struct HeldUntil(Arc<Mutex<Option<Instant>>>);
+
+impl HeldUntil {
+    fn set(&self, until: Instant) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(until);
+    }
+
+    fn is_over(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|until| until < Instant::now())
+    }
 }
 
 /// Set by the first failure, and the answer to everything from then on.
@@ -144,23 +162,26 @@ impl PostgresStore {
         Self::open_or_seize(options, None)
     }
 
-    /// The same, and takes the store from whoever holds it by the token `seized`: for who knows that this one is gone. One
+    /// The same, and takes the store from whoever had come as far as `seized`: for who knows that this one is gone. One
     /// that lives after all loses nothing: it cannot commit any more, and knows.
     ///
     /// # Errors
     /// As [`Self::open`].
-    pub fn open_or_seize(options: &Options, seized: Option<i64>) -> Result<Arc<Self>, StoreError> {
+    pub fn open_or_seize(options: &Options, seized: Option<Term>) -> Result<Arc<Self>, StoreError> {
         let place = Arc::clone(&options.place);
         let (commits, jobs) = tokio_mpsc::unbounded_channel();
         let (reads, read_jobs) = tokio_mpsc::unbounded_channel();
         let (opened, open) = mpsc::channel();
         let failed = Failed::default();
         let its_failed = Arc::clone(&failed);
+        let held_until = HeldUntil::default();
+        let its_held_until = held_until.clone();
+        let held_until = place.address.is_some().then_some(held_until);
         let failure = |what: &str, error: &std::io::Error| StoreError::Failed(format!("{what}: {error}"));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|error| failure("starting the store's runtime", &error))?;
         let serve = async move {
-            match writer::open(place, seized, its_failed).await {
+            match writer::open(place, seized, its_failed, its_held_until).await {
                 Ok((writer, reader)) => {
                     opened.send(Ok(writer.store())).ok();
                     tokio::spawn(reader.run(read_jobs));
@@ -172,8 +193,14 @@ impl PostgresStore {
         let thread = std::thread::Builder::new().name("store-postgres".to_owned());
         let thread = thread.spawn(move || runtime.block_on(serve));
         let thread = thread.map_err(|error| failure("starting the store's thread", &error))?;
-        let mut store =
-            Self { commits: Some(commits), reads, id: StoreId::default(), failed, thread: Some(thread) };
+        let mut store = Self {
+            commits: Some(commits),
+            reads,
+            id: StoreId::default(),
+            failed,
+            held_until,
+            thread: Some(thread),
+        };
         store.id = open.recv().map_err(|_| stopped())??;
         Ok(Arc::new(store))
     }
@@ -217,7 +244,12 @@ impl Store for PostgresStore {
     }
 
     fn failed(&self) -> Option<StoreError> {
-        self.failed.get().cloned()
+        let over = || {
+            let what = "lease of the store, which ran out before the database confirmed it";
+            let over = self.held_until.as_ref().is_some_and(HeldUntil::is_over);
+            over.then(|| StoreError::Unavailable(what.to_owned()))
+        };
+        self.failed.get().cloned().or_else(over)
     }
 }
 

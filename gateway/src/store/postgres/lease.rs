@@ -10,7 +10,7 @@ use std::time::Duration;
 use trunkline_postgres::client::Client;
 use trunkline_postgres::client::error::SqlState;
 
-use super::super::StoreError;
+use super::super::{StoreError, Term};
 use super::Place;
 use super::session::{Session, Trouble};
 
@@ -47,27 +47,31 @@ pub(super) enum Outcome {
 }
 
 impl Lease {
-    /// Takes the lease: from ourselves, when it has run out, or from whoever holds it by the token `seized`, which is
-    /// safe at any time, and rude while that one lives. Among replicas, one that another holds is that one's;
+    /// Takes the lease: from ourselves, when it has run out, or from whoever has come as far as `seized`, and no
+    /// further since, which is safe at any time, and rude while that one lives. Among replicas, one that another holds is that one's;
     /// otherwise a lease that is not renewed is waited for.
-    pub(super) async fn take(client: &Client, place: &Place, seized: Option<i64>) -> Result<Self, Trouble> {
+    pub(super) async fn take(client: &Client, place: &Place, seized: Option<Term>) -> Result<Self, Trouble> {
         let take = "UPDATE leases SET token = token + 1, holder = $2, address = $4,
                 expires = clock_timestamp() + $3::float8 * interval '1 second'
-             WHERE lease = $1 AND (holder = $2 OR expires <= clock_timestamp() OR token = $5::bigint)
+             WHERE lease = $1 AND (holder = $2 OR expires <= clock_timestamp()
+                 OR (token = $5::bigint AND commits = $6::bigint))
              RETURNING token, commits, block";
         let (holder, lasts) = (place.holder.as_slice(), place.lease.as_secs_f64());
         let address = place.address.as_deref().unwrap_or_default();
+        let (token, commits) = (seized.map(|term| term.token), seized.map(|term| term.commits));
         let mut patience = None;
         loop {
-            let taken = client.query_opt(take, &[&EVERYTHING, &holder, &lasts, &address, &seized]).await?;
+            let taken =
+                client.query_opt(take, &[&EVERYTHING, &holder, &lasts, &address, &token, &commits]).await?;
             if let Some(row) = taken {
                 let (token, commits, block) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
                 return Ok(Self { lease: EVERYTHING, token, commits, block });
             }
             if place.address.is_some() {
-                let held = "SELECT address, token FROM leases WHERE lease = $1 AND address <> ''";
+                let held = "SELECT address, token, commits FROM leases WHERE lease = $1 AND address <> ''";
                 if let Some(row) = client.query_opt(held, &[&EVERYTHING]).await? {
-                    return Err(Trouble::Held { address: row.try_get(0)?, token: row.try_get(1)? });
+                    let term = Term { token: row.try_get(1)?, commits: row.try_get(2)? };
+                    return Err(Trouble::Held { address: row.try_get(0)?, term });
                 }
             }
             let patience = match patience {
@@ -116,6 +120,12 @@ impl Lease {
     pub(super) fn committed(&mut self, block: i64) {
         self.commits = self.commits.saturating_add(1);
         self.block = block;
+    }
+
+    /// Whether nobody took it, as far as can be seen.
+    pub(super) async fn is_ours(self, client: &Client) -> Result<bool, Trouble> {
+        let token = "SELECT token FROM leases WHERE lease = $1";
+        Ok(client.query_one(token, &[&self.lease]).await?.try_get::<_, i64>(0)? == self.token)
     }
 
     /// Lets others have it at once.

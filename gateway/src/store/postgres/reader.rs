@@ -14,6 +14,7 @@ use super::super::StoreError;
 use super::super::block::{self, BlockNumber, Damaged, Header};
 use super::super::index::{Entry, SharedIndex};
 use super::super::seal::{Keys, TAG_LEN};
+use super::lease::Lease;
 use super::session::Trouble;
 use super::{Failed, Place};
 
@@ -42,6 +43,7 @@ pub(super) struct Read {
 #[derive(Clone)]
 pub(super) struct Reader {
     place: Arc<Place>,
+    lease: Lease,
     keys: Keys,
     index: SharedIndex,
     failed: Failed,
@@ -77,8 +79,14 @@ impl From<client::Error> for Unread {
 }
 
 impl Reader {
-    pub(super) fn new(place: Arc<Place>, keys: Keys, index: SharedIndex, failed: Failed) -> Self {
-        Self { place, keys, index, failed, session: Arc::default() }
+    pub(super) fn new(
+        place: Arc<Place>,
+        lease: Lease,
+        keys: Keys,
+        index: SharedIndex,
+        failed: Failed,
+    ) -> Self {
+        Self { place, lease, keys, index, failed, session: Arc::default() }
     }
 
     /// Serves until every sender is gone.
@@ -120,7 +128,7 @@ impl Reader {
                 Err(Unread::Damaged(error)) => return Err(error),
                 // Removed, and its key destroyed, after it was looked up: as it should be, but look again.
                 Err(Unread::Gone((stream, entry), _)) if !self.index.lock().contains(stream, entry) => {}
-                Err(Unread::Gone(_, error)) => return Err(error),
+                Err(Unread::Gone(_, error)) => return Err(self.cause(error).await),
                 Err(Unread::Trouble(Trouble::Passing(_))) if started.elapsed() < self.place.patience => {
                     *self.session.lock().await = None;
                     sleep(RETRY).await;
@@ -174,6 +182,16 @@ impl Reader {
                     from = seq.saturating_add(1);
                 }
             }
+        }
+    }
+
+    /// Why something that was there is not: because another replica, who leads by now, removed it, or because it is lost.
+    async fn cause(&self, lost: StoreError) -> StoreError {
+        let is_ours = async { self.lease.is_ours(&self.session().await?.client).await };
+        match is_ours.await {
+            Ok(true) => lost,
+            Ok(false) => Trouble::Fenced.settle(&self.place),
+            Err(trouble) => trouble.settle(&self.place),
         }
     }
 

@@ -5,7 +5,7 @@ use trunkline_postgres::Failure;
 use trunkline_postgres::client::types::ToSql;
 use trunkline_postgres::client::{self, Client, Statement};
 
-use super::super::StoreError;
+use super::super::{StoreError, Term};
 use super::Place;
 
 /// Why something was not done.
@@ -16,7 +16,7 @@ pub(super) enum Trouble {
     /// Somebody else holds the lease.
     Fenced,
     /// Another replica holds the lease: where it is asked, and by which token it holds it.
-    Held { address: String, token: i64 },
+    Held { address: String, term: Term },
     /// It will not go better.
     Final(StoreError),
 }
@@ -27,7 +27,7 @@ impl Trouble {
         match self {
             Self::Passing(why) => StoreError::Unavailable(format!("{}: {why}", place.name)),
             Self::Fenced => StoreError::Locked { path: place.name.clone() },
-            Self::Held { address, token } => StoreError::Held { address, token },
+            Self::Held { address, term } => StoreError::Held { address, term },
             Self::Final(error) => error,
         }
     }
@@ -38,7 +38,8 @@ impl From<client::Error> for Trouble {
         match Failure::from(&error) {
             Failure::Passing(why) => Self::Passing(why),
             Failure::Full => Self::Final(StoreError::Full { path: "the database's server".to_owned() }),
-            Failure::Final(why) => Self::Final(StoreError::Failed(why)),
+            // Nothing of it was committed: whoever can mend it may, and it is looked again.
+            Failure::Final(why) => Self::Final(StoreError::Unavailable(why)),
         }
     }
 }

@@ -14,20 +14,20 @@ use trunkline_gateway_proto::time::Time;
 use trunkline_postgres::client::Client;
 use trunkline_postgres::schema::migrate;
 
-use super::super::StoreError;
 use super::super::batch::{COALESCE_MAX, Job, now, scope};
 use super::super::block::{self, BlockNumber, Damaged, HEADER_LEN, Header, Sealer, encode_stream};
 use super::super::fault::Faults;
 use super::super::index::SharedIndex;
 use super::super::keyfile::{Found, KeyFile, StoreId};
 use super::super::seal::{KeyRing, KeyScope};
+use super::super::{StoreError, Term};
 use super::changes::{Changes, Row, signed};
 use super::lease::{Lease, Outcome};
 use super::ledger::Ledger;
 use super::reader::Reader;
 use super::session::{Session, Trouble, warn_of_settings};
 use super::slots::Slots;
-use super::{Failed, Place, schema};
+use super::{Failed, HeldUntil, Place, schema};
 
 /// The first wait before a transaction is tried again, doubled each time. Shorter finds a server that is back sooner.
 const RETRY_MIN: Duration = Duration::from_millis(20);
@@ -58,22 +58,26 @@ pub(super) struct Writer {
     /// Sealed rows are made here.
     buffer: Vec<u8>,
     failed: Failed,
+    /// Told how long the lease lasts, by our own clock.
+    held_until: HeldUntil,
 }
 
 /// Opens the store: takes the lease, learns what there is, and seals the state anew.
 pub(super) async fn open(
     place: Arc<Place>,
-    seized: Option<i64>,
+    seized: Option<Term>,
     failed: Failed,
+    held_until: HeldUntil,
 ) -> Result<(Writer, Reader), StoreError> {
-    let opened = open_store(Arc::clone(&place), seized, failed).await;
+    let opened = open_store(Arc::clone(&place), seized, failed, held_until).await;
     opened.map_err(|trouble| trouble.settle(&place))
 }
 
 async fn open_store(
     place: Arc<Place>,
-    seized: Option<i64>,
+    seized: Option<Term>,
     failed: Failed,
+    held_until: HeldUntil,
 ) -> Result<(Writer, Reader), Trouble> {
     let client = place.access.connect().await?;
     migrate(&client, schema::PART, schema::STEPS).await?;
@@ -108,7 +112,7 @@ async fn open_store(
     };
     let ring = KeyRing::new(keyfile, keys);
     let index = SharedIndex::default();
-    let reader = Reader::new(Arc::clone(&place), ring.keys(), index.clone(), Arc::clone(&failed));
+    let reader = Reader::new(Arc::clone(&place), lease, ring.keys(), index.clone(), Arc::clone(&failed));
     let mut writer = Writer {
         renew_at: Instant::now() + place.lease / RENEWALS,
         place,
@@ -120,6 +124,7 @@ async fn open_store(
         ledger: Ledger::default(),
         buffer: Vec::new(),
         failed,
+        held_until,
     };
     writer.take_stock(&reader).await?;
     Ok((writer, reader))
@@ -220,10 +225,13 @@ impl Writer {
         if idle && !always {
             return Ok(());
         }
+        let begun = Instant::now();
         let changes = self.gather(commits, now)?;
         let place = Arc::clone(&self.place);
         self.carry_through(&changes).await.map_err(|trouble| trouble.settle(&place))?;
         self.renew_at = Instant::now() + self.place.lease / RENEWALS;
+        // The server's clock started later.
+        self.held_until.set(begun + self.place.lease);
         self.index.lock().commit();
         Ok(())
     }

@@ -210,6 +210,24 @@ async fn a_replica_that_does_not_know_yet_who_may_come_in_refuses_nobody_for_goo
 }
 
 #[tokio::test]
+async fn a_mistake_in_who_is_where_takes_the_store_from_nobody() {
+    let (_, url) = database();
+    let nowhere = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let leads = on_database(Plan::new("alpha.test"), url.clone());
+    let leads = leads.configure(|config| config.replica.advertise = nowhere.clone()).start().await;
+    // Nobody can ask the first one, and the second one says that it is where the first one is not, either.
+    let mut lost =
+        on_database(Plan::replica_of(&leads), url).configure(|config| config.replica.advertise = nowhere);
+    let lost = lost.site_mut();
+    lost.try_start().await.unwrap();
+    let started = Instant::now();
+    while started.elapsed() < Duration::from_secs(5) {
+        assert_eq!((standing(&leads).await, standing(lost).await), ("leading".into(), "seeking".into()));
+        exchange(&leads, &leads).await;
+    }
+}
+
+#[tokio::test]
 async fn a_replica_that_stops_hands_over_at_once() {
     let (mut first, mut second) = two_replicas("alpha.test").await;
     for _ in 0..2 {

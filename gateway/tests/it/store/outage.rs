@@ -1,5 +1,6 @@
 //! PostgreSQL: connections that break, servers that stop, and gateways that are in each other's way.
 
+use trunkline_gateway::store::Term;
 use trunkline_testkit::postgres::proxy::{Cut, Proxy};
 
 use super::crash::{check_survivor_on, run_script_on, script};
@@ -66,6 +67,24 @@ fn a_commit_whose_outcome_stays_unknown_is_not_acknowledged_and_whole_or_not_the
             check_survivor_on(|| PostgresStore::open(&options), &outcome, &fault);
         }
     }
+}
+
+#[test]
+fn who_reads_after_a_takeover_what_the_other_removed_calls_nothing_damaged() {
+    let database = Database::new();
+    let options = || database.options(7).timed(LONG, Duration::ZERO);
+    let old = PostgresStore::open(&options()).unwrap();
+    commit(&old, vec![append(INBOX, 1, 3, 100)]).unwrap();
+    let term = database.sql("SELECT token || ' ' || commits FROM leases");
+    let (token, commits) = term.split_once(' ').unwrap();
+    let term = Term { token: token.parse().unwrap(), commits: commits.parse().unwrap() };
+    let new = PostgresStore::open_or_seize(&options(), Some(term)).unwrap();
+    // Another part begins, and the first one is dropped.
+    commit_at(&new, START + HOUR * 2, vec![append(INBOX, 4, 3, 100), truncate(INBOX, 3)]).unwrap();
+    commit_at(&new, START + HOUR * 4, vec![append(INBOX, 7, 3, 100)]).unwrap();
+    let late = wait(old.read(INBOX, 0, usize::MAX)).unwrap_err();
+    assert!(matches!(late, StoreError::Locked { .. }), "{late}");
+    assert_eq!(seqs(&read(&new, INBOX, 0)), [4, 5, 6, 7, 8, 9]);
 }
 
 #[test]
