@@ -21,7 +21,7 @@ const SESSION: &str = "SET statement_timeout = '15s'; SET lock_timeout = '5s'; \
     SET idle_in_transaction_session_timeout = '2s'";
 
 /// How long the server may take for one transaction before the connection is given up. Above what the server itself
-/// allows it ([`SESSION`]).
+/// allows it, 15 s.
 pub const ANSWER_MAX: Duration = Duration::from_secs(20);
 
 /// A database, and how to get in. Clones are the same.
