@@ -55,8 +55,8 @@ pub struct Stranger {
     config: LinkConfig,
 }
 
-/// How often a connection is tried that ends without a reason, and how that reads.
-const ATTEMPTS: usize = 4;
+/// How often a connection is tried that ends without a reason, and how that reads. On a busy machine several in a row do.
+const ATTEMPTS: usize = 10;
 const RESET: &str = "connection reset";
 
 impl Stranger {
