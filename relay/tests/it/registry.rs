@@ -263,7 +263,9 @@ fn a_check_says_what_is_wrong_with_the_registry_and_lets_both_start_all_the_same
     database.proxy.close();
     for (passes, said) in [node.check(), ingress.check()] {
         assert!(
-            passes && said.contains(&format!("database {} on 127.0.0.1 cannot be used", database.name)),
+            passes
+                && said.contains(&format!("database {} on 127.0.0.1:", database.name))
+                && said.contains(" cannot be used"),
             "{said}"
         );
     }
