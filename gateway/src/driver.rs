@@ -16,13 +16,11 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
-use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 use trunkline_gateway_proto::admin::AdminReply;
 use trunkline_gateway_proto::core::{Action, Config, Core, LoadFor, Reply, Ticket};
 use trunkline_gateway_proto::directory::Directory;
 use trunkline_gateway_proto::link::{LinkId, Opened};
-use trunkline_gateway_proto::recover::{RecoverError, Recovery};
 use trunkline_gateway_proto::store::{Commit, Op, PeerKey, Record, Stream};
 use trunkline_gateway_proto::time::Time;
 use trunkline_gateway_proto::wire;
@@ -30,9 +28,13 @@ use trunkline_gateway_proto::wire;
 use crate::hub::{AdminFailure, Command, Event, Hub, HubError, Queue, refuse};
 use crate::link::{LinkCommand, LinkEvent, LinkSender};
 use crate::metrics;
-use crate::replica::follow::{Leader, News, Unreached};
+use crate::replica::follow::{Leader, News};
 use crate::replica::{Relay, Standing, Trust};
-use crate::store::{Store, StoreError, StoreFuture, Term, note};
+use crate::store::{Store, StoreError, StoreFuture, Term};
+
+mod seek;
+
+use seek::{Found, Seeking, is_passing, recover};
 
 /// Commands that wait for the driver. More lets callers run ahead, and waits longer when it is behind.
 const COMMANDS_MAX: usize = 1024;
@@ -55,10 +57,6 @@ const STORAGE_RETRY_MS: u64 = 5000;
 /// How often a replica without a leader looks for one, or becomes it. Oftener lets lanes go on sooner, and asks the
 /// database more often while there is none.
 const SEEK_EVERY: Duration = Duration::from_millis(200);
-
-/// How long a leader that refuses connections must have committed nothing to count as gone: a living one renews its
-/// lease more often.
-const QUIET: Duration = Duration::from_millis(1000);
 
 /// How often a leader looks whether it still is one, when nothing happens.
 const LEASE_CHECK: Duration = Duration::from_millis(250);
@@ -145,25 +143,6 @@ enum Mode {
     Leading(Box<Leading>),
     Following(Following),
     Seeking(Seeking),
-}
-
-/// Nothing is acknowledged, until the store can be opened or another replica leads.
-struct Seeking {
-    /// Why.
-    error: StoreError,
-    /// When to look again; `None` when only an operator's restart helps.
-    next: Option<Instant>,
-    /// The store that failed, to be closed first.
-    failed: Option<Arc<dyn Store>>,
-    /// Where the replica was that led until now.
-    followed: Option<String>,
-    attempt: Option<JoinHandle<Result<Found, StoreError>>>,
-}
-
-/// What an attempt came to.
-enum Found {
-    Store(Box<Leading>),
-    Leader(Leader, mpsc::Receiver<News>),
 }
 
 /// Another replica has the store.
@@ -643,21 +622,6 @@ impl Following {
     }
 }
 
-impl Seeking {
-    /// Looks for the store, in a task of its own.
-    fn look(&mut self, options: &Arc<Options>, clock: Clock) {
-        if self.attempt.is_some() || self.next.is_none_or(|next| next > Instant::now()) {
-            return;
-        }
-        if options.has_space() {
-            let (failed, followed) = (self.failed.take(), self.followed.clone());
-            self.attempt = Some(tokio::spawn(find(Arc::clone(options), clock, failed, followed)));
-        } else {
-            self.next = options.look_again(&self.error);
-        }
-    }
-}
-
 impl Options {
     /// What peers hear while nothing can be stored.
     fn storage_failed(&self) -> wire::Goaway {
@@ -680,88 +644,8 @@ impl Options {
     }
 }
 
-/// Whether opening the store again may help: what is on the disk, or in the database, is known then.
-fn is_passing(error: &StoreError) -> bool {
-    matches!(
-        error,
-        StoreError::Full { .. }
-            | StoreError::Held { .. }
-            | StoreError::Locked { .. }
-            | StoreError::Unavailable(_)
-    )
-}
-
 fn event(now: Time, kind: &'static str, peer: Option<String>, detail: String) -> Event {
     Event { at_ms: now.unix_ms(), kind, peer, detail, action: None, target: None }
-}
-
-/// Opens the store, or finds the replica that has it.
-async fn find(
-    options: Arc<Options>,
-    clock: Clock,
-    failed: Option<Arc<dyn Store>>,
-    followed: Option<String>,
-) -> Result<Found, StoreError> {
-    let opening = Arc::clone(&options);
-    let opened = blocking(move || {
-        drop(failed);
-        recover(&opening, &opening.open_store, clock)
-    });
-    let (held, replica) = match (opened.await, &options.replica) {
-        (Err(StoreError::Held { address, term }), Some(replica)) => ((address, term), replica),
-        (opened, _) => return opened.map(|leading| Found::Store(Box::new(leading))),
-    };
-    let (address, term) = held;
-    match Leader::find(&replica.trust, &address).await {
-        Ok((leader, news)) => return Ok(Found::Leader(leader, news)),
-        Err(Unreached::Other(why)) => return Err(StoreError::Unavailable(why)),
-        Err(Unreached::Gone) => {}
-    }
-    // An address that never led anywhere may be a mistake of who set it; then the lease's end tells.
-    if followed.as_ref() != Some(&address) {
-        let why = "refuses connections: is it starting, or is that replica's replica.advertise wrong?";
-        return Err(StoreError::Unavailable(format!("replica at {address}, which {why}")));
-    }
-    tokio::time::sleep(QUIET).await;
-    info!(address, "the replica that held the store is gone: taking over");
-    let opening = Arc::clone(&options);
-    let opened = blocking(move || match &opening.replica {
-        Some(replica) => recover(&opening, || (replica.seize_store)(term), clock),
-        None => Err(StoreError::Failed("no replica".to_owned())),
-    });
-    opened.await.map(|leading| Found::Store(Box::new(leading)))
-}
-
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
-) -> Result<T, StoreError> {
-    let ended = |_| StoreError::Failed("opening the store ended in a defect".to_owned());
-    tokio::task::spawn_blocking(work).await.map_err(ended)?
-}
-
-/// Opens the store and makes the core from it.
-fn recover(
-    options: &Options,
-    open: impl FnOnce() -> Result<Arc<dyn Store>, StoreError>,
-    clock: Clock,
-) -> Result<Leading, StoreError> {
-    let now = clock.now();
-    let store = open()?;
-    let mut recovery = Recovery::new(options.config.clone());
-    let mut damage = Ok(());
-    note::recover(&*store, &mut |found| {
-        if damage.is_ok() {
-            damage = recovery.add(now, found);
-        }
-    })?;
-    let core =
-        damage.map_err(RecoverError::from).and_then(|()| recovery.finish(now)).map_err(
-            |error| match error {
-                RecoverError::State(error) => StoreError::Corrupt(error.to_string()),
-                foreign @ RecoverError::Domain { .. } => StoreError::Foreign(foreign.to_string()),
-            },
-        )?;
-    Ok(Leading { core, store, commit: None, loads: FuturesUnordered::new() })
 }
 
 /// Waits for the next answer of the store, or of whoever stands for it.
