@@ -6,6 +6,10 @@
 //! when there is room, exactly as a restart would, and so it does with a database that could not be reached; after
 //! anything else only an operator's restart helps, because what the disk holds is not known. A store that another
 //! replica holds is that one's to drive: what comes in is handed on to it ([`crate::replica`]).
+//!
+//! # Layout
+//! - `seek`: how a gateway comes by its store, or by the replica that has it
+//! - `waiter`: whoever waits for an answer
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,17 +19,16 @@ use arc_swap::ArcSwap;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::mpsc::error::TryRecvError;
-use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::sync::{broadcast, mpsc, watch};
 use tracing::{error, info, warn};
-use trunkline_gateway_proto::admin::AdminReply;
-use trunkline_gateway_proto::core::{Action, Config, Core, LoadFor, Reply, Ticket};
+use trunkline_gateway_proto::core::{Action, Config, Core, LoadFor, Ticket};
 use trunkline_gateway_proto::directory::Directory;
 use trunkline_gateway_proto::link::{LinkId, Opened};
 use trunkline_gateway_proto::store::{Commit, Op, PeerKey, Record, Stream};
 use trunkline_gateway_proto::time::Time;
 use trunkline_gateway_proto::wire;
 
-use crate::hub::{AdminFailure, Command, Event, Hub, HubError, Queue, refuse};
+use crate::hub::{Command, Event, Hub, HubError, Queue, refuse};
 use crate::link::{LinkCommand, LinkEvent, LinkSender};
 use crate::metrics;
 use crate::replica::follow::{Leader, News};
@@ -33,8 +36,10 @@ use crate::replica::{Relay, Standing, Trust};
 use crate::store::{Store, StoreError, StoreFuture, Term};
 
 mod seek;
+mod waiter;
 
 use seek::{Found, Seeking, is_passing, recover};
+use waiter::{Waiter, answer};
 
 /// Commands that wait for the driver. More lets callers run ahead, and waits longer when it is behind.
 const COMMANDS_MAX: usize = 1024;
@@ -178,26 +183,6 @@ enum Stored {
 
 type Load =
     std::pin::Pin<Box<dyn Future<Output = (Stream, LoadFor, Result<Vec<(u64, Record)>, StoreError>)> + Send>>;
-
-/// Whoever waits for an answer.
-enum Waiter {
-    Submit(oneshot::Sender<Result<Vec<wire::SubmitResult>, HubError>>),
-    Records(oneshot::Sender<Result<Vec<(u64, Record)>, HubError>>),
-    Ack(oneshot::Sender<Result<(), HubError>>),
-    Admin(oneshot::Sender<Result<AdminReply, AdminFailure>>),
-}
-
-impl Waiter {
-    fn fail(self, error: HubError) {
-        // A caller that gave up needs no answer.
-        match self {
-            Self::Submit(reply) => drop(reply.send(Err(error))),
-            Self::Records(reply) => drop(reply.send(Err(error))),
-            Self::Ack(reply) => drop(reply.send(Err(error))),
-            Self::Admin(reply) => drop(reply.send(Err(error.into()))),
-        }
-    }
-}
 
 impl Clock {
     fn new() -> Self {
@@ -679,17 +664,6 @@ fn stream_of(queue: Queue) -> Stream {
     match queue {
         Queue::Inbox(network) => Stream::Inbox { network },
         Queue::Receipts(network) => Stream::Receipts { network },
-    }
-}
-
-fn answer(waiter: Waiter, reply: Reply) {
-    // A caller that gave up needs no answer.
-    match (waiter, reply) {
-        (Waiter::Submit(to), Reply::Submitted(results)) => drop(to.send(Ok(results))),
-        (Waiter::Records(to), Reply::Records(records)) => drop(to.send(Ok(records))),
-        (Waiter::Ack(to), Reply::Acked) => drop(to.send(Ok(()))),
-        (Waiter::Admin(to), Reply::Admin(reply)) => drop(to.send(reply.map_err(AdminFailure::from))),
-        _ => unreachable!("the core answers each ticket in its own kind"),
     }
 }
 
