@@ -20,7 +20,7 @@ use trunkline_gateway_proto::directory::Directory;
 
 use super::relay::{self, Relay};
 use super::trust::{NAME, Trust};
-use super::{PREFIX, wire};
+use super::{KEEP_ALIVE, PREFIX, wire};
 use crate::hub::{Command, HubError, refuse};
 use crate::link::{LinkCommand, LinkEvent};
 use crate::store::StoreError;
@@ -28,12 +28,6 @@ use crate::store::StoreError;
 /// How long the leader may take to let us in and say who is who. Longer waits for slow networks, and finds out later
 /// that it is gone.
 const CONNECT_MAX: Duration = Duration::from_secs(1);
-
-/// How often a leader that says nothing is asked for a sign of life, and how long it may take for it: well below a
-/// lease, so that a dead machine's replica has no followers when its lease runs out.
-const KEEP_ALIVE: Duration = Duration::from_millis(500);
-/// See [`KEEP_ALIVE`].
-const KEEP_ALIVE_MAX: Duration = Duration::from_millis(1500);
 
 /// What one stream, and all together, may have on the way. More lets large batches travel without a round trip.
 const STREAM_WINDOW: u32 = 4 << 20;
@@ -96,8 +90,8 @@ impl Leader {
             stream.map_err(|error| other(&format!("{error}; do both have the same deployment key?")))?;
         let (requests, connection) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
-            .keep_alive_interval(KEEP_ALIVE)
-            .keep_alive_timeout(KEEP_ALIVE_MAX)
+            .keep_alive_interval(KEEP_ALIVE.every)
+            .keep_alive_timeout(KEEP_ALIVE.within)
             .keep_alive_while_idle(true)
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)

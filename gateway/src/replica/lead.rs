@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 use trunkline_gateway_proto::store::NetworkKey;
 use trunkline_http::serve::Limits;
 
-use super::{CALLER, DIRECTORY_VERSION, PREFIX, Standing, relay, wire};
+use super::{CALLER, DIRECTORY_VERSION, KEEP_ALIVE, PREFIX, Standing, relay, wire};
 use crate::hub::{Hub, HubError};
 use crate::identity::Identity;
 use crate::link::{LinkEvent, Links};
@@ -36,8 +36,8 @@ pub(crate) const LIMITS: Limits = Limits {
     streams_max: 100_000,
     first_request: Duration::from_secs(2),
     next_request: Duration::from_secs(75),
-    // Followers ask for signs of life far more often.
     stall: Duration::from_secs(10),
+    keep_alive: Some(KEEP_ALIVE),
     drain: Duration::from_secs(1),
 };
 

@@ -14,7 +14,10 @@
 //! - `relay`: a peer's link that came in at a follower, between the two
 //! - `pass`: operators' requests, passed on
 
+use std::time::Duration;
+
 use http::HeaderName;
+use trunkline_http::serve::KeepAlive;
 
 pub(crate) mod follow;
 pub(crate) mod lead;
@@ -26,6 +29,12 @@ mod wire;
 pub use follow::Leader;
 pub(crate) use relay::Relay;
 pub use trust::Trust;
+
+/// How leader and followers find out that the other's machine or the network in between is gone: well below a lease,
+/// so that a leader's followers are free when its lease runs out, and the peers that were linked to a lost follower are
+/// dialled before they notice.
+const KEEP_ALIVE: KeepAlive =
+    KeepAlive { every: Duration::from_millis(500), within: Duration::from_millis(1500) };
 
 /// Where replicas ask each other what operators and peers do not.
 const PREFIX: &str = "/replica/1/";

@@ -1,6 +1,7 @@
 //! Several gateways of one deployment on one database: whichever is asked, and whichever dies.
 
 use std::net::TcpListener;
+use std::sync::{Arc, Mutex};
 
 use http::Method;
 use trunkline_testkit::postgres::proxy::Proxy;
@@ -186,6 +187,112 @@ fn a_replica_whose_network_swallows_its_database_stops_acknowledging_and_rejoins
         stands(&first, "following").await;
         let (status, _) = first.api.submit(&first.user("ann"), &beta.user("bob")).await;
         assert_eq!(status, 202);
+        reader.finish(load.stop().await).await;
+    });
+}
+
+/// A messaging server that envelopes are pushed to: where, and the ids of what it was given, in order.
+async fn pushed_to() -> (String, Arc<Mutex<Vec<String>>>) {
+    let ids = Arc::new(Mutex::new(Vec::new()));
+    let given = Arc::clone(&ids);
+    let take = async move |axum::Json(body): axum::Json<Value>| {
+        let new =
+            body["envelopes"].as_array().unwrap().iter().map(|one| one["id"].as_str().unwrap().to_owned());
+        given.lock().unwrap().extend(new);
+    };
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/push", listener.local_addr().unwrap());
+    let router = axum::Router::new().route("/push", axum::routing::post(take));
+    tokio::spawn(async { axum::serve(listener, router).await });
+    (url, ids)
+}
+
+#[tokio::test]
+async fn webhooks_are_called_by_the_replica_that_leads_and_by_the_next_one_when_it_dies() {
+    let (mut first, second) = two_replicas("alpha.test").await;
+    let (url, pushed) = pushed_to().await;
+    let network = json!({ "id": "lab", "local_domains": ["lab.alpha.test"], "webhook": { "url": url } });
+    second.post("/admin/v1/networks", network).await;
+    let mut sent = Vec::new();
+    let write = async |site: &Site, sent: &mut Vec<String>| {
+        for _ in 0..5 {
+            let (status, result) = site.api.submit(&site.user("ann"), "eve@lab.alpha.test").await;
+            assert_eq!(status, 202, "{result}");
+            sent.push(result["id"].as_str().unwrap().to_owned());
+        }
+        eventually("all is pushed", async || pushed.lock().unwrap().len() >= sent.len()).await;
+        // Nobody else pushes the same.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(*pushed.lock().unwrap(), *sent);
+    };
+    write(&second, &mut sent).await;
+    first.crash().await;
+    stands(&second, "leading").await;
+    write(&second, &mut sent).await;
+}
+
+/// Lets nothing pass between a replica and anybody else, as when its machine is without power. What it asks the database
+/// goes there by a way of its own; `internal` is where the replica that leads is asked by the other one.
+fn lose(firewall: &Firewall, replica: &Site, internal: u16) {
+    firewall.drop("ip daddr 127.0.0.2");
+    for port in [replica.link_address().port(), internal] {
+        for side in ["dport", "sport"] {
+            firewall.drop(&format!("meta l4proto {{ tcp, udp }} th {side} {port}"));
+        }
+    }
+}
+
+/// Two replicas on a server of their own, to which only the one that is to be lost goes by 127.0.0.2, and a peer whose link
+/// came in at that one.
+async fn to_be_lost(server: &Server, leads: bool) -> (Site, Site, Site, u16) {
+    let near = server.url(&server.database());
+    let far = near.replace("127.0.0.1", "127.0.0.2");
+    let (first, second) = if leads { (far, near) } else { (near, far) };
+    let mut first = on_database(Plan::new("zeta.test"), first).start().await;
+    let internal = first.config().replica.listen.port();
+    let second = on_database(Plan::replica_of(&first), second).start().await;
+    let beta = Site::new("beta.test").await;
+    if !leads {
+        first.door.set_target(second.link_address());
+    }
+    peer(&first, &beta).await;
+    (first, second, beta, internal)
+}
+
+#[test]
+fn when_the_leaders_machine_is_lost_peers_go_on_with_another_replica_within_seconds() {
+    let name = "federation::replicas::when_the_leaders_machine_is_lost_peers_go_on_with_another_replica_within_seconds";
+    secluded::run(name, async || {
+        let (firewall, server) = (Firewall::open(), Server::start());
+        let (first, second, beta, internal) = to_be_lost(&server, true).await;
+        let (load, reader) = (Load::start(&beta, &second), Reader::start(&second));
+        reader.more(20).await;
+        lose(&firewall, &first, internal);
+        let lost = Instant::now();
+        stands(&second, "leading").await;
+        reader.more(20).await;
+        assert!(lost.elapsed() < TAKEOVER_MAX, "{:?}", lost.elapsed());
+        firewall.lift();
+        stands(&first, "following").await;
+        reader.finish(load.stop().await).await;
+    });
+}
+
+#[test]
+fn when_a_followers_machine_is_lost_peers_that_came_in_there_go_on_within_seconds() {
+    let name = "federation::replicas::when_a_followers_machine_is_lost_peers_that_came_in_there_go_on_within_seconds";
+    secluded::run(name, async || {
+        let (firewall, server) = (Firewall::open(), Server::start());
+        let (first, second, beta, internal) = to_be_lost(&server, false).await;
+        let (load, reader) = (Load::start(&beta, &first), Reader::start(&first));
+        reader.more(20).await;
+        lose(&firewall, &second, internal);
+        let lost = Instant::now();
+        reader.more(20).await;
+        assert!(lost.elapsed() < TAKEOVER_MAX, "{:?}", lost.elapsed());
+        stands(&second, "seeking").await;
+        firewall.lift();
+        stands(&second, "following").await;
         reader.finish(load.stop().await).await;
     });
 }
