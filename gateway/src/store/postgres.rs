@@ -7,6 +7,7 @@
 //! - `lease`: who may write, and the proof of it in every transaction
 //! - `writer`, `changes`: from what was asked to the rows of a transaction, carried out until its outcome is known
 //! - `ledger`: which parts the blocks lie in, and when one is dropped
+//! - `tidy`: room that is needed no more is given back
 //! - `slots`: the rows that the data keys rest in
 //! - `reader`: blocks and state
 //! - [`look`]: a look that changes nothing
@@ -36,6 +37,7 @@ mod reader;
 mod schema;
 mod session;
 mod slots;
+mod tidy;
 mod writer;
 
 pub use lease::LEASE;

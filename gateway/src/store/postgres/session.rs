@@ -1,12 +1,26 @@
 //! A connection to the database, and what its failures mean.
 
+use std::sync::LazyLock;
+
 use tracing::warn;
 use trunkline_postgres::Failure;
 use trunkline_postgres::client::types::ToSql;
 use trunkline_postgres::client::{self, Client, Statement};
 
+use super::super::block::{STREAM_AT, STREAM_LEN};
 use super::super::{StoreError, Term};
 use super::Place;
+
+/// Which rows of `blocks` are live: those whose streams' cursors are not past them, and which did not leave by
+/// themselves.
+pub(super) static LIVE: LazyLock<String> = LazyLock::new(|| {
+    format!(
+        "NOT EXISTS (SELECT FROM gone WHERE gone.part = blocks.part AND gone.block = blocks.block)
+         AND block > coalesce((SELECT cursors.block FROM cursors
+             WHERE cursors.stream = substring(heads FROM {} FOR {STREAM_LEN})), 0)",
+        STREAM_AT + 1,
+    )
+});
 
 /// Why something was not done.
 #[derive(Debug)]
@@ -17,6 +31,8 @@ pub(super) enum Trouble {
     Fenced,
     /// Another replica holds the lease: where it is asked, and by which token it holds it.
     Held { address: String, term: Term },
+    /// Others need what it needs for itself: it is known not to be done.
+    Busy,
     /// It will not go better.
     Final(StoreError),
 }
@@ -26,6 +42,7 @@ impl Trouble {
     pub(super) fn settle(self, place: &Place) -> StoreError {
         match self {
             Self::Passing(why) => StoreError::Unavailable(format!("{}: {why}", place.name)),
+            Self::Busy => StoreError::Unavailable(format!("{}: its tables are in use", place.name)),
             Self::Fenced => StoreError::Locked { path: place.name.clone() },
             Self::Held { address, term } => StoreError::Held { address, term },
             Self::Final(error) => error,
