@@ -11,6 +11,7 @@
 //! - `reader`: blocks and state
 //! - [`look`]: a look that changes nothing
 
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -59,6 +60,8 @@ struct Place {
     /// What operators call it, in errors.
     name: String,
     access: Access,
+    /// Where the password comes from, for when the server does not take it.
+    password_file: Option<PathBuf>,
     deployment_key: Zeroizing<[u8; 32]>,
     /// Tells this process from others.
     holder: [u8; 16],
@@ -79,6 +82,7 @@ impl Options {
         let place = Place {
             name,
             access,
+            password_file: None,
             deployment_key,
             holder,
             address: None,
@@ -87,6 +91,12 @@ impl Options {
             answer: ANSWER_MAX,
         };
         Self { place: Arc::new(place) }
+    }
+
+    /// Names the file that the password of `access` was read from.
+    #[must_use]
+    pub(crate) fn with_password_file(self, password_file: Option<PathBuf>) -> Self {
+        Self { place: Arc::new(Place { password_file, ..(*self.place).clone() }) }
     }
 
     /// What wraps the store's keys.

@@ -4,6 +4,7 @@ use tracing::warn;
 use trunkline_postgres::Failure;
 use trunkline_postgres::client::types::ToSql;
 use trunkline_postgres::client::{self, Client, Statement};
+use trunkline_postgres::failure::is_about_password;
 
 use super::super::{StoreError, Term};
 use super::Place;
@@ -30,6 +31,28 @@ impl Trouble {
             Self::Held { address, term } => StoreError::Held { address, term },
             Self::Final(error) => error,
         }
+    }
+}
+
+impl Place {
+    /// A connection. When the server does not take the password, the error says which one it was given.
+    pub(super) async fn connect(&self) -> Result<Client, Trouble> {
+        let error = match self.access.connect().await {
+            Ok(client) => return Ok(client),
+            Err(error) => error,
+        };
+        let is_about_password = is_about_password(&error);
+        Err(match Trouble::from(error) {
+            Trouble::Passing(why) if is_about_password => Trouble::Passing(match &self.password_file {
+                Some(file) => {
+                    format!("{why}; the password is read from {} (store_password_file)", file.display())
+                }
+                None => {
+                    format!("{why}; store_password_file is to name a file with the password, and is not set")
+                }
+            }),
+            trouble => trouble,
+        })
     }
 }
 
@@ -73,7 +96,7 @@ pub(super) struct Session {
 
 impl Session {
     pub(super) async fn open(place: &Place) -> Result<Self, Trouble> {
-        let client = place.access.connect().await?;
+        let client = place.connect().await?;
         let prepare = async |text: &str| client.prepare(text).await;
         Ok(Self {
             fence: prepare(

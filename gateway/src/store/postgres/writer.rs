@@ -79,7 +79,7 @@ async fn open_store(
     failed: Failed,
     held_until: HeldUntil,
 ) -> Result<(Writer, Reader), Trouble> {
-    let client = place.access.connect().await?;
+    let client = place.connect().await?;
     migrate(&client, schema::PART, schema::STEPS).await?;
     check_key(&client, &place).await?;
     let lease = Lease::take(&client, &place, seized).await?;
