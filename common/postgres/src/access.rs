@@ -81,17 +81,6 @@ impl Access {
         client.execute(durable, &[]).await?;
         Ok(client)
     }
-
-    /// Connects, for statements that answer with much of what there is: they may take as long as they need, and as who
-    /// asked takes to look at it.
-    ///
-    /// # Errors
-    /// As [`Self::connect`].
-    pub async fn connect_to_read_all(&self) -> Result<Client, tokio_postgres::Error> {
-        let client = self.connect().await?;
-        client.batch_execute("SET statement_timeout = 0").await?;
-        Ok(client)
-    }
 }
 
 impl std::fmt::Debug for Access {

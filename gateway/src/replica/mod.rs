@@ -11,6 +11,7 @@
 //! - `wire`: what followers ask of the leader
 //! - `lead`: the leader's side
 //! - `follow`: the followers' side
+//! - `followers`: who follows, and how they tell
 //! - `relay`: a peer's link that came in at a follower, between the two
 //! - `pass`: operators' requests, passed on
 
@@ -20,6 +21,7 @@ use http::HeaderName;
 use trunkline_http::serve::KeepAlive;
 
 pub(crate) mod follow;
+mod followers;
 pub(crate) mod lead;
 pub(crate) mod pass;
 mod relay;
@@ -27,6 +29,8 @@ pub mod trust;
 mod wire;
 
 pub use follow::Leader;
+pub(crate) use followers::Followers;
+pub use followers::Replica;
 pub(crate) use relay::Relay;
 pub use trust::Trust;
 

@@ -12,6 +12,7 @@
 //! - `reader`: blocks and state
 //! - [`look`]: a look that changes nothing
 
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -61,6 +62,8 @@ struct Place {
     /// What operators call it, in errors.
     name: String,
     access: Access,
+    /// Where the password comes from, for when the server does not take it.
+    password_file: Option<PathBuf>,
     deployment_key: Zeroizing<[u8; 32]>,
     /// Tells this process from others.
     holder: [u8; 16],
@@ -81,6 +84,7 @@ impl Options {
         let place = Place {
             name,
             access,
+            password_file: None,
             deployment_key,
             holder,
             address: None,
@@ -89,6 +93,12 @@ impl Options {
             answer: ANSWER_MAX,
         };
         Self { place: Arc::new(place) }
+    }
+
+    /// Names the file that the password of `access` was read from.
+    #[must_use]
+    pub(crate) fn with_password_file(self, password_file: Option<PathBuf>) -> Self {
+        Self { place: Arc::new(Place { password_file, ..(*self.place).clone() }) }
     }
 
     /// What wraps the store's keys.

@@ -310,7 +310,11 @@ async fn is_seen_in_two_heights(codec: &str, layers: &str) {
         let seen = bob.wait_until(&format!("((height) => {condition})({height})"), PATIENCE).await;
         if let Err(error) = seen {
             let [sent, seen] = [&ann, &bob].map(|page| page.value("trunklineCall.stats()"));
-            panic!("room for {room}: {error}\nsent: {:#}\nseen: {:#}", sent.await.unwrap(), seen.await.unwrap());
+            panic!(
+                "room for {room}: {error}\nsent: {:#}\nseen: {:#}",
+                sent.await.unwrap(),
+                seen.await.unwrap()
+            );
         }
         decodes_more(&bob, "ann", WATCHED_FRAMES).await;
         assert_eq!(bob.value("test.marked(trunklineCall.slots[0])").await.unwrap(), "ann");

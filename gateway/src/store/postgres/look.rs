@@ -111,7 +111,7 @@ fn apart<T: Send, F: Future<Output = Result<T, Trouble>>>(
 }
 
 async fn facts(place: &Place) -> Result<Facts, Trouble> {
-    let client = place.access.connect().await?;
+    let client = place.connect().await?;
     client.batch_execute(BEGIN).await?;
     let question = format!(
         "SELECT current_setting('server_version_num')::integer,
@@ -203,7 +203,7 @@ impl Walk {
             Err(Trouble::Final(StoreError::Moved(_))) => Some(0),
             Err(trouble) => return Err(trouble),
         };
-        let client = place.access.connect().await?;
+        let client = place.connect().await?;
         let keys = if tables.is_some() { keys(&place, &client).await? } else { None };
         let nothing =
             || Trouble::Passing("there is no store in it: is this the right configuration?".to_owned());

@@ -6,6 +6,7 @@ use tracing::warn;
 use trunkline_postgres::Failure;
 use trunkline_postgres::client::types::ToSql;
 use trunkline_postgres::client::{self, Client, Statement};
+use trunkline_postgres::failure::is_about_password;
 
 use super::super::block::{STREAM_AT, STREAM_LEN};
 use super::super::{StoreError, Term};
@@ -50,6 +51,36 @@ impl Trouble {
     }
 }
 
+impl Place {
+    /// A connection. When the server does not take the password, the error says which one it was given.
+    pub(super) async fn connect(&self) -> Result<Client, Trouble> {
+        let error = match self.access.connect().await {
+            Ok(client) => return Ok(client),
+            Err(error) => error,
+        };
+        let is_about_password = is_about_password(&error);
+        Err(match Trouble::from(error) {
+            Trouble::Passing(why) if is_about_password => Trouble::Passing(match &self.password_file {
+                Some(file) => {
+                    format!("{why}; the password is read from {} (store_password_file)", file.display())
+                }
+                None => {
+                    format!("{why}; store_password_file is to name a file with the password, and is not set")
+                }
+            }),
+            trouble => trouble,
+        })
+    }
+
+    /// A connection for statements that answer with much of what there is: they may take as long as they need, and as who
+    /// asked takes to look at it.
+    pub(super) async fn connect_to_read_all(&self) -> Result<Client, Trouble> {
+        let client = self.connect().await?;
+        client.batch_execute("SET statement_timeout = 0").await?;
+        Ok(client)
+    }
+}
+
 impl From<client::Error> for Trouble {
     fn from(error: client::Error) -> Self {
         match Failure::from(&error) {
@@ -90,7 +121,7 @@ pub(super) struct Session {
 
 impl Session {
     pub(super) async fn open(place: &Place) -> Result<Self, Trouble> {
-        let client = place.access.connect().await?;
+        let client = place.connect().await?;
         let prepare = async |text: &str| client.prepare(text).await;
         Ok(Self {
             fence: prepare(

@@ -76,7 +76,7 @@ impl Merging {
 
 async fn copy(place: Arc<Place>, token: i64, table: String, parts: Vec<PartNumber>) -> Result<(), Trouble> {
     let Some(first) = parts.first() else { return Ok(()) };
-    let client = place.access.connect_to_read_all().await?;
+    let client = place.connect_to_read_all().await?;
     // What crashes and earlier leaders left.
     let left = "SELECT relname::text FROM pg_class WHERE relnamespace = current_schema()::regnamespace AND relkind = 'r'
         AND relname ~ '^merging_[0-9]{1,18}$' AND substring(relname FROM 9)::bigint <= $1";

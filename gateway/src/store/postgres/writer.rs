@@ -92,7 +92,7 @@ async fn open_store(
     failed: Failed,
     held_until: HeldUntil,
 ) -> Result<(Writer, Reader), Trouble> {
-    let client = place.access.connect().await?;
+    let client = place.connect().await?;
     migrate(&client, schema::PART, schema::STEPS).await?;
     check_key(&client, &place).await?;
     let lease = Lease::take(&client, &place, seized).await?;
@@ -368,7 +368,7 @@ impl Writer {
     /// Learns which blocks there are and which keys they need, seals the state anew, and destroys other keys.
     async fn take_stock(&mut self, reader: &Reader) -> Result<(), Trouble> {
         // On a connection of its own: the writer's renews the lease.
-        let client = self.place.access.connect_to_read_all().await?;
+        let client = self.place.connect_to_read_all().await?;
         let parts =
             "SELECT part, first_block, coalesce(pg_total_relation_size(to_regclass('blocks_' || part)), 0)
             FROM parts WHERE lease = $1 ORDER BY part";

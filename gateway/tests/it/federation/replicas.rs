@@ -4,6 +4,9 @@ use std::net::TcpListener;
 use std::sync::{Arc, Mutex};
 
 use http::Method;
+use trunkline_gateway::init;
+use trunkline_gateway::run::RunError;
+use trunkline_gateway::store::StoreError;
 use trunkline_testkit::postgres::proxy::Proxy;
 use trunkline_testkit::postgres::{self, PASSWORD, Server};
 use trunkline_testkit::secluded::{self, Firewall};
@@ -95,6 +98,92 @@ async fn operators_may_ask_any_replica_and_find_there_what_they_changed() {
     let lab = second.api.with_token(made["token"].as_str().unwrap());
     assert_eq!(lab.submit("eve@lab.alpha.test", &second.user("ann")).await.0, 202);
     assert_eq!(first.api.receive().await["from"], "eve@lab.alpha.test");
+}
+
+#[tokio::test]
+async fn operators_see_at_any_replica_which_there_are_for_as_long_as_they_are_there() {
+    let (mut first, mut second) = two_replicas("alpha.test").await;
+    let address = |site: &mut Site| site.config().replica.advertise.clone();
+    let (leader, follower) = (address(&mut first), address(&mut second));
+    let version = env!("CARGO_PKG_VERSION");
+    for site in [&first, &second] {
+        let replicas = site.get("/admin/v1/status").await["replicas"].clone();
+        for (replica, address, leads) in [(&replicas[0], &leader, true), (&replicas[1], &follower, false)] {
+            assert_eq!(
+                (&replica["address"], &replica["leads"]),
+                (&json!(address), &json!(leads)),
+                "{replicas}"
+            );
+            assert_eq!(replica["version"], version);
+            assert!(replica["since"].as_u64() > Some(1_700_000_000_000), "{replicas}");
+        }
+        assert_eq!(replicas.as_array().unwrap().len(), 2);
+        let checks = site.post("/admin/v1/doctor", json!({})).await["checks"].clone();
+        let check = checks.as_array().unwrap().iter().find(|check| check["check"] == "replicas").unwrap();
+        assert_eq!(check["finding"], format!("Of 2 replicas it leads; {follower} follows."));
+    }
+    let followers = async |site: &Site| {
+        let (_, metrics) = site.admin(Method::GET, "/metrics", &Value::Null).await;
+        let metrics = metrics.as_str().unwrap_or_default();
+        let found = metrics.lines().find_map(|line| line.strip_prefix("trunkline_gateway_followers "));
+        found.map(str::to_owned)
+    };
+    assert_eq!((followers(&first).await, followers(&second).await), (Some("1".into()), None));
+    second.crash().await;
+    eventually("it is listed no more", async || followers(&first).await == Some("0".into())).await;
+    second.start().await;
+    eventually("it is listed again", async || followers(&first).await == Some("1".into())).await;
+}
+
+#[tokio::test]
+async fn a_recovered_token_is_taken_by_the_replica_in_whose_directory_it_is_once_that_leads() {
+    let (mut first, second) = two_replicas("alpha.test").await;
+    let recovered = |site: &Site| init::recover_token(&site.path("data")).unwrap().1;
+    let opens = async |site: &Site, token: &str| {
+        site.admin_with(token, Method::GET, "/admin/v1/status", &Value::Null).await.0 == 200
+    };
+    eventually("what `init` left is gone", async || !second.path("data/bootstrap.json").exists()).await;
+    let (of_first, of_second) = (recovered(&first), recovered(&second));
+    eventually("the leader takes its own", async || opens(&second, &of_first).await).await;
+    assert!(!opens(&second, &of_second).await, "which is not of the one that leads");
+    first.stop().await;
+    eventually("the other one when it leads", async || opens(&second, &of_second).await).await;
+}
+
+/// Another deployment key than the one that `init` made.
+fn change_deployment_key(site: &Site) {
+    let key = trunkline_gateway::config::deployment_key::generate();
+    std::fs::write(site.path("deployment.key"), &*key).unwrap();
+}
+
+#[tokio::test]
+async fn a_replica_with_another_deployment_key_does_not_start() {
+    let (_, url) = database();
+    let first = on_database(Plan::new("alpha.test"), url.clone()).start().await;
+    let mut plan = on_database(Plan::replica_of(&first), url);
+    change_deployment_key(plan.site());
+    let refused = plan.site_mut().try_start().await.unwrap_err();
+    assert!(matches!(refused, RunError::Store(StoreError::WrongKey { .. })), "{refused}");
+}
+
+#[tokio::test]
+async fn a_replica_with_another_deployment_key_ends_when_it_finds_out_only_after_its_start() {
+    let (server, url) = database();
+    let proxy = Proxy::start(server.port()).unwrap();
+    let through_proxy = url.replace(&server.port().to_string(), &proxy.port().to_string());
+    let first = on_database(Plan::new("alpha.test"), url).start().await;
+    let mut plan = on_database(Plan::replica_of(&first), through_proxy);
+    change_deployment_key(plan.site());
+    proxy.close();
+    let second = plan.site_mut();
+    second.try_start().await.unwrap();
+    let says = async |what: &str| {
+        second.readiness().await.1["detail"].as_str().is_some_and(|why| why.contains(what))
+    };
+    eventually("it says what it seeks", async || says("the database").await).await;
+    proxy.open();
+    let ended = second.ended().await;
+    assert!(matches!(ended, RunError::Store(StoreError::WrongKey { .. })), "{ended}");
 }
 
 #[tokio::test]
