@@ -80,8 +80,16 @@
     return slots.find((slot) => slot.kind === 'video' && slot.participant === participant)?.frameHeight ?? 0;
   };
 
+  /** A slow machine sends fewer pictures from now on, not smaller ones. */
+  const keepSize = async () => {
+    const senders = window.test.connections.flatMap((connection) => connection.getSenders());
+    for (const sender of senders.filter(({ track }) => track?.kind === 'video')) {
+      await sender.setParameters({ ...sender.getParameters(), degradationPreference: 'maintain-resolution' });
+    }
+  };
+
   /** Joins in this page as the other tests' page does, but with codecs of one's own choice, and with nothing to see. */
-  const join = async ({ name, tone, plain, key, ...options }) => {
+  const join = async ({ name, tone, plain, steady, key, ...options }) => {
     if (plain) withoutRedundancy();
     const { TrunklineCall } = await import('/call/trunkline-client.js');
     const { decodeBase64 } = await import('/call/link.js');
@@ -90,6 +98,7 @@
     const video = name ? camera(name).getVideoTracks()[0] : null;
     const audio = tone ? steadyTone() : null;
     await call.join({ ...options, key: decodeBase64(key), audio, video });
+    if (steady) await keepSize();
   };
 
   /** The payload type that the relay wants sound in: the first of its answer. */

@@ -296,8 +296,7 @@ async fn who_takes_no_redundant_sound_hears_everybody_and_costs_others_theirs_on
 async fn is_seen_in_two_heights(codec: &str, layers: &str) {
     let stage = Stage::new().await;
     let (ann, bob) = (stage.browser.first_page(), stage.browser.new_page().await.unwrap());
-    let sent =
-        json!({ "name": "ann", "codecs": [codec], "layers": layers, "slots": { "audio": 0, "video": 0 } });
+    let sent = json!({ "name": "ann", "steady": true, "codecs": [codec], "layers": layers, "slots": { "audio": 0, "video": 0 } });
     stage.join(&ann, "ann", sent).await;
     let watched = json!({ "codecs": [codec], "slots": { "audio": 0, "video": 1 } });
     stage.join(&bob, "bob", watched).await;
@@ -310,11 +309,9 @@ async fn is_seen_in_two_heights(codec: &str, layers: &str) {
         let seen = bob.wait_until(&format!("((height) => {condition})({height})"), PATIENCE).await;
         if let Err(error) = seen {
             let [sent, seen] = [&ann, &bob].map(|page| page.value("trunklineCall.stats()"));
-            panic!(
-                "room for {room}: {error}\nsent: {:#}\nseen: {:#}",
-                sent.await.unwrap(),
-                seen.await.unwrap()
-            );
+            let call = stage.relay.json(&["call", "show", &stage.call]);
+            let (sent, seen) = (sent.await.unwrap(), seen.await.unwrap());
+            panic!("room for {room}: {error}\nsent: {sent:#}\nseen: {seen:#}\ncall: {call:#}");
         }
         decodes_more(&bob, "ann", WATCHED_FRAMES).await;
         assert_eq!(bob.value("test.marked(trunklineCall.slots[0])").await.unwrap(), "ann");

@@ -15,6 +15,9 @@ use crate::process::{Ingress, Relay};
 /// Longer than anything here takes, also on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Between two looks at what is waited for.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
 /// A database that can be away.
 struct Database {
     server: &'static Server,
@@ -105,6 +108,7 @@ impl Caller {
         let began = Instant::now();
         while self.get("/readyz").await.0 != StatusCode::OK {
             assert!(began.elapsed() < PATIENCE, "no node answers");
+            tokio::time::sleep(LOOK_AGAIN).await;
         }
     }
 
@@ -119,6 +123,7 @@ impl Caller {
         let began = Instant::now();
         while !self.metric(name).await.is_some_and(&is_so) {
             assert!(began.elapsed() < PATIENCE, "{name}: {:?}", self.metric(name).await);
+            tokio::time::sleep(LOOK_AGAIN).await;
         }
     }
 }

@@ -120,6 +120,17 @@ pub(super) struct Found {
     pub(super) loss: f64,
 }
 
+/// What becomes of the probes that follow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    /// The line carried it: on to the next limit.
+    Carried,
+    /// It did not, or nothing of it was reported: the next one waits for longer.
+    Failed,
+    /// It shows nothing about the line, as where a busy machine sends or takes it late: tried again as if it had not been.
+    Unknown,
+}
+
 /// Decides when to probe, and what came of it.
 #[derive(Debug)]
 pub(super) struct Probes {
@@ -211,16 +222,16 @@ impl Probes {
             if let Some((_, until_us, _)) = self.measure.and_then(|measure| measure.complete)
                 && now_us >= until_us
             {
-                self.end(now_us, false);
+                self.end(now_us, Outcome::Failed);
             }
             self.begin(now_us, estimate, jitter_us);
         }
         let Some(cluster) = &mut self.cluster else { return 0 };
         let planned_s = cluster.bytes * 8.0 / cluster.bps;
         if (now_us - cluster.since_us - SENDING_US_MAX) as f64 / 1e6 > planned_s {
-            // Nobody sends what is due.
+            // Nobody sends what is due: we are late ourselves.
             self.cluster = None;
-            self.end(now_us, false);
+            self.end(now_us, Outcome::Unknown);
             return 0;
         }
         cluster.due_us = now_us + STEP_US;
@@ -310,24 +321,30 @@ impl Probes {
             return None;
         }
         let found = measure.result(target);
-        let success = found.is_some_and(|found| found.as_sent && found.bps > estimate);
-        self.end(now_us, success);
+        self.end(
+            now_us,
+            match found {
+                Some(found) if found.as_sent && found.bps > estimate => Outcome::Carried,
+                Some(_) => Outcome::Failed,
+                None => Outcome::Unknown,
+            },
+        );
         found
     }
 
-    fn end(&mut self, now_us: i64, success: bool) {
+    fn end(&mut self, now_us: i64, outcome: Outcome) {
         self.measure = None;
         self.ended_us = Some(now_us);
-        if success {
-            // On to the next limit.
-            self.next_us = now_us;
-            self.apart_us = APART_US;
-            return;
-        }
         self.next_us = now_us + self.apart_us;
-        let dropped = self.dropped_from(now_us);
-        let most = if dropped.is_some() { DROP_APART_US } else { APART_US_MAX };
-        self.apart_us = (self.apart_us * 2).min(most);
+        match outcome {
+            Outcome::Carried => (self.next_us, self.apart_us) = (now_us, APART_US),
+            Outcome::Failed => {
+                let dropped = self.dropped_from(now_us);
+                let most = if dropped.is_some() { DROP_APART_US } else { APART_US_MAX };
+                self.apart_us = (self.apart_us * 2).min(most);
+            }
+            Outcome::Unknown => {}
+        }
     }
 }
 
@@ -428,5 +445,14 @@ mod tests {
         let (sent, ended_us) = cluster(&mut probes, 0, 3e5);
         report(&mut probes, &sent, |n, _| 100_000 + i64::try_from(n).unwrap() * 300);
         assert_eq!(probes.concluded(ended_us, sent.len() as u64, 3e5), None);
+        let mut from_us = ended_us;
+        for _ in 0..4 {
+            let next_us = probes.timeout_us(3e5).expect("more is wanted");
+            assert_eq!(next_us - from_us, APART_US, "it says nothing about the line");
+            let (sent, ended_us) = cluster(&mut probes, next_us, 3e5);
+            report(&mut probes, &sent, |n, _| 100_000 + i64::try_from(n).unwrap() * 300);
+            assert_eq!(probes.concluded(ended_us, sent.len() as u64, 3e5), None);
+            from_us = ended_us;
+        }
     }
 }
