@@ -13,9 +13,11 @@
 //! - `follow`: the followers' side
 //! - `relay`: a peer's link that came in at a follower, between the two
 //! - `pass`: operators' requests, passed on
+//! - `certificate`: the one that all of them show peers
 
 use http::HeaderName;
 
+pub(crate) mod certificate;
 pub(crate) mod follow;
 pub(crate) mod lead;
 pub(crate) mod pass;
