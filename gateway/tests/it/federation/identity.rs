@@ -92,6 +92,7 @@ async fn a_certificate_that_is_rotated_at_a_follower_is_shown_by_every_replica()
     let old = shown(&alpha[1]).await;
     let next = rotate(&alpha[2]).await;
     assert_eq!(rotate(&alpha[1]).await, next, "there is one already");
+    assert!(!alpha[1].get("/admin/v1/identity").await.to_string().contains("PRIVATE"));
     all_show(&alpha, &json!(old)).await;
     assert_eq!(activate(&alpha[1], &beta).await, next);
     all_show(&alpha, &next).await;
