@@ -130,11 +130,13 @@ pub struct Driver {
     link_events_in: mpsc::Sender<LinkEvent>,
     directory: Arc<ArcSwap<Directory>>,
     version: watch::Sender<u64>,
-    standing: watch::Sender<Standing>,
+    standing: watch::Sender<(Standing, Time)>,
     events: broadcast::Sender<Event>,
     links: HashMap<LinkId, LinkSender>,
     waiters: HashMap<Ticket, Waiter>,
     last_ticket: u64,
+    /// Why this replica will never lead or follow, when that was found out after the start.
+    in_vain: Option<StoreError>,
 }
 
 /// Wall-clock time at the start, then time that only goes forward.
@@ -222,7 +224,7 @@ impl Driver {
         };
         let directory = Arc::new(ArcSwap::from_pointee(directory));
         let known = u64::from(matches!(standing, Standing::Leading));
-        let ((version, _), (standing, _)) = (watch::channel(known), watch::channel(standing));
+        let ((version, _), (standing, _)) = (watch::channel(known), watch::channel((standing, clock.now())));
         let (commands_in, commands) = mpsc::channel(COMMANDS_MAX);
         let (link_events_in, link_events) = mpsc::channel(LINK_EVENTS_MAX);
         let (events, _) = broadcast::channel(EVENTS_MAX);
@@ -242,6 +244,7 @@ impl Driver {
             links: HashMap::new(),
             waiters: HashMap::new(),
             last_ticket: 0,
+            in_vain: None,
         };
         Ok((hub, driver))
     }
@@ -253,13 +256,20 @@ impl Driver {
     }
 
     /// Runs until `stop` turns true, then says goodbye to peers, saves what is promised, and returns.
-    pub async fn run(mut self, dialer: impl Dialer, mut stop: watch::Receiver<bool>) {
+    ///
+    /// # Errors
+    /// When a replica that could not look at the store at its start finds that it is none to start with.
+    pub async fn run(
+        mut self,
+        dialer: impl Dialer,
+        mut stop: watch::Receiver<bool>,
+    ) -> Result<(), StoreError> {
         let check_every = if self.options.replica.is_some() { LEASE_CHECK } else { SPACE_CHECK };
         let mut space_check = tokio::time::interval(check_every);
         let mut stopping = false;
         loop {
             self.drive(&dialer);
-            if stopping && self.is_settled() {
+            if self.in_vain.is_some() || stopping && self.is_settled() {
                 break;
             }
             let timeout = self.timeout();
@@ -301,6 +311,7 @@ impl Driver {
         self.waiters.drain().for_each(|(_, waiter)| waiter.fail(HubError::Stopping));
         // Before the store is closed: followers are not to ask any more once it is.
         self.stand(Standing::Seeking);
+        self.in_vain.map_or(Ok(()), Err)
     }
 
     /// Whether nothing more is welcome until the commit under way is saved.
@@ -466,7 +477,11 @@ impl Driver {
             }
             Err(error) => {
                 if error != seeking.error {
-                    warn!(%error, "storage is not back yet");
+                    warn!(%error, "nothing can be acknowledged yet");
+                }
+                // As at the start, had the store been in reach then.
+                if *self.version.borrow() == 0 && !is_passing(&error) {
+                    self.in_vain = Some(error.clone());
                 }
                 seeking.next = self.options.look_again(&error);
                 seeking.error = error;
@@ -573,7 +588,7 @@ impl Driver {
     }
 
     fn stand(&self, standing: Standing) {
-        self.standing.send_replace(standing);
+        self.standing.send_replace((standing, self.clock.now()));
     }
 
     /// Who is who, for everything outside of the core; `version` is the leader's count of that.

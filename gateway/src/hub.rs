@@ -11,9 +11,10 @@ use trunkline_gateway_proto::admin::{AdminError, AdminOp, AdminReply, Overview};
 use trunkline_gateway_proto::audit::Entry;
 use trunkline_gateway_proto::directory::Directory;
 use trunkline_gateway_proto::store::{NetworkKey, Record};
+use trunkline_gateway_proto::time::Time;
 use trunkline_gateway_proto::wire;
 
-use crate::replica::Standing;
+use crate::replica::{Followers, Replica, Standing};
 use crate::store::StoreError;
 
 /// A queue that a messaging server reads and acknowledges.
@@ -116,7 +117,8 @@ pub struct Hub {
     commands: mpsc::Sender<Command>,
     directory: Arc<ArcSwap<Directory>>,
     version: watch::Receiver<u64>,
-    standing: watch::Receiver<Standing>,
+    standing: watch::Receiver<(Standing, Time)>,
+    followers: Followers,
     events: broadcast::Sender<Event>,
 }
 
@@ -124,7 +126,7 @@ pub struct Hub {
 #[derive(Debug)]
 pub(crate) struct Changes {
     version: watch::Receiver<u64>,
-    standing: watch::Receiver<Standing>,
+    standing: watch::Receiver<(Standing, Time)>,
 }
 
 impl Changes {
@@ -154,10 +156,11 @@ impl Hub {
         commands: mpsc::Sender<Command>,
         directory: Arc<ArcSwap<Directory>>,
         version: watch::Receiver<u64>,
-        standing: watch::Receiver<Standing>,
+        standing: watch::Receiver<(Standing, Time)>,
         events: broadcast::Sender<Event>,
     ) -> Self {
-        Self { commands, directory, version, standing, events }
+        let followers = Followers::default();
+        Self { commands, directory, version, standing, followers, events }
     }
 
     /// A handle whose commands a test answers.
@@ -165,9 +168,9 @@ impl Hub {
     pub(crate) fn for_test(directory: Directory) -> (Self, mpsc::Receiver<Command>) {
         let (commands, received) = mpsc::channel(64);
         let (events, _) = broadcast::channel(64);
-        let (version, standing) = (watch::channel(1).1, watch::channel(Standing::Leading).1);
+        let standing = watch::channel((Standing::Leading, Time::default())).1;
         let directory = Arc::new(ArcSwap::from_pointee(directory));
-        (Self { commands, directory, version, standing, events }, received)
+        (Self::new(commands, directory, watch::channel(1).1, standing, events), received)
     }
 
     /// Who is who, as of the last commit.
@@ -179,7 +182,22 @@ impl Hub {
     /// What this process does at the moment.
     #[must_use]
     pub fn standing(&self) -> Standing {
-        self.standing.borrow().clone()
+        self.standing.borrow().0.clone()
+    }
+
+    /// Who follows this replica.
+    pub(crate) fn followers(&self) -> &Followers {
+        &self.followers
+    }
+
+    /// The replicas that are known where one leads: itself, which the others reach at `own`, and who follows it.
+    #[must_use]
+    pub fn replicas(&self, own: &str) -> Vec<Replica> {
+        let (standing, since) = self.standing.borrow().clone();
+        let version = Some(env!("CARGO_PKG_VERSION").to_owned());
+        let this = Replica { address: Some(own.to_owned()), version, leads: true, since };
+        let this = matches!(standing, Standing::Leading).then_some(this);
+        this.into_iter().chain(self.followers.list()).collect()
     }
 
     /// Whether the directory says who is who. One of several replicas starts without it: nobody is to be refused then
@@ -196,9 +214,9 @@ impl Hub {
         Ok(())
     }
 
-    /// The same as it changes.
+    /// What this process does as it changes, and since when.
     #[must_use]
-    pub fn standing_watch(&self) -> watch::Receiver<Standing> {
+    pub fn standing_watch(&self) -> watch::Receiver<(Standing, Time)> {
         self.standing.clone()
     }
 
@@ -337,7 +355,6 @@ pub(crate) fn refuse(command: Command, error: &HubError) {
 #[cfg(test)]
 mod tests {
     use serde_json::json;
-    use trunkline_gateway_proto::time::Time;
 
     use super::*;
 

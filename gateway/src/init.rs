@@ -252,8 +252,8 @@ fn fill(options: &Options) -> Result<Made, InitError> {
     })
 }
 
-/// Makes an admin token for the next start to take, when all others are lost: who owns the data directory owns the
-/// gateway anyway.
+/// Makes an admin token for the next start to take, or for a replica once it leads, when all others are lost: who owns
+/// the data directory owns the gateway anyway.
 ///
 /// # Errors
 /// When something waits for the next start already, or it cannot be written.
@@ -305,27 +305,25 @@ pub async fn bootstrap(data_dir: &Path, hub: &Hub) -> Result<(), BootstrapError>
     fs::remove_file(&path).and_then(|()| sync_dir(data_dir)).map_err(|error| file(error.to_string()))
 }
 
-/// Removes a replica's copy of what `init` left, once the leader has carried that out. `Ok(true)` when there is nothing to
-/// wait for.
+/// Removes a replica's copy of what `init` left, once the leader has carried that out.
 ///
 /// # Errors
 /// When it cannot be read or removed.
-pub fn leave_to_leader(data_dir: &Path, directory: &Directory) -> Result<bool, BootstrapError> {
+pub fn leave_to_leader(data_dir: &Path, directory: &Directory) -> Result<(), BootstrapError> {
     let path = data_dir.join(BOOTSTRAP_FILE);
     let file = |reason: String| BootstrapError::File { path: path.clone(), reason };
     let text = match fs::read(&path) {
         Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(true),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(file(error.to_string())),
     };
     let left: Bootstrap =
         serde_json::from_slice(&text).map_err(|error| file(format!("not what `init` wrote ({error})")))?;
-    // A token that was made to get in again has no network with it, and waits until this replica leads.
+    // A recovered token has no network with it, and waits until this replica leads.
     if left.networks.is_empty() || directory.administrators().next().is_none() {
-        return Ok(false);
+        return Ok(());
     }
-    fs::remove_file(&path).and_then(|()| sync_dir(data_dir)).map_err(|error| file(error.to_string()))?;
-    Ok(true)
+    fs::remove_file(&path).and_then(|()| sync_dir(data_dir)).map_err(|error| file(error.to_string()))
 }
 
 /// The example configuration with the given values in place of its defaults.

@@ -93,17 +93,19 @@ pub fn upkeep() {
     PROCESS.handle.run_upkeep();
 }
 
-/// Everything in Prometheus' text format. `not_after` is our certificate's end.
+/// Everything in Prometheus' text format. `followers` are the replicas that follow this one, when it leads; `not_after`
+/// is our certificate's end.
 #[must_use]
 pub fn render(
     standing: &Standing,
+    followers: usize,
     overview: Option<&Overview>,
     relays: &[RelayView],
     not_after: Time,
 ) -> String {
     let recorder = builder().build_recorder();
     metrics::with_local_recorder(&recorder, || {
-        observe_process(standing, not_after);
+        observe_process(standing, followers, not_after);
         if let Some(overview) = overview {
             observe(overview);
         }
@@ -121,7 +123,7 @@ fn builder() -> PrometheusBuilder {
 }
 
 #[allow(clippy::cast_precision_loss, reason = "Prometheus has only floating point; 2^53 is far away")]
-fn observe_process(standing: &Standing, not_after: Time) {
+fn observe_process(standing: &Standing, followers: usize, not_after: Time) {
     metrics::describe_gauge!("trunkline_gateway_info", "Always 1; the version is a label");
     gauge!("trunkline_gateway_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
     metrics::describe_gauge!(
@@ -131,6 +133,13 @@ fn observe_process(standing: &Standing, not_after: Time) {
     for name in ["leading", "following", "seeking"] {
         gauge!("trunkline_gateway_standing", "standing" => name)
             .set(f64::from(u8::from(standing.name() == name)));
+    }
+    if matches!(standing, Standing::Leading) {
+        metrics::describe_gauge!(
+            "trunkline_gateway_followers",
+            "Replicas that follow this one; told by the one that leads only"
+        );
+        gauge!("trunkline_gateway_followers").set(followers as f64);
     }
     metrics::describe_gauge!(
         "trunkline_gateway_certificate_not_after_timestamp_seconds",
@@ -263,7 +272,7 @@ mod tests {
             networks: Vec::new(),
             totals: Totals { delivered: 42, ..Totals::default() },
         };
-        let text = render(&Standing::Leading, Some(&overview), &[], Time::from_unix_ms(0));
+        let text = render(&Standing::Leading, 0, Some(&overview), &[], Time::from_unix_ms(0));
         assert!(text.contains("trunkline_gateway_envelopes_total{event=\"delivered\"} 42"), "{text}");
         for name in ["commit_seconds", "commit_records", "commit_bytes", "ack_seconds"] {
             assert!(text.contains(&format!("trunkline_gateway_{name}_count 1")), "{name}: {text}");
@@ -280,12 +289,12 @@ mod tests {
             totals: Totals::default(),
         };
         assert!(
-            render(&Standing::Leading, Some(&overview), &[], Time::from_unix_ms(0))
+            render(&Standing::Leading, 0, Some(&overview), &[], Time::from_unix_ms(0))
                 .contains("trunkline_gateway_link_up{peer=\"beta.test\"} 1")
         );
         overview.peers.clear();
         assert!(
-            !render(&Standing::Leading, Some(&overview), &[], Time::from_unix_ms(0)).contains("beta.test")
+            !render(&Standing::Leading, 0, Some(&overview), &[], Time::from_unix_ms(0)).contains("beta.test")
         );
     }
 
@@ -293,6 +302,7 @@ mod tests {
     fn a_relay_that_is_down_has_no_calls_and_one_that_was_not_asked_is_neither() {
         let text = render(
             &Standing::Leading,
+            0,
             None,
             &[relay("a", State::Up), relay("b", State::Down), relay("c", State::Unknown)],
             Time::default(),
@@ -301,6 +311,13 @@ mod tests {
             assert!(text.contains(&format!("trunkline_gateway_{line}")), "{line}: {text}");
         }
         assert!(!text.contains("relay_calls{relay=\"b\"}") && !text.contains("relay=\"c\""), "{text}");
+    }
+
+    #[test]
+    fn who_leads_tells_how_many_follow_and_nobody_else_does() {
+        let text = |standing| render(&standing, 2, None, &[], Time::default());
+        assert!(text(Standing::Leading).contains("trunkline_gateway_followers 2\n"));
+        assert!(!text(Standing::Seeking).contains("trunkline_gateway_followers"));
     }
 
     #[test]
@@ -314,7 +331,7 @@ mod tests {
             networks: Vec::new(),
             totals: Totals::default(),
         };
-        let text = render(&Standing::Leading, Some(&overview), &[relay("a", State::Up)], Time::default());
+        let text = render(&Standing::Leading, 0, Some(&overview), &[relay("a", State::Up)], Time::default());
         let manual = include_str!("../../docs/OPERATIONS.md").split("\n# Operating a relay").next().unwrap();
         let words = manual.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
         let named: Vec<_> = words.filter(|word| word.starts_with("trunkline_gateway_")).collect();

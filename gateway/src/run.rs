@@ -47,6 +47,9 @@ use crate::{admin, api, console, history, metrics};
 /// How often a replica looks whether what `init` left can be carried out.
 const BOOTSTRAP_RETRY: Duration = Duration::from_secs(1);
 
+/// How long a replica may seek at its start before that is worth a line. A leader is found within milliseconds.
+const SEEKS_WITHIN: Duration = Duration::from_secs(1);
+
 /// How long a drain may take before the process leaves what is not finished to the next start.
 const DRAIN_MAX: Duration = Duration::from_secs(20);
 
@@ -386,19 +389,27 @@ impl Gateway {
             }
         });
         readiness.ready();
-        info!(
-            domain = %config.domain, link = %listening.link, local_api = %listening.local_api,
-            admin_api = %listening.admin_api, "ready"
-        );
-        if announce {
-            // Whoever closed the terminal reads no lines.
-            let _ = io::stdout().write_all(listening.announcement(&config).as_bytes());
-        }
+        let ready = async {
+            stands(&hub).await;
+            info!(
+                domain = %config.domain, link = %listening.link, local_api = %listening.local_api,
+                admin_api = %listening.admin_api, "ready"
+            );
+            if announce {
+                // Whoever closed the terminal reads no lines.
+                let _ = io::stdout().write_all(listening.announcement(&config).as_bytes());
+            }
+            std::future::pending::<()>().await;
+        };
 
         tokio::select! {
             () = shutdown.draining() => {}
             // Without it nothing works: whoever supervises the process starts it again, from what the store holds.
-            _ = &mut driver => return Err(RunError::Driver),
+            ended = &mut driver => return Err(match ended {
+                Ok(Err(in_vain)) => in_vain.into(),
+                _ => RunError::Driver,
+            }),
+            () = ready => {}
         }
         readiness.stopping();
         info!("stopping: finishing what was taken");
@@ -421,6 +432,20 @@ impl Gateway {
         info!("stopped");
         Ok(())
     }
+}
+
+/// Waits until this gateway leads or follows, as one that is alone does from its start on. Says so when that takes long.
+async fn stands(hub: &Hub) {
+    let mut standing = hub.standing_watch();
+    let stands = standing.wait_for(|(standing, _)| !matches!(standing, Standing::Seeking));
+    let mut stands = std::pin::pin!(stands);
+    if tokio::time::timeout(SEEKS_WITHIN, &mut stands).await.is_ok() {
+        return;
+    }
+    let why = hub.pulse().await.err().map(|error| error.to_string());
+    warn!(why, "not ready yet: this replica listens, and seeks the store or the replica that leads");
+    // An error means that the driver ended, which is told elsewhere.
+    drop(stands.await);
 }
 
 fn open_identity(config: &Config) -> Result<Arc<Identity>, RunError> {
@@ -486,20 +511,19 @@ fn serve_replicas(
 }
 
 /// What `init` left for the first start is carried out by the replica that leads first. The others' copies of it are
-/// removed: what they say may have been changed since.
+/// removed: what they say may have been changed since. A token that is recovered later is taken by whoever leads, from
+/// its own directory.
 async fn bootstrap_one(data_dir: PathBuf, hub: Hub, mut stop: watch::Receiver<bool>) {
     let mut standing = hub.standing_watch();
     loop {
-        let now = standing.borrow_and_update().clone();
+        let (now, _) = standing.borrow_and_update().clone();
         let done = match now {
-            Standing::Leading => bootstrap(&data_dir, &hub).await.map(|()| true),
+            Standing::Leading => bootstrap(&data_dir, &hub).await,
             Standing::Following(_) => init::leave_to_leader(&data_dir, &hub.directory()),
-            Standing::Seeking => Ok(false),
+            Standing::Seeking => Ok(()),
         };
-        match done {
-            Ok(true) => return,
-            Ok(false) => {}
-            Err(error) => warn!(%error, "what `init` left for the first start is not carried out yet"),
+        if let Err(error) = done {
+            warn!(%error, "what `init` or `token recover` left is not carried out yet");
         }
         tokio::select! {
             changed = standing.changed() => if changed.is_err() { return },

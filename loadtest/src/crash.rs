@@ -1,4 +1,5 @@
-//! `crash`: kill -9 of gateways, and of the database that they may share, at random moments under load.
+//! `crash`: kill -9 and standstill of gateways, and the end of the database that they may share, at random moments under
+//! load.
 
 use std::time::Duration;
 

@@ -38,6 +38,12 @@ const LONG_MS: std::ops::Range<u64> = 6000..8000;
 /// Of the killed gateways, after so many another one follows at once.
 const PAIR_SHARE: f64 = 0.25;
 
+/// Of the gateways that are not killed in pairs, so many only stand still, longer than a lease, and then go on.
+const FROZEN_SHARE: f64 = 0.2;
+
+/// How long they stand still.
+const FROZEN_MS: std::ops::Range<u64> = 3500..8000;
+
 /// How long everything may stand still after a failure. A lease, and what a gateway takes to read its store back on a
 /// slow machine, lie well below.
 const RESUMES_WITHIN: Duration = Duration::from_secs(90);
@@ -67,6 +73,8 @@ pub(crate) struct FaultsReport {
     gateway: Option<PausesReport>,
     /// Another one was killed while the first had just been started again: the pause begins with the second.
     gateway_pair: Option<PausesReport>,
+    /// A gateway stood still, as on a machine that hangs, and went on when others had gone on without it.
+    gateway_frozen: Option<PausesReport>,
     /// The database's server ended as in a crash, and was started again.
     database: Option<PausesReport>,
     /// The same for longer than gateways wait for it.
@@ -85,13 +93,14 @@ impl FaultsReport {
 }
 
 /// How many kinds of failures there are.
-const KINDS: usize = 5;
+const KINDS: usize = 6;
 
 /// A kind of failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Gateway,
     GatewayPair,
+    GatewayFrozen,
     Database,
     DatabaseLong,
     Promotion,
@@ -108,6 +117,7 @@ impl Faults<'_> {
         let (mut pauses, mut gateways_ended, mut killed) = (<[Pauses; KINDS]>::default(), 0, 0);
         while killed < self.kills {
             tokio::time::sleep(up_to_ms(&mut rng, LIFE_MS_MAX)).await;
+            let broken = Instant::now();
             let promote_every = if self.database.has_standby() { self.promote_every } else { 0 };
             let kind = choose(&mut rng, killed, self.kills - killed, promote_every);
             killed += match kind {
@@ -117,13 +127,16 @@ impl Faults<'_> {
                     tokio::time::sleep(up_to_ms(&mut rng, YOUTH_MS_MAX)).await;
                     first + self.kill(&mut rng).await?
                 }
+                Kind::GatewayFrozen => self.freeze(&mut rng)?,
                 Kind::Database => self.crash(up_to_ms(&mut rng, DOWN_MS_MAX)).await?,
                 Kind::DatabaseLong => self.crash(Duration::from_millis(rng.range(LONG_MS))).await?,
                 Kind::Promotion => self.promote().await?,
             };
             gateways_ended += self.resumed(&mut pauses, kind).await?;
-            if kind == Kind::Promotion {
-                self.database.follow_again().await?;
+            match kind {
+                Kind::Promotion => self.database.follow_again().await?,
+                Kind::GatewayFrozen => self.thaw(&mut rng, broken).await,
+                _ => {}
             }
             // A primary that comes back shows what it had not told its standby yet: were that one promoted now, it
             // would be gone.
@@ -134,9 +147,17 @@ impl Faults<'_> {
             gateways_ended += u32::from(gateway.revive()?);
             gateway.ready().await?;
         }
-        let [gateway, gateway_pair, database, database_long, promotion] =
+        let [gateway, gateway_pair, gateway_frozen, database, database_long, promotion] =
             pauses.map(|pauses| pauses.report());
-        Ok(FaultsReport { gateway, gateway_pair, database, database_long, promotion, gateways_ended })
+        Ok(FaultsReport {
+            gateway,
+            gateway_pair,
+            gateway_frozen,
+            database,
+            database_long,
+            promotion,
+            gateways_ended,
+        })
     }
 
     /// kill -9 of one of the gateways, which is started again after a while.
@@ -152,6 +173,25 @@ impl Faults<'_> {
         tokio::time::sleep(up_to_ms(rng, DOWN_MS_MAX)).await;
         victim.start()?;
         Ok(1)
+    }
+
+    /// SIGSTOP of one of the gateways.
+    fn freeze(&mut self, rng: &mut Rng) -> Result<u32, LoadError> {
+        let mut gateways = self.deployments.iter_mut().flat_map(Replicas::all).collect::<Vec<_>>();
+        let victim = rng.index(gateways.len());
+        let Some(victim) = gateways.get_mut(victim) else { return Ok(0) };
+        let broken_us = now_us();
+        victim.freeze();
+        for ledger in self.ledgers {
+            ledger.broken(broken_us);
+        }
+        Ok(1)
+    }
+
+    /// Lets the one go on that stood still since `frozen`.
+    async fn thaw(&mut self, rng: &mut Rng, frozen: Instant) {
+        tokio::time::sleep_until(frozen + Duration::from_millis(rng.range(FROZEN_MS))).await;
+        self.deployments.iter_mut().flat_map(Replicas::all).for_each(|gateway| gateway.thaw());
     }
 
     async fn crash(&mut self, down: Duration) -> Result<u32, LoadError> {
@@ -207,11 +247,13 @@ fn choose(rng: &mut Rng, killed: u32, left: u32, promote_every: u32) -> Kind {
     }
     // A pair may not step over a promotion's turn.
     let room = promote_every == 0 || killed % promote_every + 2 < promote_every;
-    let (database, long, pair) = (rng.chance(DATABASE_SHARE), rng.chance(LONG_SHARE), rng.chance(PAIR_SHARE));
+    let (database, long) = (rng.chance(DATABASE_SHARE), rng.chance(LONG_SHARE));
+    let (pair, frozen) = (rng.chance(PAIR_SHARE), rng.chance(FROZEN_SHARE));
     match (database, pair) {
         (true, _) if long => Kind::DatabaseLong,
         (true, _) => Kind::Database,
         (false, true) if left > 1 && room => Kind::GatewayPair,
+        (false, _) if frozen => Kind::GatewayFrozen,
         (false, _) => Kind::Gateway,
     }
 }
@@ -240,7 +282,8 @@ mod tests {
         let kinds = kinds(100, 10);
         let count = |kind| kinds.iter().filter(|its| **its == kind).count();
         assert_eq!(count(Kind::Promotion), 10);
-        assert!(count(Kind::Gateway) > 30 && count(Kind::GatewayPair) > 3);
+        assert!(count(Kind::Gateway) > 20 && count(Kind::GatewayPair) > 3);
+        assert!(count(Kind::GatewayFrozen) > 3);
         assert!(count(Kind::Database) > 10 && count(Kind::DatabaseLong) > 1);
     }
 

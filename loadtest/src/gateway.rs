@@ -181,16 +181,31 @@ impl Gateway {
         Ok(())
     }
 
+    /// Stops the process in the middle of whatever it does, as a machine that stands still for a while does.
+    pub(crate) fn freeze(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// Lets it go on after [`Self::freeze`].
+    pub(crate) fn thaw(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = self.child.as_ref().and_then(|child| Pid::from_raw(i32::try_from(child.id()?).ok()?));
+        if let Some(pid) = pid {
+            // It may have ended by itself: whoever waits for it is told.
+            let _ = kill_process(pid, signal);
+        }
+    }
+
     /// Asks the process to stop, and waits until it has.
     ///
     /// # Errors
     /// When it does not stop in time.
     pub(crate) async fn stop(&mut self) -> Result<(), LoadError> {
+        self.signal(Signal::TERM);
         let Some(mut child) = self.child.take() else { return Ok(()) };
-        if let Some(pid) = child.id().and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?)) {
-            // It may have ended on its own: waiting tells.
-            let _ = kill_process(pid, Signal::TERM);
-        }
         match tokio::time::timeout(STOPS_WITHIN, child.wait()).await {
             Ok(_) => Ok(()),
             Err(_) => {

@@ -97,7 +97,8 @@ enum Scenario {
     Outage(outage::OutageArgs),
     /// Most peers do not answer: what is left for the others.
     DeadPeers(dead_peers::DeadPeersArgs),
-    /// kill -9 of gateways, and of the database that they may share, at random moments under load.
+    /// kill -9 of gateways, and of the database that they may share, at random moments under load; gateways that share
+    /// one stand still as well
     Crash(crash::CrashArgs),
     /// A call of many people on one relay: cost per forwarded packet and per join, held against the bare job.
     Call(call::CallArgs),

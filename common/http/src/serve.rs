@@ -56,8 +56,20 @@ pub struct Limits {
     pub next_request: Duration,
     /// Without a byte in either direction. Above the longest long poll, or that one is cut off.
     pub stall: Duration,
+    /// Whether callers on HTTP/2 that say nothing are asked for a sign of life: one that is gone is found out although
+    /// there is always something to send to it.
+    pub keep_alive: Option<KeepAlive>,
     /// From the order to stop to cutting off what is still going on.
     pub drain: Duration,
+}
+
+/// When the other end of an HTTP/2 connection is asked for a sign of life (RFC 9113, section 6.7).
+#[derive(Clone, Copy, Debug)]
+pub struct KeepAlive {
+    /// After saying nothing for so long.
+    pub every: Duration,
+    /// How long the answer may take, or the connection is lost.
+    pub within: Duration,
 }
 
 impl Default for Limits {
@@ -69,6 +81,7 @@ impl Default for Limits {
             first_request: Duration::from_secs(10),
             next_request: Duration::from_secs(75),
             stall: Duration::from_secs(90),
+            keep_alive: None,
             drain: Duration::from_secs(10),
         }
     }
@@ -178,6 +191,9 @@ impl Connection {
         let mut builder = auto::Builder::new(TokioExecutor::new());
         builder.http1().timer(TokioTimer::new()).header_read_timeout(self.limits.next_request);
         builder.http2().timer(TokioTimer::new()).max_concurrent_streams(self.limits.streams_max);
+        if let Some(KeepAlive { every, within }) = self.limits.keep_alive {
+            builder.http2().keep_alive_interval(every).keep_alive_timeout(within);
+        }
         let io = TokioIo::new(StallGuard::new(stream, self.limits.stall));
         let mut connection = pin!(builder.serve_connection_with_upgrades(io, handler));
         let mut first_request = pin!(tokio::time::sleep(self.limits.first_request));

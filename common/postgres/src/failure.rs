@@ -2,6 +2,9 @@
 
 use tokio_postgres::error::SqlState;
 
+/// How the client says that the server asks for a password, and there is none.
+const MISSING: &str = "password missing";
+
 /// A failure, by what helps. The texts name no content.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Failure {
@@ -39,6 +42,13 @@ impl From<&tokio_postgres::Error> for Failure {
         };
         if passing { Self::Passing(text) } else { Self::Final(text) }
     }
+}
+
+/// Whether the server does not take the password, or asks for one and there is none.
+#[must_use]
+pub fn is_about_password(error: &tokio_postgres::Error) -> bool {
+    // The client gives the lack of one no kind of its own.
+    error.code() == Some(&SqlState::INVALID_PASSWORD) || with_causes(error).ends_with(MISSING)
 }
 
 fn with_causes(error: &dyn std::error::Error) -> String {

@@ -18,7 +18,9 @@ const MIGRATION_LOCK: i64 = 0x7472_756e_6b6c_696e;
 /// # Errors
 /// When the server refuses, or the connection breaks: nothing is half done then.
 pub async fn migrate(client: &Client, part: &str, steps: &[&str]) -> Result<(), Error> {
-    let begin = format!("BEGIN; SELECT pg_advisory_xact_lock({MIGRATION_LOCK})");
+    // A step may have all rows to go through.
+    let begin =
+        format!("BEGIN; SET LOCAL statement_timeout = 0; SELECT pg_advisory_xact_lock({MIGRATION_LOCK})");
     client.batch_execute(&begin).await?;
     let made = migrate_locked(client, part, steps).await;
     client.batch_execute(if made.is_ok() { "COMMIT" } else { "ROLLBACK" }).await?;

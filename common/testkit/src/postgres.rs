@@ -268,6 +268,22 @@ impl Server {
         self.control(&["start", "-l", &log.display().to_string(), "-o", &options])
     }
 
+    /// Has it take TLS from now on, with a certificate and its key in PEM.
+    ///
+    /// # Panics
+    /// When it does not.
+    pub fn encrypt(&self, certificate: &str, key: &str) {
+        let given = [("server.crt", certificate), ("server.key", key)].iter().try_for_each(|(name, text)| {
+            let path = self.data().join(name);
+            fs::write(&path, text)?;
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
+            other_user().map_or(Ok(()), |(user, group)| chown(&path, Some(user), Some(group)))
+        });
+        given.unwrap_or_else(|error| missing(&error));
+        self.query("postgres", "ALTER SYSTEM SET ssl = on");
+        self.query("postgres", "SELECT pg_reload_conf()");
+    }
+
     fn control(&self, arguments: &[&str]) -> io::Result<()> {
         let mut control = self.command("pg_ctl");
         control.arg("-D").arg(self.data()).arg("-w").args(arguments);

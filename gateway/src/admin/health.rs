@@ -16,6 +16,7 @@ use trunkline_gateway_proto::time::Time;
 use super::{AdminState, Answer, fail};
 use crate::hub::{HubError, Queue};
 use crate::metrics as gateway_metrics;
+use crate::replica::Replica;
 
 /// A hub that does not answer for so long is stuck: nothing it does takes that long.
 const HUB_ANSWERS_WITHIN: Duration = Duration::from_secs(2);
@@ -79,6 +80,8 @@ pub(super) struct Status {
     reason: Option<String>,
     /// Of several replicas, the one that answers this, which is the one that leads.
     leader: Option<String>,
+    /// All that it knows, itself first; none where there can be no others.
+    replicas: Vec<Replica>,
     peers: PeerCounts,
     networks: usize,
     outbox_depth: u64,
@@ -111,8 +114,9 @@ pub(super) async fn metrics(State(state): State<AdminState>) -> ([(HeaderName, &
     let overview = tokio::time::timeout(HUB_ANSWERS_WITHIN, state.hub.overview()).await;
     let overview = overview.ok().and_then(Result::ok);
     let not_after = state.identity.current().certificate.not_after;
-    let text =
-        gateway_metrics::render(&state.hub.standing(), overview.as_ref(), &state.relays.list(), not_after);
+    let (standing, followers) = (state.hub.standing(), state.hub.followers().list().len());
+    let relays = state.relays.list();
+    let text = gateway_metrics::render(&standing, followers, overview.as_ref(), &relays, not_after);
     ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text)
 }
 
@@ -129,6 +133,7 @@ pub(super) async fn status(State(state): State<AdminState>) -> Answer<Json<Statu
         ready: reason.is_none(),
         reason,
         leader: state.about.replica.clone(),
+        replicas: state.about.replica.as_deref().map(|own| state.hub.replicas(own)).unwrap_or_default(),
         peers: count_peers(&overview),
         networks: overview.networks.len(),
         outbox_depth: overview.peers.iter().map(|peer| peer.outbox.depth).sum(),

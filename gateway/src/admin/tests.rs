@@ -71,7 +71,7 @@ fn about(domain: &str) -> About {
         domain: domain.parse().unwrap(),
         advertise: vec![format!("gw.{domain}:8443")],
         identity_mode: IdentityMode::Pinned,
-        replica: None,
+        replica: Some("gw-1.internal:8442".into()),
         configured: Config::defaults(domain.parse().unwrap()).values(),
         tls: false,
     }
@@ -429,6 +429,7 @@ async fn answers_have_the_fields_that_the_document_says() {
         (&status, "Status"),
         (&status["totals"], "Totals"),
         (&status["peers"], "PeerCounts"),
+        (&status["replicas"][0], "Replica"),
         (&peers["peers"][0], "Peer"),
         (&peers["peers"][0]["outbox"], "Queue"),
         (&networks["networks"][1], "Network"),

@@ -11,6 +11,7 @@ use trunkline_http::cli::client::view;
 
 use super::{Api, CliError, Console, console};
 use crate::doctor::{Check, Outcome, peers};
+use crate::replica::Replica;
 
 /// How often `--watch` looks again.
 const WATCH_EVERY: Duration = Duration::from_secs(1);
@@ -35,6 +36,9 @@ struct Status {
     uptime_s: u64,
     reason: Option<String>,
     leader: Option<String>,
+    /// A gateway of an older release tells none.
+    #[serde(default)]
+    replicas: Vec<Replica>,
     peers: Counts,
     networks: usize,
     outbox_depth: u64,
@@ -134,7 +138,11 @@ fn text(facts: &Facts, now: Time) -> String {
     if text.is_empty() {
         text.push_str("Nothing is wrong.\n");
     }
-    format!("{text}\n{}", figures(&facts.status))
+    let _ = write!(text, "\n{}", figures(&facts.status));
+    if !facts.status.replicas.is_empty() {
+        let _ = write!(text, "\n\n{}", replicas(&facts.status.replicas));
+    }
+    text
 }
 
 /// What an operator should know first, the worst before the rest.
@@ -191,4 +199,16 @@ fn figures(status: &Status) -> String {
     ];
     fields.splice(1..1, leader);
     console::fields(&fields)
+}
+
+fn replicas(replicas: &[Replica]) -> String {
+    let row = |replica: &Replica| {
+        [
+            replica.address.clone().unwrap_or_else(|| "unknown".to_owned()),
+            if replica.leads { "leads" } else { "follows" }.to_owned(),
+            console::age(replica.since),
+            console::or_dash(replica.version.clone()),
+        ]
+    };
+    console::table(["REPLICA", "STANDING", "FOR", "VERSION"], &replicas.iter().map(row).collect::<Vec<_>>())
 }

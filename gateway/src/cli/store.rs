@@ -16,13 +16,14 @@ use crate::config::Config;
 use crate::config::engine::{self, Engine};
 use crate::store::STORE_FILE;
 use crate::store::inspect::Found;
+use crate::store::note::Note;
 use crate::store::postgres::look;
 use crate::store::redb::RedbStore;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Verb {
-    /// Read and decrypt everything in the store, and list what cannot be read. Files only while their gateway does not
-    /// run; in a database nothing is changed, and a gateway may go on
+    /// Read and decrypt everything in the store, and list what cannot be read; also whether a move into it is not
+    /// finished. Files only while their gateway does not run; in a database nothing is changed, and a gateway may go on
     Check {
         /// The configuration [default: gateway.toml in the directory]
         #[arg(long, value_name = "FILE")]
@@ -73,19 +74,28 @@ fn walk(config: &Config, visit: &mut dyn FnMut(Found)) -> Result<(), CliError> {
 
 fn check(config: &Config, out: &mut Console<'_>) -> Result<(), CliError> {
     let progress = Progress::waiting("reading the store");
-    let (mut readable, mut damaged) = (0_u64, Vec::new());
+    let (mut readable, mut damaged, mut note) = (0_u64, Vec::new(), None);
     walk(config, &mut |found| {
+        note = note.take().or_else(|| Note::of(&found));
         let mut damage = |stream, first_seq| damaged.push((name(stream), first_seq));
         readable = readable.saturating_add(found.readable(&mut damage));
     })?;
     drop(progress);
+    let note = note.transpose().map_err(CliError::failed)?;
+    // One that was left is as good as it was.
+    let unfinished = matches!(note, Some(Note::Arriving { .. }));
+    let moved = note.map(|note| note.refusal().to_string());
     let rows: Vec<_> =
         damaged.iter().map(|(stream, seq)| json!({ "stream": stream, "first_seq": seq })).collect();
-    let value = json!({ "ok": damaged.is_empty(), "readable": readable, "damaged": rows });
+    let ok = damaged.is_empty() && !unfinished;
+    let value = json!({ "ok": ok, "readable": readable, "damaged": rows, "moved": moved });
     out.show(&value, || {
         let mut text = format!("{readable} records can be read\n");
         for (stream, seq) in &damaged {
             text.push_str(&format!("{stream}: the block that begins at {seq} cannot be read\n"));
+        }
+        if let Some(moved) = moved.as_ref().filter(|_| !unfinished) {
+            text.push_str(&format!("{moved}\n"));
         }
         text
     });
@@ -93,9 +103,10 @@ fn check(config: &Config, out: &mut Console<'_>) -> Result<(), CliError> {
         "redb" => format!("{} from one backup, both files together", config.data_dir.display()),
         _ => "the database from a backup".to_owned(),
     };
-    match damaged.len() {
-        0 => Ok(()),
-        count => Err(CliError::Failed(format!("{count} blocks cannot be read: restore {from}"))),
+    match (damaged.len(), moved) {
+        (0, Some(moved)) if unfinished => Err(CliError::Failed(moved)),
+        (0, _) => Ok(()),
+        (count, _) => Err(CliError::Failed(format!("{count} blocks cannot be read: restore {from}"))),
     }
 }
 

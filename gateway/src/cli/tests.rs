@@ -83,7 +83,7 @@ impl Gateway {
                 domain: domain.parse().unwrap(),
                 advertise: vec![format!("gw.{domain}:8443")],
                 identity_mode: IdentityMode::Pinned,
-                replica: None,
+                replica: Some("gw-1.internal:8442".into()),
                 configured: Config::defaults(domain.parse().unwrap()).values(),
                 tls: false,
             };
@@ -339,6 +339,8 @@ fn status_says_first_what_is_wrong_and_what_to_do() {
         rest.contains("peer resume gamma.test") && rest.contains("domain:") && !rest.contains("fine.test"),
         "{out}"
     );
+    let last = out.lines().last().unwrap();
+    assert!(last.starts_with("gw-1.internal:8442  leads"), "{out}");
 }
 
 #[test]
@@ -481,4 +483,23 @@ fn a_recovered_token_waits_for_the_next_start_and_is_never_overwritten() {
     assert!(waiting.contains(made["label"].as_str().unwrap()));
     assert!(!waiting.contains(made["token"].as_str().unwrap()));
     assert!(gateway.run(&["token", "recover"]).error(1).contains("bootstrap.json"));
+}
+
+#[test]
+fn a_token_that_is_recovered_at_one_of_several_replicas_says_which_one_takes_it_and_when() {
+    let gateway = Gateway::start("alpha.test");
+    std::fs::remove_file(gateway.file("data/bootstrap.json")).unwrap();
+    let alone = gateway.run(&["token", "recover"]).fine();
+    assert!(alone.err.contains("restart the gateway"), "{}", alone.err);
+    std::fs::remove_file(gateway.file("data/bootstrap.json")).unwrap();
+    let config = std::fs::read_to_string(gateway.file("gateway.toml")).unwrap();
+    let config =
+        config.replacen("store = \"redb\"", "store = \"postgres://trunkline@127.0.0.1/trunkline\"", 1);
+    let config = config.replacen("advertise = \"\"", "advertise = \"gw-1.internal:8442\"", 1);
+    std::fs::write(gateway.file("gateway.toml"), config).unwrap();
+    let one_of_several = gateway.run(&["token", "recover"]).fine().err;
+    assert!(
+        one_of_several.contains("of this directory") && !one_of_several.contains("restart"),
+        "{one_of_several}"
+    );
 }

@@ -33,7 +33,8 @@ pub(super) enum Verb {
         /// Its label
         label: String,
     },
-    /// Make a token of role admin without one: on the gateway's machine, good from its next start on
+    /// Make a token of role admin without one: on the gateway's machine, good from its next start on, or, where it is one
+    /// of several replicas, when it leads
     Recover {
         /// Write the token to this file (mode 0600) instead of showing it
         #[arg(long, value_name = "FILE")]
@@ -82,8 +83,17 @@ pub(super) fn recover(target: &Target, file: Option<&Path>, out: &mut Console<'_
     file.map_or(Ok(()), console::vacant)?;
     let config = Config::load(&dir.join(CONFIG_FILE)).map_err(CliError::failed)?;
     let (label, token) = init::recover_token(&config.data_dir).map_err(CliError::failed)?;
+    let next = if config.replica.advertise.is_empty() {
+        format!("restart the gateway: it takes the token `{label}` then")
+    } else {
+        format!(
+            "the replica of this directory takes the token `{label}` within a second when it leads, which \
+             trunkline_gateway_standing at its /metrics says; when another leads, recover one in that one's directory, or \
+             stop the others until this one leads"
+        )
+    };
     if !out.json {
-        out.hint(&format!("restart the gateway: it takes the token `{label}` then"));
+        out.hint(&next);
     }
     let answer = json!({ "label": label, "role": "admin", "token": token.as_str() });
     console::deliver_secret(out, file, answer, "token")

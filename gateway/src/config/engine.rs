@@ -76,7 +76,8 @@ fn postgres(
     let authorities = config.store_ca_file.as_ref().map(std::fs::read).transpose();
     let authorities = authorities.map_err(|error| EngineError::Authorities(error.to_string()))?;
     let access = Access::new(address, "trunkline-gateway", password, authorities.as_deref());
-    Ok(PostgresOptions::new(access.map_err(EngineError::Authorities)?, key))
+    let options = PostgresOptions::new(access.map_err(EngineError::Authorities)?, key);
+    Ok(options.with_password_file(config.store_password_file.clone()))
 }
 
 fn password(file: &Path) -> Result<Zeroizing<String>, EngineError> {

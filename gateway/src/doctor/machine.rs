@@ -4,6 +4,7 @@ use std::path::Path;
 
 use trunkline_gateway_proto::time::Time;
 use trunkline_http::cli::console::bytes;
+use trunkline_postgres::Address;
 
 use super::{Check, clock, now};
 use crate::config::Config;
@@ -38,8 +39,20 @@ enum Kind {
 
 pub(super) fn examine(config: &Config) -> Vec<Check> {
     let dir = &config.data_dir;
-    let clock = Clock { synchronised: clock::synchronised(), now: now() };
-    vec![time(clock), disk(config), file_system(dir)]
+    let clock = time(Clock { synchronised: clock::synchronised(), now: now() });
+    if Address::is_meant(&config.store) {
+        // Its disk, and what is on it, are the database's to tell.
+        return vec![clock, beside_database(dir)];
+    }
+    vec![clock, disk(config), file_system(dir)]
+}
+
+/// The disk of a gateway whose store is in a database.
+fn beside_database(dir: &Path) -> Check {
+    match space::space(dir) {
+        Ok(space) => room_beside_database(dir, space.available_bytes),
+        Err(error) => unreadable("disk", dir, &error),
+    }
 }
 
 fn disk(config: &Config) -> Check {
@@ -125,6 +138,21 @@ fn room(dir: &Path, disk: Disk) -> Check {
     }
 }
 
+fn room_beside_database(dir: &Path, free_bytes: u64) -> Check {
+    let subject = dir.display().to_string();
+    let finding = format!(
+        "{} are free here, where the gateway keeps a few small files. The store is in the database: watch the disk of \
+         that server.",
+        bytes(free_bytes)
+    );
+    if free_bytes == 0 {
+        let advice = "Free space: certificates and tokens cannot be written until then.";
+        Check::warning("disk", subject, finding, advice)
+    } else {
+        Check::ok("disk", subject, finding)
+    }
+}
+
 fn durable(dir: &Path, kind: Kind) -> Check {
     let subject = dir.display().to_string();
     match kind {
@@ -189,6 +217,21 @@ mod tests {
         assert_eq!(with(10 * GIB, 20 * GIB), Outcome::Warning);
         assert_eq!(with(GIB + GIB / 2, 0), Outcome::Warning);
         assert_eq!(with(GIB / 2, 0), Outcome::Failed);
+    }
+
+    #[test]
+    fn where_the_store_is_in_a_database_the_disk_here_is_not_said_to_hold_it() {
+        let mut config = Config::defaults("alpha.test".parse().unwrap());
+        config.data_dir = std::env::temp_dir();
+        let of_disk = |config: &Config| -> Vec<_> {
+            examine(config).into_iter().filter(|check| check.check != "clock").collect()
+        };
+        assert_eq!(of_disk(&config).len(), 2);
+        config.store = "postgres://trunkline@db.test/trunkline?sslmode=require".into();
+        let checks = of_disk(&config);
+        let [disk] = &checks[..] else { panic!("{checks:?}") };
+        assert!(disk.check == "disk" && disk.finding.contains("The store is in the database"), "{disk:?}");
+        assert_eq!(room_beside_database(Path::new("/data"), 0).outcome, Outcome::Warning);
     }
 
     #[test]

@@ -12,6 +12,7 @@
 //! - `clock`: what the kernel thinks of its clock
 //! - `files`: keys and tokens, and who else may read them; our certificate's days
 //! - [`peers`]: each peer, and whether anybody fetches what came
+//! - `replicas`: which other gateways share the store with this one
 //! - [`offline`]: what can be known while the gateway does not run
 
 use std::net::SocketAddr;
@@ -33,6 +34,7 @@ mod files;
 mod machine;
 pub mod offline;
 pub mod peers;
+mod replicas;
 
 /// When all dials must have come to something. Longer waits for slow DNS servers; people wait for the answer.
 const DIALS_WITHIN: Duration = Duration::from_secs(9);
@@ -137,7 +139,8 @@ pub async fn examine(patient: &Patient) -> Vec<Check> {
         timeout(FILES_WITHIN, still),
     );
     let still = still.ok().and_then(Result::ok).unwrap_or_else(|| vec![files::hang(config)]);
-    [reach, queues, still].concat()
+    let replicas = replicas::examine(config, &patient.hub);
+    [reach, queues, replicas, still].concat()
 }
 
 async fn overview(hub: &Hub) -> Vec<Check> {

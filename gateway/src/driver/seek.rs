@@ -80,7 +80,7 @@ async fn find(
         (opened, _) => return opened.map(|leading| Found::Store(Box::new(leading))),
     };
     let (address, term) = held;
-    match Leader::find(&replica.trust, &address).await {
+    match Leader::find(&replica.trust, &replica.address, &address).await {
         Ok((leader, news)) => return Ok(Found::Leader(leader, news)),
         Err(Unreached::Other(why)) => return Err(StoreError::Unavailable(why)),
         Err(Unreached::Gone) => {}

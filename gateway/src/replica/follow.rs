@@ -19,8 +19,8 @@ use tokio_rustls::TlsConnector;
 use trunkline_gateway_proto::directory::Directory;
 
 use super::relay::{self, Relay};
-use super::trust::{NAME, Trust};
-use super::{PREFIX, wire};
+use super::trust::{self, NAME, Trust};
+use super::{KEEP_ALIVE, PREFIX, followers, wire};
 use crate::hub::{Command, HubError, refuse};
 use crate::link::{LinkCommand, LinkEvent};
 use crate::store::StoreError;
@@ -28,12 +28,6 @@ use crate::store::StoreError;
 /// How long the leader may take to let us in and say who is who. Longer waits for slow networks, and finds out later
 /// that it is gone.
 const CONNECT_MAX: Duration = Duration::from_secs(1);
-
-/// How often a leader that says nothing is asked for a sign of life, and how long it may take for it: well below a
-/// lease, so that a dead machine's replica has no followers when its lease runs out.
-const KEEP_ALIVE: Duration = Duration::from_millis(500);
-/// See [`KEEP_ALIVE`].
-const KEEP_ALIVE_MAX: Duration = Duration::from_millis(1500);
 
 /// What one stream, and all together, may have on the way. More lets large batches travel without a round trip.
 const STREAM_WINDOW: u32 = 4 << 20;
@@ -72,16 +66,22 @@ pub(crate) enum Unreached {
 }
 
 impl Leader {
-    /// Connects to the replica at an address; answers when that leads and has said who is who.
+    /// Connects to the replica at an address; answers when that leads and has said who is who. Tells it that we are
+    /// reached at `own`.
     pub(crate) async fn find(
         trust: &Trust,
+        own: &str,
         address: &str,
     ) -> Result<(Self, mpsc::Receiver<News>), Unreached> {
         let late = |_| Unreached::Other(format!("replica at {address}, which does not answer"));
-        timeout(CONNECT_MAX, Self::connect(trust, address)).await.map_err(late)?
+        timeout(CONNECT_MAX, Self::connect(trust, own, address)).await.map_err(late)?
     }
 
-    async fn connect(trust: &Trust, address: &str) -> Result<(Self, mpsc::Receiver<News>), Unreached> {
+    async fn connect(
+        trust: &Trust,
+        own: &str,
+        address: &str,
+    ) -> Result<(Self, mpsc::Receiver<News>), Unreached> {
         let other =
             |error: &dyn std::fmt::Display| Unreached::Other(format!("replica at {address}: {error}"));
         let stream = TcpStream::connect(address).await.map_err(|error| match error.kind() {
@@ -92,12 +92,11 @@ impl Leader {
         let _ = stream.set_nodelay(true);
         let name = ServerName::try_from(NAME).map_err(|error| other(&error))?;
         let stream = TlsConnector::from(Arc::clone(&trust.client)).connect(name, stream).await;
-        let stream =
-            stream.map_err(|error| other(&format!("{error}; do both have the same deployment key?")))?;
+        let stream = stream.map_err(|error| other(&trust::refusal(&error)))?;
         let (requests, connection) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
-            .keep_alive_interval(KEEP_ALIVE)
-            .keep_alive_timeout(KEEP_ALIVE_MAX)
+            .keep_alive_interval(KEEP_ALIVE.every)
+            .keep_alive_timeout(KEEP_ALIVE.within)
             .keep_alive_while_idle(true)
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
@@ -107,7 +106,9 @@ impl Leader {
         // Ends with the last handle; whoever asks on it is told of its end.
         tokio::spawn(async move { drop(connection.await) });
         let leader = Self { requests, address: address.into() };
-        let answer = leader.send(request(Method::GET, "directory", Body::empty())).await;
+        let mut question = request(Method::GET, "directory", Body::empty());
+        followers::introduce(question.headers_mut(), own);
+        let answer = leader.send(question).await;
         let answer = answer.map_err(|error| other(&error))?;
         if answer.status() != StatusCode::OK {
             return Err(other(&"it does not lead"));

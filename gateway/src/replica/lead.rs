@@ -13,13 +13,14 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use bytes::{Bytes, BytesMut};
 use futures_util::stream;
-use http::{HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderValue, StatusCode};
 use prost::Message;
 use tokio::sync::mpsc;
 use trunkline_gateway_proto::store::NetworkKey;
 use trunkline_http::serve::Limits;
 
-use super::{CALLER, DIRECTORY_VERSION, PREFIX, Standing, relay, wire};
+use super::{CALLER, DIRECTORY_VERSION, KEEP_ALIVE, PREFIX, Standing, relay, wire};
+use crate::clock::now;
 use crate::hub::{Hub, HubError};
 use crate::identity::Identity;
 use crate::link::{LinkEvent, Links};
@@ -36,8 +37,8 @@ pub(crate) const LIMITS: Limits = Limits {
     streams_max: 100_000,
     first_request: Duration::from_secs(2),
     next_request: Duration::from_secs(75),
-    // Followers ask for signs of life far more often.
     stall: Duration::from_secs(10),
+    keep_alive: Some(KEEP_ALIVE),
     drain: Duration::from_secs(1),
 };
 
@@ -127,19 +128,22 @@ async fn link(State(lead): State<Parts>, body: Body) -> Response {
 }
 
 /// Who is who, now and whenever it changes, for as long as this replica leads.
-async fn directory(State(lead): State<Parts>) -> Response {
-    let state = (lead.hub.clone(), lead.hub.changes(), true);
+async fn directory(State(lead): State<Parts>, headers: HeaderMap) -> Response {
+    let (hub, changes) = (lead.hub.clone(), lead.hub.changes());
     if !matches!(lead.hub.standing(), Standing::Leading) {
         return StatusCode::SERVICE_UNAVAILABLE.into_response();
     }
-    let changes = stream::unfold(state, |(hub, mut changes, first)| async move {
+    // Goes with the stream.
+    let place = lead.hub.followers().add(&headers, now());
+    let state = (hub, changes, true, place);
+    let changes = stream::unfold(state, |(hub, mut changes, first, place)| async move {
         if !first && !changes.next().await {
             return None;
         }
         let (version, directory) = (hub.directory_version(), hub.directory());
         let mut out = BytesMut::new();
         wire::put_directory(version, &directory.to_json(), &mut out);
-        Some((Ok::<_, Infallible>(out.freeze()), (hub, changes, false)))
+        Some((Ok::<_, Infallible>(out.freeze()), (hub, changes, false, place)))
     });
     Response::new(Body::from_stream(changes))
 }

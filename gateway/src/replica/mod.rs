@@ -11,14 +11,19 @@
 //! - `wire`: what followers ask of the leader
 //! - `lead`: the leader's side
 //! - `follow`: the followers' side
+//! - `followers`: who follows, and how they tell
 //! - `relay`: a peer's link that came in at a follower, between the two
 //! - `pass`: operators' requests, passed on
 //! - `certificate`: the one that all of them show peers
 
+use std::time::Duration;
+
 use http::HeaderName;
+use trunkline_http::serve::KeepAlive;
 
 pub(crate) mod certificate;
 pub(crate) mod follow;
+mod followers;
 pub(crate) mod lead;
 pub(crate) mod pass;
 mod relay;
@@ -26,8 +31,16 @@ pub mod trust;
 mod wire;
 
 pub use follow::Leader;
+pub(crate) use followers::Followers;
+pub use followers::Replica;
 pub(crate) use relay::Relay;
 pub use trust::Trust;
+
+/// How leader and followers find out that the other's machine or the network in between is gone: well below a lease,
+/// so that a leader's followers are free when its lease runs out, and the peers that were linked to a lost follower are
+/// dialled before they notice.
+const KEEP_ALIVE: KeepAlive =
+    KeepAlive { every: Duration::from_millis(500), within: Duration::from_millis(1500) };
 
 /// Where replicas ask each other what operators and peers do not.
 const PREFIX: &str = "/replica/1/";

@@ -3,6 +3,7 @@
 //! Every replica derives the same Ed25519 key from it, and shows a certificate for that key; each side takes no other
 //! key. Whoever has the deployment key and reaches the database can read the store anyway, so this trusts nobody new.
 
+use std::io;
 use std::sync::Arc;
 
 use aws_lc_rs::hkdf::{HKDF_SHA256, Salt};
@@ -85,6 +86,19 @@ impl Trust {
     #[must_use]
     pub fn server(&self) -> Arc<ServerConfig> {
         Arc::clone(&self.server)
+    }
+}
+
+/// Why no connection to another replica came about, by what its TLS handshake failed with.
+pub(super) fn refusal(error: &io::Error) -> String {
+    let tls = error.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>());
+    let another_key = rustls::Error::from(CertificateError::ApplicationVerificationFailure);
+    if tls == Some(&another_key) {
+        "it has another deployment key than this one: configure the same for all replicas (deployment_key_file), or, \
+         if it is another deployment's, the right replica.advertise"
+            .to_owned()
+    } else {
+        format!("{error}; is it a replica of this deployment?")
     }
 }
 
@@ -213,23 +227,26 @@ mod tests {
 
     use super::*;
 
-    /// Whether the two sides let each other in, and can read a byte.
-    async fn meet(server: &Trust, client: Arc<ClientConfig>) -> bool {
+    /// Whether the two sides let each other in, and what the client says if not.
+    async fn meet(server: &Trust, client: Arc<ClientConfig>) -> Result<(), String> {
         let (near, far) = duplex(64 * 1024);
         let accepted = TlsAcceptor::from(Arc::clone(&server.server)).accept(far);
         let name = ServerName::try_from(NAME).unwrap();
         let connected = TlsConnector::from(client).connect(name, near);
         let (accepted, connected) = tokio::join!(accepted, connected);
-        accepted.is_ok() && connected.is_ok()
+        connected.map(drop).map_err(|error| refusal(&error))?;
+        accepted.map(drop).map_err(|error| error.to_string())
     }
 
     #[tokio::test]
     async fn holders_of_one_deployment_key_let_each_other_in_and_nobody_else() {
         let (ours, again) = (Trust::of(&[7; 32]).unwrap(), Trust::of(&[7; 32]).unwrap());
-        assert!(meet(&ours, Arc::clone(&again.client)).await);
+        assert_eq!(meet(&ours, Arc::clone(&again.client)).await, Ok(()));
         let other = Trust::of(&[8; 32]).unwrap();
-        assert!(!meet(&ours, Arc::clone(&other.client)).await);
-        assert!(!meet(&other, Arc::clone(&ours.client)).await);
+        for (server, client) in [(&ours, &other), (&other, &ours)] {
+            let refused = meet(server, Arc::clone(&client.client)).await.unwrap_err();
+            assert!(refused.contains("another deployment key"), "{refused}");
+        }
     }
 
     #[tokio::test]
@@ -246,7 +263,7 @@ mod tests {
             }))
             .with_no_client_auth();
         nobody.alpn_protocols = vec![ALPN.to_vec()];
-        assert!(!meet(&ours, Arc::new(nobody)).await);
+        assert!(meet(&ours, Arc::new(nobody)).await.is_err());
     }
 
     fn certificate_of(key: &[u8; 32]) -> CertificateDer<'static> {

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use trunkline_gateway_proto::state::KEEPER;
 use trunkline_gateway_proto::store::{Op, Recovered};
 
+use super::inspect::Found;
 use super::{Store, StoreError};
 
 /// Where the note rests.
@@ -49,6 +50,14 @@ impl Note {
         serde_json::from_slice(value).map_err(|_| {
             StoreError::Corrupt("the note of its move does not read as one of this release".to_owned())
         })
+    }
+
+    /// The note, when it is what was found.
+    pub fn of(found: &Found) -> Option<Result<Self, StoreError>> {
+        match found {
+            Found::State { key, value: Some(value) } if key == KEY => Some(Self::decode(value)),
+            _ => None,
+        }
     }
 
     /// Sets it.

@@ -7,10 +7,12 @@
 //! - `lease`: who may write, and the proof of it in every transaction
 //! - `writer`, `changes`: from what was asked to the rows of a transaction, carried out until its outcome is known
 //! - `ledger`: which parts the blocks lie in, and when one is dropped
+//! - `tidy`: room that is needed no more is given back
 //! - `slots`: the rows that the data keys rest in
 //! - `reader`: blocks and state
 //! - [`look`]: a look that changes nothing
 
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -36,6 +38,7 @@ mod reader;
 mod schema;
 mod session;
 mod slots;
+mod tidy;
 mod writer;
 
 pub use lease::LEASE;
@@ -59,6 +62,8 @@ struct Place {
     /// What operators call it, in errors.
     name: String,
     access: Access,
+    /// Where the password comes from, for when the server does not take it.
+    password_file: Option<PathBuf>,
     deployment_key: Zeroizing<[u8; 32]>,
     /// Tells this process from others.
     holder: [u8; 16],
@@ -79,6 +84,7 @@ impl Options {
         let place = Place {
             name,
             access,
+            password_file: None,
             deployment_key,
             holder,
             address: None,
@@ -87,6 +93,12 @@ impl Options {
             answer: ANSWER_MAX,
         };
         Self { place: Arc::new(place) }
+    }
+
+    /// Names the file that the password of `access` was read from.
+    #[must_use]
+    pub(crate) fn with_password_file(self, password_file: Option<PathBuf>) -> Self {
+        Self { place: Arc::new(Place { password_file, ..(*self.place).clone() }) }
     }
 
     /// What wraps the store's keys.

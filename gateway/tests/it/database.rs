@@ -69,6 +69,7 @@ fn a_gateway_moves_to_a_database_and_back_with_two_commands_each_way() {
         "{said}"
     );
     assert!(error(&alpha, &["run"]).contains("was moved to the database"), "on the old store");
+    assert!(alpha.ok(&["store", "check"]).contains("was moved to the database"));
     let checked: Value = serde_json::from_slice(&alpha.cli(&["--json", "run", "--check"]).stdout).unwrap();
     assert!(check(&checked, "store")["why"].as_str().unwrap().contains("was moved to the database"));
 
@@ -151,13 +152,57 @@ fn a_move_that_is_killed_goes_on_when_it_is_run_again() {
     alpha.wait("copying", |_| blocks() >= 8);
     running.kill().unwrap();
     running.wait().unwrap();
+    edit(&alpha, "store = \"redb\"", &setting(&url));
+    let unfinished = error(&alpha, &["store", "check"]);
+    let again = "run `trunkline-gateway store migrate --from redb --to postgres` again";
+    assert!(unfinished.contains("is not finished") && unfinished.contains(again), "{unfinished}");
     // Its lease has to run out.
     let moved = alpha.json(&migrate);
     assert!(moved["records"].as_u64().unwrap() >= 96 * 64, "{moved}");
     assert!(moved["copied"].as_u64() < moved["records"].as_u64(), "{moved}");
-    edit(&alpha, "store = \"redb\"", &setting(&url));
     assert_eq!(alpha.json(&["store", "check"])["readable"], moved["records"]);
     alpha.start();
+}
+
+#[test]
+fn the_statements_of_the_manual_give_a_user_all_that_a_gateway_needs() {
+    let server = postgres::shared();
+    let (user, shared) = (format!("u{}", std::process::id()), server.database());
+    server.query("postgres", &format!("REVOKE ALL ON DATABASE {shared} FROM PUBLIC"));
+    let manual = include_str!("../../../docs/OPERATIONS.md");
+    let blocks = manual.split("```sql\n").skip(1).filter_map(|rest| rest.split("```").next());
+    let statements: Vec<_> = blocks.flat_map(|block| block.trim().lines()).collect();
+    assert_eq!(statements.len(), 3, "{statements:?}");
+    for statement in statements {
+        let password = format!("'{}'", postgres::PASSWORD.replace('\'', "''"));
+        let statement = statement.replace("'a long random one'", &password);
+        server.query("postgres", &statement.replace("trunkline", &user).replace("shared", &shared));
+    }
+    for name in [&user, &shared] {
+        let mut alpha = Gateway::running("alpha.test");
+        assert_eq!(alpha.stop(), Some(0));
+        database(&alpha);
+        let url = format!("postgres://{user}@127.0.0.1:{}/{name}", server.port());
+        alpha.ok(&["store", "migrate", "--from", "redb", "--to", &url]);
+        edit(&alpha, "store = \"redb\"", &setting(&url));
+        alpha.start();
+    }
+}
+
+#[test]
+fn when_the_database_does_not_take_the_password_it_is_said_where_that_is_read_from() {
+    let mut alpha = Gateway::running("alpha.test");
+    assert_eq!(alpha.stop(), Some(0));
+    let url = postgres::shared().url("postgres");
+    let migrate = ["store", "migrate", "--from", "redb", "--to", &url];
+    let missing = error(&alpha, &migrate);
+    assert!(missing.contains("store_password_file") && missing.contains("is not set"), "{missing}");
+    database(&alpha);
+    let file = alpha.path("database.password");
+    std::fs::write(&file, "wrong\n").unwrap();
+    let wrong = error(&alpha, &migrate);
+    let from = format!("is read from {} (store_password_file)", text(&file));
+    assert!(wrong.contains(&from) && !wrong.contains("wrong"), "{wrong}");
 }
 
 #[test]

@@ -37,6 +37,7 @@ mod migrate;
 mod open;
 mod outage;
 mod roundtrip;
+mod tidy;
 
 const STORE: &str = "gateway.redb";
 const KEYS: &str = "gateway.keys";

@@ -5,7 +5,7 @@ import { sparkLine } from '../chart.js';
 import { h, icon } from '../dom.js';
 import { oldestText, takeSample, throughput, trafficCharts } from '../figures.js';
 import { count, counted, isPausedThere, latency, percent, rate, span } from '../format.js';
-import { button, empty, head, notice, panel, peerBadge, stat, transportName } from '../parts.js';
+import { badge, button, empty, head, notice, panel, peerBadge, stat, transportName, when } from '../parts.js';
 import { table } from '../table.js';
 
 /** Peers at a glance; the rest is on their page. */
@@ -44,6 +44,7 @@ export const overview = {
         h('div.thirds', {},
           chartPanel('throughput', charts.throughput), chartPanel('latency', charts.latency), chartPanel('depth', charts.depth)),
         peersPanel(peers, context),
+        replicasPanel(status.replicas),
         callsPanel(data)),
     ];
   },
@@ -140,6 +141,21 @@ function urgency({ state, link, outbox }) {
   if (state === 'active' && link !== 'up') return 3;
   if (state === 'paused') return 2;
   return outbox.depth > 0 ? 1 : 0;
+}
+
+/** Gateways that share the store; nothing where this one is alone, or a leader of an older release tells of none. */
+function replicasPanel(replicas = []) {
+  if (replicas.length === 0) return null;
+  const followers = replicas.filter(({ leads }) => !leads).length;
+  return panel({ id: 'glance-replicas', title: 'Replicas', note: followers > 0 ? `${counted(followers, 'follows', 'follow')} the leader` : 'nobody takes over when the leader goes', flush: true }, table({
+    id: 'glance-replicas-table', caption: 'Replicas of this gateway', items: replicas, key: ({ address, since }) => `${address} ${since}`,
+    columns: [
+      { label: 'Replica', header: true, cell: ({ address }) => address ?? 'unknown' },
+      { label: 'Standing', cell: ({ leads }) => (leads ? badge('good', 'Leads') : badge('info', 'Follows')) },
+      { label: 'For', cell: ({ since }) => when(since, (at) => span(Date.now() - at)) },
+      { label: 'Release', cell: ({ version }) => version ?? 'an older one' },
+    ],
+  }));
 }
 
 function callsPanel({ relays, calls, errors, callsProblem }) {

@@ -306,7 +306,16 @@ async fn is_seen_in_two_heights(codec: &str, layers: &str) {
     for (room, condition) in [(WHOLE, &whole), (WHOLE / 4, &quarter), (WHOLE, &whole)] {
         let tell = "trunklineCall.setHeight(trunklineCall.slots[0].mid, arguments[0])";
         bob.run(tell, &[json!(room)]).await.unwrap();
-        shows(&bob, "ann", condition).await;
+        let height = "(await test.heightOf('ann'))";
+        let seen = bob.wait_until(&format!("((height) => {condition})({height})"), PATIENCE).await;
+        if let Err(error) = seen {
+            let [sent, seen] = [&ann, &bob].map(|page| page.value("trunklineCall.stats()"));
+            panic!(
+                "room for {room}: {error}\nsent: {:#}\nseen: {:#}",
+                sent.await.unwrap(),
+                seen.await.unwrap()
+            );
+        }
         decodes_more(&bob, "ann", WATCHED_FRAMES).await;
         assert_eq!(bob.value("test.marked(trunklineCall.slots[0])").await.unwrap(), "ann");
     }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use futures_util::future::{BoxFuture, FutureExt, join_all};
+use trunkline_postgres::client::error::SqlState;
 
 use super::super::block::{BlockNumber, STREAM_LEN};
 use super::lease::Lease;
@@ -20,6 +21,8 @@ pub(super) struct Row {
 /// The changes. What was added and taken away again within one transaction leaves no trace.
 #[derive(Debug, Default)]
 pub(super) struct Changes {
+    /// The number of the last block that there is, with these.
+    pub(super) last_block: BlockNumber,
     /// A new part, before blocks go into it: its number and that of its first block.
     pub(super) begins: Option<(PartNumber, BlockNumber)>,
     /// The part that blocks go into.
@@ -32,9 +35,8 @@ pub(super) struct Changes {
     /// What state entries are now; `None` for no more.
     pub(super) state: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
     pub(super) slots: Vec<RowChange>,
-    /// Parts that nothing needs, and the first block of the oldest that stays.
-    pub(super) dropped: Vec<PartNumber>,
-    pub(super) oldest: BlockNumber,
+    /// Statements that give back room, by themselves.
+    pub(super) tidy: String,
 }
 
 /// What has a value, with its value, and what has none any more.
@@ -66,8 +68,11 @@ impl Changes {
     /// other, so that what is sent next comes after them.
     pub(super) async fn write(&self, session: &Session, lease: Lease) -> Result<(), Trouble> {
         let mut writes: Vec<BoxFuture<'_, Result<(), Trouble>>> = Vec::new();
-        if self.begins.is_some() || !self.dropped.is_empty() {
-            writes.push(self.write_parts(session, lease).boxed());
+        if let Some(begins) = self.begins {
+            writes.push(begin_part(begins, session, lease).boxed());
+        }
+        if !self.tidy.is_empty() {
+            writes.push(tidy(&self.tidy, session).boxed());
         }
         if !self.blocks.is_empty() {
             let rows = self.blocks.values();
@@ -115,29 +120,27 @@ impl Changes {
         }
         join_all(writes).await.into_iter().collect()
     }
+}
 
-    /// Tables come and go here: once an hour, or every so many bytes. In one message: it must be in front of the
-    /// blocks that need it.
-    async fn write_parts(&self, session: &Session, lease: Lease) -> Result<(), Trouble> {
-        let mut text = String::new();
-        if let Some((part, first_block)) = self.begins {
-            text.push_str(&format!(
-                "CREATE TABLE blocks_{part} PARTITION OF blocks FOR VALUES IN ({part});
-                 INSERT INTO parts VALUES ({part}, {}, {first_block});",
-                lease.lease
-            ));
-        }
-        for part in &self.dropped {
-            text.push_str(&format!(
-                "DROP TABLE blocks_{part}; DELETE FROM parts WHERE part = {part};
-                 DELETE FROM gone WHERE part = {part};"
-            ));
-        }
-        if !self.dropped.is_empty() {
-            // What is before the oldest part needs no cursor any more.
-            text.push_str(&format!("DELETE FROM cursors WHERE block < {};", self.oldest));
-        }
-        session.client.batch_execute(&text).await?;
-        Ok(())
+/// A table comes. In one message: it must be there before the blocks that need it. Attached, not made as a partition:
+/// that would wait for all who read `blocks`.
+async fn begin_part(
+    (part, first_block): (PartNumber, BlockNumber),
+    session: &Session,
+    lease: Lease,
+) -> Result<(), Trouble> {
+    let text = format!(
+        "CREATE TABLE blocks_{part} (LIKE blocks INCLUDING ALL);
+         ALTER TABLE blocks ATTACH PARTITION blocks_{part} FOR VALUES IN ({part});
+         INSERT INTO parts VALUES ({part}, {}, {first_block})",
+        lease.lease
+    );
+    Ok(session.client.batch_execute(&text).await?)
+}
+
+async fn tidy(text: &str, session: &Session) -> Result<(), Trouble> {
+    match session.client.batch_execute(text).await {
+        Err(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => Err(Trouble::Busy),
+        done => Ok(done?),
     }
 }

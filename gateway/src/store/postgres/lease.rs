@@ -116,6 +116,11 @@ impl Lease {
         Ok(if commits == self.commits { Outcome::NotCommitted } else { Outcome::Committed })
     }
 
+    /// Tells it from the leases of others, before and after.
+    pub(super) fn token(self) -> i64 {
+        self.token
+    }
+
     /// Counts a transaction that was carried out.
     pub(super) fn committed(&mut self, block: i64) {
         self.commits = self.commits.saturating_add(1);

@@ -21,7 +21,7 @@ use super::super::inspect::Found;
 use super::super::keyfile::{Found as FoundKeys, KeyFile};
 use super::super::note::{self, Note};
 use super::super::seal::Keys;
-use super::session::Trouble;
+use super::session::{LIVE, Trouble};
 use super::slots::Slots;
 use super::{Options, Place, reader, schema};
 
@@ -39,6 +39,9 @@ const PAGE_BYTES: i64 = 4 << 20;
 const PAGE_BLOCKS: i64 = 256;
 
 const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
+
+/// Had before the moment is chosen: partitions that are made one are either not yet, or all there.
+const LOCK: &str = "LOCK TABLE ONLY blocks IN ACCESS SHARE MODE";
 
 /// What is known of a database that answers and takes writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,7 +111,7 @@ fn apart<T: Send, F: Future<Output = Result<T, Trouble>>>(
 }
 
 async fn facts(place: &Place) -> Result<Facts, Trouble> {
-    let client = place.access.connect().await?;
+    let client = place.connect().await?;
     client.batch_execute(BEGIN).await?;
     let question = format!(
         "SELECT current_setting('server_version_num')::integer,
@@ -200,7 +203,7 @@ impl Walk {
             Err(Trouble::Final(StoreError::Moved(_))) => Some(0),
             Err(trouble) => return Err(trouble),
         };
-        let client = place.access.connect().await?;
+        let client = place.connect().await?;
         let keys = if tables.is_some() { keys(&place, &client).await? } else { None };
         let nothing =
             || Trouble::Passing("there is no store in it: is this the right configuration?".to_owned());
@@ -219,7 +222,7 @@ impl Walk {
             let value = state(&self.keys, &key, value).ok();
             page.push(Found::State { key, value: value.map(Into::into) });
         }
-        let mut after = (0_i64, 0_i64);
+        let mut after = 0;
         while pages.send(page).is_ok() {
             match self.page(after).await? {
                 Some((next, found)) => (after, page) = (next, found),
@@ -230,29 +233,26 @@ impl Walk {
     }
 
     /// The blocks behind one, and which the last of them is; none at the end.
-    async fn page(&mut self, after: (i64, i64)) -> Result<Option<((i64, i64), Vec<Found>)>, Trouble> {
+    async fn page(&mut self, after: i64) -> Result<Option<(i64, Vec<Found>)>, Trouble> {
+        // In which part it lies, is looked up each time: it may have been made one with others meanwhile.
         let rows = format!(
-            "SELECT part, block, heads, body FROM (
-                 SELECT part, block, heads, body,
-                     (sum(octet_length(body)) OVER (ORDER BY part, block) - octet_length(body))::bigint AS before
+            "SELECT block, heads, body FROM (
+                 SELECT block, heads, body,
+                     (sum(octet_length(body)) OVER (ORDER BY block) - octet_length(body))::bigint AS before
                  FROM (
-                     SELECT part, block, heads, body FROM blocks
-                     WHERE part >= $1 AND (part, block) > ($1, $2)
-                     AND NOT EXISTS (SELECT FROM gone WHERE gone.part = blocks.part AND gone.block = blocks.block)
-                     AND block > coalesce((SELECT cursors.block FROM cursors
-                         WHERE cursors.stream = substring(heads FROM {} FOR {})), 0)
-                     ORDER BY part, block LIMIT $3
+                     SELECT block, heads, body FROM blocks
+                     WHERE part >= coalesce((SELECT max(part) FROM parts WHERE first_block <= $1), 0)
+                     AND block > $1 AND {LIVE} ORDER BY part, block LIMIT $2
                  ) AS next
-             ) AS page WHERE before <= $4 ORDER BY part, block",
-            block::STREAM_AT + 1,
-            block::STREAM_LEN,
+             ) AS page WHERE before <= $3 ORDER BY block",
+            LIVE = *LIVE,
         );
-        self.client.batch_execute(BEGIN).await?;
-        let rows = self.client.query(&rows, &[&after.0, &after.1, &PAGE_BLOCKS, &PAGE_BYTES]).await?;
+        self.client.batch_execute(&format!("{BEGIN}; {LOCK}")).await?;
+        let rows = self.client.query(&rows, &[&after, &PAGE_BLOCKS, &PAGE_BYTES]).await?;
         let mut headers = Vec::with_capacity(rows.len());
         for row in &rows {
             let damaged = |Damaged| corrupt(&self.place, "a block does not say which stream it is of");
-            headers.push(Header::decode(row.try_get(2)?).map_err(damaged)?);
+            headers.push(Header::decode(row.try_get(1)?).map_err(damaged)?);
         }
         if headers.iter().any(|header| self.keys.cipher(header.key).is_none()) {
             // Made since.
@@ -262,14 +262,14 @@ impl Walk {
         let mut found = Vec::with_capacity(rows.len());
         let mut last = None;
         for (row, header) in rows.iter().zip(headers) {
-            let at: (i64, i64) = (row.try_get(0)?, row.try_get(1)?);
-            let (heads, body): (&[u8], &[u8]) = (row.try_get(2)?, row.try_get(3)?);
-            let number = u64::try_from(at.1).unwrap_or(0);
+            let block: i64 = row.try_get(0)?;
+            let (heads, body): (&[u8], &[u8]) = (row.try_get(1)?, row.try_get(2)?);
+            let number = u64::try_from(block).unwrap_or(0);
             let opened = self.keys.cipher(header.key).ok_or(Damaged);
             let opened = opened.and_then(|cipher| reader::open(&cipher, number, header, heads, body));
             let records = opened.ok().map(|(_, records)| records);
             found.push(Found::Block { stream: header.stream, first_seq: header.first_seq, records });
-            last = Some(at);
+            last = Some(block);
         }
         Ok(last.map(|last| (last, found)))
     }

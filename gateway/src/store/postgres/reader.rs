@@ -215,10 +215,7 @@ impl Reader {
 
     /// See [`super::super::Store::recover`].
     async fn recover(&self, found: &Sender<Result<Recovered, StoreError>>) -> Result<(), Trouble> {
-        // On a connection of its own: all of it may take longer than one statement otherwise does, and who visits it
-        // may be slow.
-        let client = self.place.access.connect().await?;
-        client.batch_execute("SET statement_timeout = 0").await?;
+        let client = self.place.connect_to_read_all().await?;
         let none = std::iter::empty::<i32>;
         let state = client.query_raw("SELECT key, value FROM state", none()).await?;
         pin_mut!(state);
@@ -252,7 +249,7 @@ impl Reader {
         if let Some(session) = session.as_ref().filter(|session| !session.client.is_closed()) {
             return Ok(Arc::clone(session));
         }
-        let client = self.place.access.connect().await?;
+        let client = self.place.connect().await?;
         // The blocks of a run in order, up to the first that would begin beyond the limit; always one. Each is looked up
         // by its key, in its own partition: LIMIT keeps the planner from reading whole partitions instead.
         let run = client

@@ -1,12 +1,27 @@
 //! A connection to the database, and what its failures mean.
 
+use std::sync::LazyLock;
+
 use tracing::warn;
 use trunkline_postgres::Failure;
 use trunkline_postgres::client::types::ToSql;
 use trunkline_postgres::client::{self, Client, Statement};
+use trunkline_postgres::failure::is_about_password;
 
+use super::super::block::{STREAM_AT, STREAM_LEN};
 use super::super::{StoreError, Term};
 use super::Place;
+
+/// Which rows of `blocks` are live: those whose streams' cursors are not past them, and which did not leave by
+/// themselves.
+pub(super) static LIVE: LazyLock<String> = LazyLock::new(|| {
+    format!(
+        "NOT EXISTS (SELECT FROM gone WHERE gone.part = blocks.part AND gone.block = blocks.block)
+         AND block > coalesce((SELECT cursors.block FROM cursors
+             WHERE cursors.stream = substring(heads FROM {} FOR {STREAM_LEN})), 0)",
+        STREAM_AT + 1,
+    )
+});
 
 /// Why something was not done.
 #[derive(Debug)]
@@ -17,6 +32,8 @@ pub(super) enum Trouble {
     Fenced,
     /// Another replica holds the lease: where it is asked, and by which token it holds it.
     Held { address: String, term: Term },
+    /// Others need what it needs for itself: it is known not to be done.
+    Busy,
     /// It will not go better.
     Final(StoreError),
 }
@@ -26,10 +43,41 @@ impl Trouble {
     pub(super) fn settle(self, place: &Place) -> StoreError {
         match self {
             Self::Passing(why) => StoreError::Unavailable(format!("{}: {why}", place.name)),
+            Self::Busy => StoreError::Unavailable(format!("{}: its tables are in use", place.name)),
             Self::Fenced => StoreError::Locked { path: place.name.clone() },
             Self::Held { address, term } => StoreError::Held { address, term },
             Self::Final(error) => error,
         }
+    }
+}
+
+impl Place {
+    /// A connection. When the server does not take the password, the error says which one it was given.
+    pub(super) async fn connect(&self) -> Result<Client, Trouble> {
+        let error = match self.access.connect().await {
+            Ok(client) => return Ok(client),
+            Err(error) => error,
+        };
+        let is_about_password = is_about_password(&error);
+        Err(match Trouble::from(error) {
+            Trouble::Passing(why) if is_about_password => Trouble::Passing(match &self.password_file {
+                Some(file) => {
+                    format!("{why}; the password is read from {} (store_password_file)", file.display())
+                }
+                None => {
+                    format!("{why}; store_password_file is to name a file with the password, and is not set")
+                }
+            }),
+            trouble => trouble,
+        })
+    }
+
+    /// A connection for statements that answer with much of what there is: they may take as long as they need, and as who
+    /// asked takes to look at it.
+    pub(super) async fn connect_to_read_all(&self) -> Result<Client, Trouble> {
+        let client = self.connect().await?;
+        client.batch_execute("SET statement_timeout = 0").await?;
+        Ok(client)
     }
 }
 
@@ -73,7 +121,7 @@ pub(super) struct Session {
 
 impl Session {
     pub(super) async fn open(place: &Place) -> Result<Self, Trouble> {
-        let client = place.access.connect().await?;
+        let client = place.connect().await?;
         let prepare = async |text: &str| client.prepare(text).await;
         Ok(Self {
             fence: prepare(

@@ -4,9 +4,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::{StreamExt, TryStreamExt, pin_mut};
+use futures_util::{StreamExt, pin_mut};
 use tokio::sync::mpsc::UnboundedReceiver;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{error, info, warn};
 use trunkline_common::token;
 use trunkline_gateway_proto::store::{Commit, Op, Record, Stream};
@@ -25,8 +25,9 @@ use super::changes::{Changes, Row, signed};
 use super::lease::{Lease, Outcome};
 use super::ledger::Ledger;
 use super::reader::Reader;
-use super::session::{Session, Trouble, warn_of_settings};
+use super::session::{LIVE, Session, Trouble, warn_of_settings};
 use super::slots::Slots;
+use super::tidy::{Merged, Merging, drop_parts};
 use super::{Failed, HeldUntil, Place, schema};
 
 /// The first wait before a transaction is tried again, doubled each time. Shorter finds a server that is back sooner.
@@ -36,6 +37,13 @@ const RETRY_MAX: Duration = Duration::from_millis(500);
 
 /// Renewals that fit into a lease. More keep it over more of them that come late, and each is a transaction.
 const RENEWALS: u32 = 4;
+
+/// Headers taken in at once while the store is opened, before the lease is looked after again.
+const STOCK_AT_ONCE: usize = 1024;
+
+/// When room is tried to be given back again, after somebody read the blocks for long. Sooner gives it back sooner, and
+/// keeps commits waiting for a fifth of a second each time.
+const TIDY_AGAIN: Duration = Duration::from_secs(30);
 
 /// What giving the lease back may take at the end. Without it, the next gateway waits until it runs out.
 const RELEASE_MAX: Duration = Duration::from_secs(2);
@@ -55,6 +63,11 @@ pub(super) struct Writer {
     slots: Slots,
     index: SharedIndex,
     ledger: Ledger,
+    /// Partitions that are being made one.
+    merging: Option<Merging>,
+    merged: Option<Merged>,
+    /// When room is given back at the earliest.
+    tidy_at: Instant,
     /// Sealed rows are made here.
     buffer: Vec<u8>,
     failed: Failed,
@@ -79,7 +92,7 @@ async fn open_store(
     failed: Failed,
     held_until: HeldUntil,
 ) -> Result<(Writer, Reader), Trouble> {
-    let client = place.access.connect().await?;
+    let client = place.connect().await?;
     migrate(&client, schema::PART, schema::STEPS).await?;
     check_key(&client, &place).await?;
     let lease = Lease::take(&client, &place, seized).await?;
@@ -122,6 +135,9 @@ async fn open_store(
         slots,
         index,
         ledger: Ledger::default(),
+        merging: None,
+        merged: None,
+        tidy_at: Instant::now(),
         buffer: Vec::new(),
         failed,
         held_until,
@@ -172,6 +188,7 @@ impl Writer {
                         // An error is kept for whoever comes next.
                         self.transact(&[], last.1, true).await.ok();
                     }
+                    self.tidy().await;
                     continue;
                 }
             };
@@ -187,6 +204,7 @@ impl Writer {
             }
             last = (Instant::now(), now(&commits));
             self.sweep(last.1);
+            self.tidy().await;
             commits.clear();
         }
         if let Some(session) = &self.session {
@@ -214,8 +232,7 @@ impl Writer {
         }
         let done = self.try_transact(commits, now, always).await;
         if let Err(cause) = &done {
-            error!(%cause, "the store stops acknowledging");
-            self.failed.set(cause.clone()).ok();
+            self.fail(cause.clone());
         }
         done
     }
@@ -225,13 +242,9 @@ impl Writer {
         if idle && !always {
             return Ok(());
         }
-        let begun = Instant::now();
         let changes = self.gather(commits, now)?;
         let place = Arc::clone(&self.place);
         self.carry_through(&changes).await.map_err(|trouble| trouble.settle(&place))?;
-        self.renew_at = Instant::now() + self.place.lease / RENEWALS;
-        // The server's clock started later.
-        self.held_until.set(begun + self.place.lease);
         self.index.lock().commit();
         Ok(())
     }
@@ -241,8 +254,40 @@ impl Writer {
         if self.failed.get().is_none()
             && let Err(cause) = self.ring.sweep(now)
         {
-            self.failed.set(cause).ok();
+            self.fail(cause);
         }
+    }
+
+    /// Gives back the room of parts that nothing needs any more, or that hold little.
+    async fn tidy(&mut self) {
+        if self.failed.get().is_some() || self.tidy_at > Instant::now() {
+            return;
+        }
+        if let Some(merging) = self.merging.take_if(|merging| merging.is_over()) {
+            self.merged = merging.end();
+            if self.merged.is_none() {
+                self.ledger.end_merge(false);
+            }
+        }
+        let empty = self.ledger.empty();
+        let tidy = match &self.merged {
+            Some(merged) => merged.statements(),
+            None if empty.is_empty() => return,
+            None => drop_parts(&empty),
+        };
+        let changes = Changes { last_block: self.index.lock().last(), tidy, ..Changes::default() };
+        match self.carry_through(&changes).await {
+            Ok(()) if self.merged.take().is_some() => self.ledger.end_merge(true),
+            Ok(()) => self.ledger.drop_parts(&empty),
+            Err(Trouble::Busy) => self.tidy_at = Instant::now() + TIDY_AGAIN,
+            Err(trouble) => self.fail(trouble.settle(&self.place)),
+        }
+    }
+
+    /// Nothing is acknowledged from now on.
+    fn fail(&self, cause: StoreError) {
+        error!(%cause, "the store stops acknowledging");
+        self.failed.set(cause).ok();
     }
 
     // ------------------------------------------------------------ the database
@@ -264,13 +309,17 @@ impl Writer {
                     sleep(wait).await;
                     wait = (wait * 2).min(RETRY_MAX);
                 }
+                Err(Trouble::Busy) => return Err(Trouble::Busy),
                 Err(trouble) => {
                     self.session = None;
                     return Err(trouble);
                 }
             }
         }
-        self.lease.committed(signed(self.index.lock().last()));
+        self.lease.committed(signed(changes.last_block));
+        self.renew_at = Instant::now() + self.place.lease / RENEWALS;
+        // The server's clock started later.
+        self.held_until.set(started + self.place.lease);
         Ok(())
     }
 
@@ -285,7 +334,7 @@ impl Writer {
                 session
             }
         };
-        let block = signed(self.index.lock().last());
+        let block = signed(changes.last_block);
         let client = &session.client;
         // One round trip: what fails makes all after it fail, and of COMMIT a ROLLBACK.
         let (begun, fenced, written, committed) = tokio::join!(
@@ -301,41 +350,45 @@ impl Writer {
         Ok(committed?)
     }
 
+    /// Awaits what may take longer than a lease lasts, and renews the lease meanwhile.
+    async fn meanwhile<T>(&mut self, long: impl Future<Output = T>) -> Result<T, Trouble> {
+        pin_mut!(long);
+        loop {
+            tokio::select! {
+                biased;
+                () = sleep_until(self.renew_at) => {
+                    let last_block = unsigned(self.lease.block);
+                    self.carry_through(&Changes { last_block, ..Changes::default() }).await?;
+                }
+                done = &mut long => return Ok(done),
+            }
+        }
+    }
+
     /// Learns which blocks there are and which keys they need, seals the state anew, and destroys other keys.
     async fn take_stock(&mut self, reader: &Reader) -> Result<(), Trouble> {
-        let Some(session) = &self.session else { return Ok(()) };
-        let client = &session.client;
-        let lease = self.lease;
-        for row in client
-            .query("SELECT part, first_block FROM parts WHERE lease = $1 ORDER BY part", &[&lease.lease])
-            .await?
-        {
-            self.ledger.restore_part(row.try_get(0)?, unsigned(row.try_get(1)?));
+        // On a connection of its own: the writer's renews the lease.
+        let client = self.place.connect_to_read_all().await?;
+        let parts =
+            "SELECT part, first_block, coalesce(pg_total_relation_size(to_regclass('blocks_' || part)), 0)
+            FROM parts WHERE lease = $1 ORDER BY part";
+        for row in client.query(parts, &[&self.lease.lease]).await? {
+            let (first_block, bytes) = (unsigned(row.try_get(1)?), unsigned(row.try_get(2)?));
+            self.ledger.restore_part(row.try_get(0)?, first_block, bytes);
         }
-        // What is gone is left out here: by its stream's cursor, or by itself.
         let rows = format!(
-            "SELECT block, substring(heads FROM 1 FOR {HEADER_LEN}) FROM blocks
-             WHERE NOT EXISTS (SELECT FROM gone WHERE gone.part = blocks.part AND gone.block = blocks.block)
-             AND block > coalesce((SELECT cursors.block FROM cursors
-                 WHERE cursors.stream = substring(heads FROM {} FOR {})), 0)
-             ORDER BY part, block",
-            block::STREAM_AT + 1,
-            block::STREAM_LEN,
+            "SELECT block, substring(heads FROM 1 FOR {HEADER_LEN}), octet_length(heads) + octet_length(body)
+             FROM blocks WHERE {LIVE} ORDER BY part, block",
+            LIVE = *LIVE,
         );
-        let rows = client.query_raw(&rows, std::iter::empty::<i32>()).await?;
+        let none = std::iter::empty::<i32>;
+        let rows = self.meanwhile(client.query_raw(&rows, none())).await??.ready_chunks(STOCK_AT_ONCE);
         pin_mut!(rows);
-        while let Some(row) = rows.next().await {
-            let row = row?;
-            let block = unsigned(row.try_get(0)?);
-            let damaged = |Damaged| Trouble::Final(reader.damaged(block));
-            let header = Header::decode(row.try_get(1)?).map_err(damaged)?;
-            if !self.index.lock().restore(block, header.stream, header.first_seq, header.count)
-                || !self.ledger.add(block, header.key, 0)
-            {
-                return Err(damaged(Damaged));
-            }
-            if !self.ring.used(header.key) {
-                return Err(Trouble::Final(reader.no_key()));
+        while let Some(chunk) = self.meanwhile(rows.next()).await? {
+            for row in chunk {
+                let row = row?;
+                let bytes = u32::try_from(row.try_get::<_, i32>(2)?).unwrap_or(0);
+                self.restore(unsigned(row.try_get(0)?), row.try_get(1)?, bytes, reader)?;
             }
         }
         {
@@ -343,12 +396,11 @@ impl Writer {
             index.resume_after(unsigned(self.lease.block));
             index.commit();
         }
-        let state = client.query_raw("SELECT key, value FROM state", std::iter::empty::<i32>()).await?;
-        let state: Vec<_> = state.try_collect().await?;
-        let mut ops = Vec::new();
+        let state = self.meanwhile(client.query("SELECT key, value FROM state", &[])).await??;
+        let mut ops = Vec::with_capacity(state.len());
         for row in state {
-            let (key, value): (Vec<u8>, Vec<u8>) = (row.try_get(0)?, row.try_get(1)?);
-            let value = reader.state(&key, &value).map_err(Trouble::Final)?;
+            let (key, value): (Vec<u8>, &[u8]) = (row.try_get(0)?, row.try_get(1)?);
+            let value = reader.state(&key, value).map_err(Trouble::Final)?;
             ops.push(Op::Put { key, value: value.into() });
         }
         // The oldest time there is: no key is too old at it, and none that is made now becomes current for long.
@@ -356,6 +408,24 @@ impl Writer {
         self.transact(&commits, Time::default(), true).await.map_err(Trouble::Final)?;
         self.sweep(Time::default());
         self.transact(&[], Time::default(), false).await.map_err(Trouble::Final)
+    }
+
+    /// Takes a block that was found into the index, the ledger and its key's count.
+    fn restore(
+        &mut self,
+        block: BlockNumber,
+        header: &[u8],
+        bytes: u32,
+        reader: &Reader,
+    ) -> Result<(), Trouble> {
+        let damaged = |Damaged| Trouble::Final(reader.damaged(block));
+        let header = Header::decode(header).map_err(damaged)?;
+        if !self.index.lock().restore(block, header.stream, header.first_seq, header.count)
+            || !self.ledger.restore(block, header.key, bytes)
+        {
+            return Err(damaged(Damaged));
+        }
+        if self.ring.used(header.key) { Ok(()) } else { Err(Trouble::Final(reader.no_key())) }
     }
 
     // ------------------------------------------------------------ the rows
@@ -373,16 +443,15 @@ impl Writer {
             let (part, begins) = self.ledger.part(now, next).ok_or_else(no_part)?;
             changes.part = part;
             changes.begins = begins.then_some((part, next));
+            if begins && let Some(parts) = self.ledger.begin_merge() {
+                self.merging = Some(Merging::begin(Arc::clone(&self.place), self.lease.token(), parts));
+            }
         }
         for op in ops() {
             self.carry_out(&mut changes, op)?;
         }
         changes.slots = self.slots.take_changes();
-        changes.dropped = self.ledger.take_empty();
-        changes.oldest = self.ledger.oldest();
-        let Changes { dropped, oldest, gone, cursors, .. } = &mut changes;
-        gone.retain(|_, part| !dropped.contains(part));
-        cursors.retain(|_, block| *block >= *oldest);
+        changes.last_block = self.index.lock().last();
         Ok(changes)
     }
 
@@ -433,7 +502,7 @@ impl Writer {
         };
         sealer.bodies(records, keep).map_err(unfit)?;
         let bytes = heads.len().saturating_add(body.len());
-        if !self.ring.used(header.key) || !self.ledger.add(block, header.key, bytes as u64) {
+        if !self.ring.used(header.key) || !self.ledger.add(block, header.key, bytes) {
             return Err(refused("its data key or its part is gone"));
         }
         changes.blocks.insert(block, Row { heads, body });

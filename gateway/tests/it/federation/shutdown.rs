@@ -115,7 +115,7 @@ fn the_store_of_a_gateway_that_does_not_run_can_be_checked() {
     let entries = gateway.json(&["audit", "list"])["entries"].as_array().unwrap().len();
     assert_eq!(gateway.stop(), Some(0));
     let found = gateway.json(&["store", "check"]);
-    assert_eq!(found, json!({ "ok": true, "readable": entries, "damaged": [] }));
+    assert_eq!(found, json!({ "ok": true, "readable": entries, "damaged": [], "moved": null }));
     std::fs::remove_dir_all(gateway.path("data")).unwrap();
     let gone = gateway.cli(&["store", "check"]);
     assert_eq!(gone.status.code(), Some(1));

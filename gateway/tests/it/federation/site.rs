@@ -218,6 +218,14 @@ impl Site {
         end(runtime).await;
     }
 
+    /// Waits until the gateway ended by itself; why it did.
+    pub(super) async fn ended(&mut self) -> RunError {
+        let Running { runtime, task, .. } = self.running.take().expect("it runs");
+        let ended = tokio::time::timeout(PATIENCE, task).await.expect("it ends").unwrap();
+        end(runtime).await;
+        ended.expect_err("nobody stopped it")
+    }
+
     /// Where its federation port really is.
     pub(super) fn link_address(&self) -> SocketAddr {
         self.running.as_ref().expect("it runs").listening.link

@@ -95,7 +95,7 @@ fn a_walk_does_not_keep_a_gateway_from_dropping_its_parts() {
         }
     })
     .unwrap();
-    assert_eq!(database.sql("SELECT count(*) FROM parts"), "2");
+    outage::eventually(|| database.sql("SELECT count(*) FROM parts") == "2");
 }
 
 #[test]

@@ -23,6 +23,17 @@ fn behind_proxy(database: &Database, patience: Duration) -> (Proxy, PostgresOpti
     (proxy, postgres_options(&url, 7).timed(LONG, patience))
 }
 
+/// Waits for what happens soon.
+pub(super) fn eventually(mut happened: impl FnMut() -> bool) {
+    for _ in 0..1000 {
+        if happened() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    panic!("it did not happen");
+}
+
 /// The commits of a run of the script, with those that opening and closing make.
 fn commits_of_a_run() -> u32 {
     let database = Database::new();
@@ -197,6 +208,39 @@ fn a_second_gateway_is_refused_while_the_lease_is_held_and_let_in_when_it_is_giv
 }
 
 #[test]
+fn a_store_that_takes_long_to_open_keeps_its_lease_meanwhile() {
+    let database = &Database::new();
+    let store = PostgresStore::open(&database.options(7)).unwrap();
+    commit(&store, vec![append(INBOX, 1, 3, 100)]).unwrap();
+    drop(store);
+    let number = |sql: &str| database.sql(sql).parse::<i64>().unwrap();
+    let (token, commits) = ("SELECT token FROM leases", "SELECT commits FROM leases");
+    let (token_before, commits_before) = (number(token), number(commits));
+    // As if there were a million blocks to go through: what of them is gone takes several leases to tell.
+    let _ = database.sql(
+        "ALTER TABLE gone RENAME TO gone_rows; INSERT INTO gone_rows VALUES (-1, -1);
+         CREATE VIEW gone AS WITH slow AS MATERIALIZED (SELECT part, block, pg_sleep(4) FROM gone_rows)
+             SELECT part, block FROM slow;
+         CREATE RULE into_rows AS ON INSERT TO gone DO INSTEAD
+             INSERT INTO gone_rows VALUES (NEW.part, NEW.block)",
+    );
+    let opened = std::thread::scope(|scope| {
+        let lease = Duration::from_millis(1500);
+        let opening = scope.spawn(move || PostgresStore::open(&database.options(7).timed(lease, PATIENCE)));
+        eventually(|| number(token) == token_before + 1);
+        let late = PostgresStore::open(&database.options(7)).unwrap_err();
+        assert!(matches!(late, StoreError::Locked { .. }), "{late}");
+        assert!(!opening.is_finished());
+        opening.join().unwrap()
+    });
+    let store = opened.unwrap();
+    let renewed = number(commits) - commits_before;
+    assert!(number(token) == token_before + 1 && renewed > 6, "{renewed}");
+    commit(&store, vec![append(INBOX, 4, 3, 100)]).unwrap();
+    assert_eq!(seqs(&read(&store, INBOX, 0)), [1, 2, 3, 4, 5, 6]);
+}
+
+#[test]
 fn a_holder_that_was_taken_over_from_changes_nothing_any_more() {
     let database = Database::new();
     let stale = PostgresStore::open(&database.options(7).timed(LONG, PATIENCE)).unwrap();
@@ -213,6 +257,19 @@ fn a_holder_that_was_taken_over_from_changes_nothing_any_more() {
     drop(stale);
     assert_eq!(Model::of(&store), model);
     commit(&store, vec![append(INBOX, 7, 3, 100)]).unwrap();
+}
+
+#[test]
+fn a_database_that_does_not_let_us_make_tables_says_so_and_may_be_mended() {
+    let Database { server, name } = Database::new();
+    server.query(&name, &format!("CREATE USER {name} PASSWORD '{}'", postgres::PASSWORD.replace('\'', "''")));
+    let url = server.url(&name).replace(postgres::USER, &name);
+    let refused = PostgresStore::open(&postgres_options(&url, 7)).unwrap_err();
+    let StoreError::Unavailable(why) = &refused else { panic!("{refused}") };
+    assert!(why.contains("permission denied for database"), "{why}");
+    server.query(&name, &format!("GRANT CREATE ON DATABASE {name} TO {name}"));
+    let store = PostgresStore::open(&postgres_options(&url, 7)).unwrap();
+    commit(&store, vec![append(INBOX, 1, 3, 100)]).unwrap();
 }
 
 #[test]
