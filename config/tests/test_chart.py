@@ -144,15 +144,13 @@ def secret_sources(volume):
     return [(secret["secretName"], secret.get("items"), secret.get("optional"))], secret["defaultMode"]
 
 
-def stored_secret(name, next_key):
-    """The files of a Secret, as the manual makes it; None when there is none."""
+def stored_secret(name):
+    """The files of a Secret, as the manual makes it."""
     made = secrets()
     known = {"trunkline-gateway": "gateway", "trunkline-relay": "relay", "trunkline-bootstrap": "bootstrap"}
     if name in known:
         return {file.name: file.read_bytes() for file in (made / known[name]).iterdir()}
     current = {end: (made / f"gateway/current.{end}").read_bytes() for end in ("crt", "key")}
-    if name == "trunkline-gateway-next":
-        return {f"next.{end}": text for end, text in current.items()} if next_key else None
     if name == "database-app":
         return {"password": b"from elsewhere\n"}
     if name == "database-ca":
@@ -173,10 +171,8 @@ class Pod:
                 for key, text in rendered.config(volume["configMap"]["name"]).items():
                     (here / key).write_text(text)
             sources, mode = secret_sources(volume)
-            for secret, items, optional in sources:
-                stored = stored_secret(secret, next_key=False)
-                assert stored is not None or optional, f"{secret} is not there, and must be"
-                stored = stored or {}
+            for secret, items, _ in sources:
+                stored = stored_secret(secret)
                 for item in items or [{"key": key, "path": key} for key in stored]:
                     assert not (here / item["path"]).exists(), f"{item['path']} twice"
                     (here / item["path"]).write_bytes(stored[item["key"]])

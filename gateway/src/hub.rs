@@ -225,6 +225,11 @@ impl Hub {
         *self.version.borrow()
     }
 
+    /// The same as it changes, whoever leads.
+    pub(crate) fn directory_version_watch(&self) -> watch::Receiver<u64> {
+        self.version.clone()
+    }
+
     /// The directory's changes from now on.
     pub(crate) fn changes(&self) -> Changes {
         let mut changes = Changes { version: self.version.clone(), standing: self.standing.clone() };

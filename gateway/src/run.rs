@@ -30,7 +30,7 @@ use trunkline_http::serve::{self, Limits};
 
 use crate::admin::{About, AdminState, Readiness};
 use crate::config::engine::{self, Engine, EngineError};
-use crate::config::{ApiConfig, Config, ConfigError, LogFormat};
+use crate::config::{ApiConfig, Config, ConfigError, IdentityMode, LogFormat};
 use crate::driver::{self, Driver, FreeBytes, Membership, OpenStore};
 use crate::hub::Hub;
 use crate::identity::{Files, Identity, IdentityError};
@@ -38,7 +38,7 @@ use crate::init::{self, BootstrapError, bootstrap};
 use crate::link::{LinkConfig, Links, StartError};
 use crate::relays::{self, Relays};
 use crate::replica::trust::TrustError;
-use crate::replica::{Standing, Trust, lead, pass};
+use crate::replica::{Standing, Trust, certificate, lead, pass};
 use crate::store::postgres::PostgresStore;
 use crate::store::redb::RedbStore;
 use crate::store::{StoreError, space};
@@ -281,6 +281,10 @@ impl Gateway {
     pub async fn serve(self, shutdown: Shutdown, reload: Option<Reload>) -> Result<(), RunError> {
         let Self { config, hub, driver, replica, announce } = self;
         let identity = open_identity(&config)?;
+        let is_pinned = config.identity.mode == IdentityMode::Pinned;
+        if is_pinned {
+            certificate::settle(&hub, &identity)?;
+        }
         let _watch =
             identity.watch(report_reload).inspect_err(|error| warn!(%error, "SIGHUP still reloads")).ok();
         let link_config = LinkConfig {
@@ -322,6 +326,9 @@ impl Gateway {
             tasks.spawn(reload_on_signal(reload, Arc::clone(&identity), tls, apis_stop.clone()));
         }
         tasks.spawn(upkeep(hub.clone(), config.values(), apis_stop.clone()));
+        if is_pinned {
+            tasks.spawn(certificate::follow(hub.clone(), Arc::clone(&identity), apis_stop.clone()));
+        }
         if replica.is_some() {
             tasks.spawn(bootstrap_one(config.data_dir.clone(), hub.clone(), apis_stop.clone()));
         }
@@ -344,7 +351,7 @@ impl Gateway {
         let replicas = match replica {
             Some(replica) => {
                 let own = Arc::clone(&identity);
-                tasks.spawn(same_certificate(hub.clone(), Arc::clone(&identity), apis_stop.clone()));
+                tasks.spawn(certificate::compare(hub.clone(), Arc::clone(&identity), apis_stop.clone()));
                 let parts = lead::Parts {
                     hub: hub.clone(),
                     links: Arc::clone(&links),
@@ -501,32 +508,6 @@ fn serve_replicas(
     listener.set_nonblocking(true).map_err(system("listening for replicas"))?;
     let listener = TcpListener::from_std(listener).map_err(system("listening for replicas"))?;
     Ok(serve::serve(listener, Some(TlsAcceptor::from(trust.server())), router, lead::LIMITS, stop))
-}
-
-/// Says so when this replica shows peers another certificate than the one that leads: peers that were told of one key
-/// refuse the other.
-async fn same_certificate(hub: Hub, identity: Arc<Identity>, mut stop: watch::Receiver<bool>) {
-    let mut ticks = tokio::time::interval(metrics::UPKEEP_EVERY);
-    let mut said = None;
-    loop {
-        tokio::select! {
-            _ = ticks.tick() => {}
-            _ = stop.wait_for(|stop| *stop) => return,
-        }
-        let Standing::Following(leader) = hub.standing() else { continue };
-        let (ours, theirs) = (identity.current().pin().to_string(), leader.pin().await);
-        let differs = theirs.filter(|theirs| *theirs != ours).map(|theirs| (ours, theirs));
-        if let Some((ours, theirs)) = differs.as_ref().filter(|_| differs != said) {
-            warn!(
-                ours,
-                theirs,
-                leader = leader.address(),
-                "this replica shows peers another certificate than the one that leads: copy identity/ from there, \
-                 then reload this one"
-            );
-        }
-        said = differs;
-    }
 }
 
 /// What `init` left for the first start is carried out by the replica that leads first. The others' copies of it are

@@ -11,6 +11,7 @@ use trunkline_common::token::TokenHash;
 use crate::administrator::AdministratorOp;
 use crate::bundle::Bundle;
 use crate::directory::{LocalDomain, PeerState, Role, Webhook};
+use crate::identity::PemPair;
 use crate::key::ApiKey;
 use crate::pin::{Pin, PinEntry};
 use crate::policy::Policy;
@@ -98,6 +99,13 @@ pub enum AdminOp {
         /// Its DER.
         certificate: bytes::Bytes,
     },
+    /// The same, with the pairs kept in the store, which replicas share. What it has already counts before what is given.
+    IdentityKeep {
+        /// In use.
+        current: PemPair,
+        /// Used next.
+        next: PemPair,
+    },
     /// A line for the audit log about something the shell did itself, such as a lock-out.
     Note {
         /// Verb, for example `login.lockout`.
@@ -105,7 +113,8 @@ pub enum AdminOp {
         /// On what.
         target: String,
     },
-    /// The announced certificate is in use from now on: nothing is announced any more.
+    /// The announced certificate is in use from now on, from the store where that keeps the pairs: nothing is announced
+    /// any more.
     IdentityActivate {
         /// Its pin.
         pin: Pin,

@@ -1,12 +1,14 @@
 //! Who is who: the peers, networks and administrators an operator set up, as records that rest in the store.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use trunkline_common::ids::{Domain, NetworkId};
 use trunkline_common::token::TokenHash;
 
 use crate::administrator::Administrator;
+use crate::identity::PemPairs;
 use crate::key::ApiKey;
 use crate::pin::PinSet;
 use crate::policy::Policy;
@@ -192,6 +194,7 @@ pub struct Directory {
     tokens: BTreeMap<String, AdminToken>,
     administrators: BTreeMap<String, Administrator>,
     settings: Overrides,
+    identity: Option<Arc<PemPairs>>,
     /// Whose users have this domain.
     domains: HashMap<Domain, Owner>,
 }
@@ -204,6 +207,8 @@ struct Records {
     tokens: Vec<AdminToken>,
     administrators: Vec<Administrator>,
     settings: Overrides,
+    #[serde(default)]
+    identity: Option<PemPairs>,
 }
 
 /// Whose users have a domain.
@@ -228,6 +233,7 @@ impl Directory {
             tokens: self.tokens.values().cloned().collect(),
             administrators: self.administrators.values().cloned().collect(),
             settings: self.settings,
+            identity: self.identity.as_deref().cloned(),
         };
         serde_json::to_vec(&records).expect("records have string keys only")
     }
@@ -237,8 +243,9 @@ impl Directory {
     /// # Errors
     /// When it is something else.
     pub fn from_json(json: &[u8]) -> Result<Self, StateError> {
-        let Records { peers, networks, tokens, administrators, settings } = from_json("directory", json)?;
-        let mut directory = Self { settings, ..Self::default() };
+        let Records { peers, networks, tokens, administrators, settings, identity } =
+            from_json("directory", json)?;
+        let mut directory = Self { settings, identity: identity.map(Arc::new), ..Self::default() };
         peers.into_iter().for_each(|peer| directory.recover_peer(peer));
         networks.into_iter().for_each(|network| directory.recover_network(network));
         tokens.into_iter().for_each(|token| directory.put_token(token));
@@ -277,6 +284,12 @@ impl Directory {
     #[must_use]
     pub fn settings(&self) -> &Overrides {
         &self.settings
+    }
+
+    /// Our own key pairs, once replicas share them; else each gateway has them in files.
+    #[must_use]
+    pub fn identity(&self) -> Option<&Arc<PemPairs>> {
+        self.identity.as_ref()
     }
 
     /// A peer by number.
@@ -395,6 +408,11 @@ impl Directory {
     /// Replaces the settings.
     pub fn set_settings(&mut self, settings: Overrides) {
         self.settings = settings;
+    }
+
+    /// Replaces our own key pairs.
+    pub(crate) fn set_identity(&mut self, identity: Arc<PemPairs>) {
+        self.identity = Some(identity);
     }
 
     /// Who owns a domain other than the one asking, as text for an error.

@@ -11,6 +11,7 @@
 //! Who is who:
 //! - [`directory`], [`policy`]: peers, networks, tokens, and who may write to whom
 //! - [`administrator`], [`settings`]: who may log in to the console, and what is set there
+//! - [`identity`]: who we are ourselves, where replicas share that
 //! - [`admin`], [`audit`]: what operators ask for, and the record of it
 //!
 //! The journey of one envelope through [`core`]:
@@ -37,6 +38,7 @@ mod departure;
 pub mod directory;
 pub mod envelope;
 pub mod frame;
+pub mod identity;
 mod inbound;
 pub mod key;
 pub mod lane;

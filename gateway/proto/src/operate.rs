@@ -167,23 +167,15 @@ impl Core {
             AdminOp::OutboxRetry(domain) => self.retry(now, domain),
             AdminOp::OutboxPurge { domain, lane } => self.purge(now, &domain, lane),
             AdminOp::IdentityAnnounce { certificate } => {
-                Pin::of_certificate(&certificate).map_err(|error| invalid(error.to_string()))?;
-                self.put(now, &Key::NextCertificate, certificate.clone());
-                self.next_certificate = Some(certificate);
-                for key in self.peers.keys().copied().collect::<Vec<_>>() {
-                    self.announce(key);
-                }
+                self.announce_next(now, certificate)?;
                 done()
             }
-            AdminOp::IdentityActivate { .. } => {
-                self.next_certificate = None;
-                self.delete(now, &Key::NextCertificate);
-                for key in self.peers.keys().copied().collect::<Vec<_>>() {
-                    self.delete(now, &Key::Ready(key));
-                    if let Some(peer) = self.peers.get_mut(&key) {
-                        peer.ready = None;
-                    }
-                }
+            AdminOp::IdentityKeep { current, next } => {
+                self.keep_next(now, current, next)?;
+                done()
+            }
+            AdminOp::IdentityActivate { pin } => {
+                self.activate_next(now, pin)?;
                 done()
             }
             AdminOp::Note { .. } => done(),
@@ -641,7 +633,7 @@ fn describe(op: &AdminOp) -> (&'static str, String) {
         AdminOp::Settings(_) => ("settings.change", "console"),
         AdminOp::OutboxRetry(domain) => ("outbox.retry", domain.as_ref().map_or("all", Domain::as_str)),
         AdminOp::OutboxPurge { domain, .. } => ("outbox.purge", domain.as_str()),
-        AdminOp::IdentityAnnounce { .. } => ("identity.announce", "all"),
+        AdminOp::IdentityAnnounce { .. } | AdminOp::IdentityKeep { .. } => ("identity.announce", "all"),
         AdminOp::Note { action, target } => (*action, target.as_str()),
         AdminOp::IdentityActivate { pin } => return ("identity.activate", pin.to_string()),
     };

@@ -1,6 +1,7 @@
 //! Making the core from what a store holds: the only way it starts, whether on the first day or after a crash.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use prost::Message;
@@ -166,6 +167,7 @@ impl Recovery {
             }
             Key::Rewind(peer) => self.rewind.push(peer),
             Key::NextCertificate => core.next_certificate = Some(value),
+            Key::Identity => core.directory.set_identity(Arc::new(from_json("identity", &value)?)),
             Key::AuditHead => {
                 core.audit_head =
                     String::from_utf8(value.to_vec()).map_err(|_| StateError { what: "audit head" })?;

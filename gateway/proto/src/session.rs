@@ -209,19 +209,14 @@ impl Core {
         }
     }
 
-    /// Announces our next certificate to a peer that has not stored it.
-    pub(crate) fn announce(&mut self, key: PeerKey) {
-        let Some(certificate) = self.next_certificate.clone() else { return };
-        let Some(peer) = self.peers.get(&key).filter(|peer| peer.up) else { return };
-        let pin = Pin::of_certificate(&certificate).ok();
-        if let Some(link) = peer.link
-            && peer.ready != pin
-        {
-            self.send(
-                link,
-                Body::Keys(wire::Keys { next_certificate: certificate, next_key_id: String::new() }),
-            );
-        }
+    /// What tells a linked peer that has not stored it of our next certificate.
+    pub(crate) fn announcement(&self, key: PeerKey) -> Option<(LinkId, Body)> {
+        let next_certificate = self.next_certificate.clone()?;
+        let peer = self.peers.get(&key).filter(|peer| peer.up)?;
+        let link = peer.link?;
+        let is_known = peer.ready == Pin::of_certificate(&next_certificate).ok();
+        let keys = wire::Keys { next_certificate, next_key_id: String::new() };
+        (!is_known).then_some((link, Body::Keys(keys)))
     }
 
     /// A peer that knocked is refused: our operator sees what the peer's is told. Its certificate must be the peer's,
@@ -504,7 +499,9 @@ impl Core {
         }
         self.peer_up(now, key, id);
         self.end_rewind(now, key);
-        self.announce(key);
+        if let Some((link, keys)) = self.announcement(key) {
+            self.send(link, keys);
+        }
         self.pump(now, key);
         Ok(())
     }

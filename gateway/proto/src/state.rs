@@ -47,6 +47,8 @@ pub enum Key {
     Rewind(PeerKey),
     /// DER of our next certificate.
     NextCertificate,
+    /// Our key pairs, JSON, once replicas share them.
+    Identity,
     /// Hash of the last audit entry.
     AuditHead,
 }
@@ -100,6 +102,7 @@ impl Key {
             Self::Ready(peer) => put_numbered(&mut out, b'k', peer.0),
             Self::Rewind(peer) => put_numbered(&mut out, b'w', peer.0),
             Self::NextCertificate => out.push(b'x'),
+            Self::Identity => out.push(b'y'),
             Self::AuditHead => out.push(b'a'),
         }
         out
@@ -137,6 +140,7 @@ impl Key {
             b'k' => Self::Ready(PeerKey(number()?)),
             b'w' => Self::Rewind(PeerKey(number()?)),
             b'x' => Self::NextCertificate,
+            b'y' => Self::Identity,
             b'a' => Self::AuditHead,
             _ => return Err(error),
         })
@@ -225,6 +229,7 @@ mod tests {
             Key::Ready(PeerKey(5)),
             Key::Rewind(PeerKey(5)),
             Key::NextCertificate,
+            Key::Identity,
             Key::AuditHead,
         ];
         for key in keys {

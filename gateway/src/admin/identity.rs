@@ -1,4 +1,7 @@
-//! Our certificate, and its rotation: the next one is announced to peers before it is used.
+//! Our certificate, and its rotation: the next one is announced to peers before it is used. Of replicas, the one that leads
+//! carries this out, and the pairs rest in the store.
+
+use std::sync::Arc;
 
 use axum::extract::State;
 use axum::{Extension, Json};
@@ -15,6 +18,7 @@ use super::auth::Actor;
 use super::{AdminState, Answer, fail};
 use crate::config::IdentityMode;
 use crate::identity::{IdentityError, KeyPair};
+use crate::replica::certificate;
 
 /// Who we are to peers.
 #[derive(Debug, Serialize)]
@@ -59,7 +63,7 @@ pub(super) async fn show(State(state): State<AdminState>) -> Answer<Json<Identit
 pub(super) async fn certificate(
     State(state): State<AdminState>,
 ) -> ([(HeaderName, &'static str); 1], String) {
-    ([(CONTENT_TYPE, "application/x-pem-file")], state.identity.current().pem.clone())
+    ([(CONTENT_TYPE, "application/x-pem-file")], state.identity.current().pem().certificate.clone())
 }
 
 pub(super) async fn rotate(
@@ -67,8 +71,11 @@ pub(super) async fn rotate(
     Extension(actor): Extension<Actor>,
 ) -> Answer<Json<IdentityView>> {
     refuse_in_ca_mode(&state)?;
-    let identity = state.identity.clone();
-    let next = blocking(move || identity.make_next()).await?.map_err(|error| fail::identity(&error))?;
+    settle(&state)?;
+    let identity = Arc::clone(&state.identity);
+    let in_store = is_kept_in_store(&state);
+    let make = move || if in_store { identity.next_or_new() } else { identity.make_next() };
+    let next = blocking(make).await?.map_err(|error| fail::identity(&error))?;
     announce(&state, &actor, &next).await?;
     view(&state).await.map(Json)
 }
@@ -79,6 +86,7 @@ pub(super) async fn activate(
     OptionalJson(Activate { force }): OptionalJson<Activate>,
 ) -> Answer<Json<IdentityView>> {
     refuse_in_ca_mode(&state)?;
+    settle(&state)?;
     let next = state.identity.next().ok_or_else(|| fail::identity(&IdentityError::NoNext))?;
     // A crash may have come between making the pair and announcing it: what peers are ready for is then another.
     announce(&state, &actor, &next).await?;
@@ -92,16 +100,38 @@ pub(super) async fn activate(
         );
         return Err(fail::conflict(detail));
     }
-    let identity = state.identity.clone();
-    let current = blocking(move || identity.promote()).await?.map_err(|error| fail::identity(&error))?;
-    let activated = AdminOp::IdentityActivate { pin: current.pin() };
-    state.hub.admin(&actor.label, activated).await.map_err(fail::admin)?;
+    if !is_kept_in_store(&state) {
+        let identity = state.identity.clone();
+        blocking(move || identity.promote()).await?.map_err(|error| fail::identity(&error))?;
+    }
+    state
+        .hub
+        .admin(&actor.label, AdminOp::IdentityActivate { pin: next.pin() })
+        .await
+        .map_err(fail::admin)?;
+    settle(&state)?;
     view(&state).await.map(Json)
 }
 
+/// Announces the pair that comes next.
 async fn announce(state: &AdminState, actor: &Actor, next: &KeyPair) -> Answer<()> {
-    let op = AdminOp::IdentityAnnounce { certificate: bytes::Bytes::copy_from_slice(next.der()) };
-    state.hub.admin(&actor.label, op).await.map_err(fail::admin).map(drop)
+    let op = if is_kept_in_store(state) {
+        AdminOp::IdentityKeep { current: state.identity.current().pem().clone(), next: next.pem().clone() }
+    } else {
+        AdminOp::IdentityAnnounce { certificate: bytes::Bytes::copy_from_slice(next.der()) }
+    };
+    state.hub.admin(&actor.label, op).await.map_err(fail::admin)?;
+    settle(state)
+}
+
+/// Whether the store has the pairs, or gets them with the first rotation: so that replicas share them.
+fn is_kept_in_store(state: &AdminState) -> bool {
+    state.identity.is_kept() || state.about.replica.is_some()
+}
+
+/// Uses what the store has, without waiting for who follows that.
+fn settle(state: &AdminState) -> Answer<()> {
+    certificate::settle(&state.hub, &state.identity).map_err(|error| fail::identity(&error))
 }
 
 async fn view(state: &AdminState) -> Answer<IdentityView> {
@@ -127,7 +157,7 @@ fn pair(pair: &KeyPair) -> PairView {
         subject: certificate.subject.clone(),
         issuer: certificate.issuer.clone(),
         dns_names: certificate.dns_names.clone(),
-        certificate: pair.pem.clone(),
+        certificate: pair.pem().certificate.clone(),
     }
 }
 

@@ -249,7 +249,7 @@ fn signed(
         audience,
         local_domains: state.hub.directory().local_domains(),
         endpoints: state.about.advertise.clone(),
-        certificate: current.pem.clone(),
+        certificate: current.pem().certificate.clone(),
         pin: current.pin(),
         api_key,
         expires,

@@ -25,6 +25,11 @@ impl Files {
     pub fn named(dir: &Path, name: &str) -> Self {
         Self { key: dir.join(format!("{name}.key")), certificate: dir.join(format!("{name}.crt")) }
     }
+
+    /// What stands for them of a pair that the store keeps, in texts.
+    pub(super) fn in_store() -> Self {
+        Self { key: "the key in the store".into(), certificate: "the certificate in the store".into() }
+    }
 }
 
 pub(super) fn read_file(path: &Path) -> Result<Vec<u8>, IdentityError> {

@@ -14,12 +14,14 @@
 //! - `followers`: who follows, and how they tell
 //! - `relay`: a peer's link that came in at a follower, between the two
 //! - `pass`: operators' requests, passed on
+//! - `certificate`: the one that all of them show peers
 
 use std::time::Duration;
 
 use http::HeaderName;
 use trunkline_http::serve::KeepAlive;
 
+pub(crate) mod certificate;
 pub(crate) mod follow;
 mod followers;
 pub(crate) mod lead;

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 mod delivery;
 mod demand;
+mod identity;
 mod load;
 mod manual;
 mod moving;

@@ -7,6 +7,7 @@ mod delivery;
 mod departures;
 mod fuzz_seeds;
 mod hostile;
+mod identity;
 mod lanes;
 mod ledger;
 mod links;

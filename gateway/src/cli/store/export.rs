@@ -338,6 +338,7 @@ fn kind_of(key: &Key) -> &'static str {
         Key::Ready(_) => "ready",
         Key::Rewind(_) => "rewind",
         Key::NextCertificate => "next certificate",
+        Key::Identity => "identity",
         Key::AuditHead => "audit head",
     }
 }

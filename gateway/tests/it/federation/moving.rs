@@ -14,7 +14,7 @@ use trunkline_testkit::postgres;
 use super::*;
 
 /// Moves a site's store, as `store migrate` does.
-async fn moved(site: &mut Site, to_database: bool) -> Moved {
+pub(super) async fn moved(site: &mut Site, to_database: bool) -> Moved {
     let config = site.config().clone();
     let work = move || {
         let files: Arc<dyn Store> = RedbStore::open(&engine::embedded(&config).unwrap()).unwrap();

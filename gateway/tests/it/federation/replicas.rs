@@ -18,7 +18,7 @@ use super::*;
 const TAKEOVER_MAX: Duration = Duration::from_secs(5);
 
 /// A plan for a replica whose store is this database.
-fn on_database(plan: Plan, store: String) -> Plan {
+pub(super) fn on_database(plan: Plan, store: String) -> Plan {
     let password = plan.site().path("database.password");
     std::fs::write(&password, PASSWORD).unwrap();
     std::fs::set_permissions(&password, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
@@ -32,14 +32,14 @@ fn on_database(plan: Plan, store: String) -> Plan {
     })
 }
 
-fn database() -> (&'static Server, String) {
+pub(super) fn database() -> (&'static Server, String) {
     let server = postgres::shared();
     let url = server.url(&server.database());
     (server, url)
 }
 
 /// Two replicas of a domain: the first one leads.
-async fn two_replicas(domain: &str) -> (Site, Site) {
+pub(super) async fn two_replicas(domain: &str) -> (Site, Site) {
     let (_, url) = database();
     let first = on_database(Plan::new(domain), url.clone()).start().await;
     let second = on_database(Plan::replica_of(&first), url).start().await;
@@ -48,7 +48,7 @@ async fn two_replicas(domain: &str) -> (Site, Site) {
 }
 
 /// What a replica says that it does.
-async fn standing(site: &Site) -> String {
+pub(super) async fn standing(site: &Site) -> String {
     let (_, metrics) = site.admin(Method::GET, "/metrics", &Value::Null).await;
     let metrics = metrics.as_str().unwrap_or_default();
     let line =
@@ -56,12 +56,12 @@ async fn standing(site: &Site) -> String {
     line.and_then(|line| line.split('"').nth(1)).unwrap_or("unknown").to_owned()
 }
 
-async fn stands(site: &Site, expected: &str) -> Duration {
+pub(super) async fn stands(site: &Site, expected: &str) -> Duration {
     eventually(expected, async || standing(site).await == expected).await
 }
 
 /// Writes from one user of a deployment to another: in at one replica, out at another.
-async fn exchange(through: &Site, out_of: &Site) {
+pub(super) async fn exchange(through: &Site, out_of: &Site) {
     let (status, result) = through.api.submit(&through.user("ann"), &through.user("bob")).await;
     assert_eq!(status, 202, "{result}");
     assert_eq!(out_of.api.receive().await["id"], result["id"]);
