@@ -25,7 +25,7 @@ pub use trunkline_common::units::{Size, Span};
 
 pub use crate::link::Congestion;
 pub use crate::relays::RelayConfig;
-use trunkline_postgres::{Address, Protection};
+use trunkline_postgres::Address;
 
 /// The commented example, with every setting at its default. `init` writes it with a deployment's own values.
 pub const EXAMPLE: &str = include_str!("../../config/gateway.toml");
@@ -319,15 +319,7 @@ impl Config {
     fn check_store(&self) -> Result<(), (&'static str, String)> {
         match self.store.as_str() {
             "redb" => Ok(()),
-            url if Address::is_meant(url) => match url.parse::<Address>() {
-                Ok(address)
-                    if address.protection() == Protection::Verified && self.store_ca_file.is_none() =>
-                {
-                    Err(("store", "sslmode=verify-full: expected store_ca_file with it".into()))
-                }
-                Ok(_) => Ok(()),
-                Err(problem) => Err(("store", problem)),
-            },
+            url if Address::is_meant(url) => engine::settings(self, url).check(),
             other => Err((
                 "store",
                 format!("expected \"redb\", the embedded store, or a postgres:// address, found `{other}`"),

@@ -11,6 +11,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use trunkline_common::config::{self, Source};
 use trunkline_common::telemetry;
+use trunkline_postgres::settings::Settings as Database;
 
 mod ports;
 
@@ -19,8 +20,8 @@ pub use trunkline_common::config::ConfigError;
 pub use trunkline_common::units::{Size, Span};
 
 use crate::api::cors::Origin;
+use crate::registry;
 use crate::registry::rows::plain_url;
-use crate::registry::settings::Settings as Registry;
 use crate::sdp::CodecName;
 
 /// The commented example, with every setting at its default. `init` writes it with a node's own values.
@@ -272,18 +273,16 @@ impl Config {
         (port > 0).then(|| format!("turns:{name}:{port}?transport=tcp"))
     }
 
-    /// The registry's settings.
+    /// Which database the registry is in, if there is one.
     #[must_use]
-    pub fn registry(&self) -> Registry<'_> {
-        Registry {
-            address: &self.registry,
-            password_file: self.registry_password_file.as_ref(),
-            ca_file: self.registry_ca_file.as_ref(),
-        }
+    pub fn registry(&self) -> Option<Database<'_>> {
+        let (password, authorities) =
+            (self.registry_password_file.as_deref(), self.registry_ca_file.as_deref());
+        registry::settings::database(&self.registry, password, authorities)
     }
 
     fn check_registry(&self) -> Result<(), Fault> {
-        self.registry().check()?;
+        registry::settings::check(self.registry())?;
         if let Some(problem) = self.registry_api.as_deref().and_then(|api| plain_url(api).err()) {
             return Err(("registry_api", format!("expected \"http://10.0.0.3:8444\", say: {problem}")));
         }

@@ -20,6 +20,7 @@ use trunkline_common::telemetry;
 use trunkline_common::token::TokenHash;
 use trunkline_http::serve::tls::{Tls, TlsError};
 use trunkline_http::serve::{self, Limits};
+use trunkline_postgres::settings::SettingsError;
 
 use crate::api::{self, Api, Parts};
 use crate::check::{media_tls_files, tls_files};
@@ -32,7 +33,6 @@ use crate::records::{Book, Recorder, RecordsError, Settings as RecordsSettings, 
 use crate::registry::node::Registration;
 use crate::registry::proof::Prover;
 use crate::registry::rows::NodeRow;
-use crate::registry::settings::SettingsError;
 use crate::tcp::PROTOCOLS;
 use crate::token::{KeyError, Tokens};
 
@@ -216,10 +216,8 @@ async fn record(book: Arc<Book>, mut events: mpsc::Receiver<CallEvent>, mut stop
 
 /// What the node says of itself in the registry, if there is one. `api` is where its API listens.
 fn registration(config: &Config, api: SocketAddr) -> Result<Option<Registration>, RunError> {
-    let Some((access, tunnel)) = config.registry().access("trunkline-relay node")?.zip(config.ingress.listen)
-    else {
-        return Ok(None);
-    };
+    let Some((database, tunnel)) = config.registry().zip(config.ingress.listen) else { return Ok(None) };
+    let access = database.access("trunkline-relay node")?;
     let scheme = if config.api.tls_certificate.is_some() { "https" } else { "http" };
     let api = config.registry_api.clone().unwrap_or_else(|| format!("{scheme}://{api}"));
     let row = NodeRow {

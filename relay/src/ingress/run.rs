@@ -14,6 +14,7 @@ use trunkline_common::shutdown::{self, Reload, Shutdown};
 use trunkline_common::telemetry;
 use trunkline_http::serve;
 use trunkline_http::serve::tls::{Tls, TlsError};
+use trunkline_postgres::settings::SettingsError;
 
 use super::check::{api_tls_files, tls_files};
 use super::config::IngressConfig;
@@ -23,7 +24,6 @@ use super::plane::{Plane, StartError};
 use super::registered::Registered;
 use crate::key::{self, KeyError};
 use crate::metrics;
-use crate::registry::settings::SettingsError;
 use crate::tcp::PROTOCOLS;
 
 /// How long stopping may take before what is not finished is cut off.
@@ -120,7 +120,8 @@ pub async fn serve(
     });
     let nodes = nodes.collect::<Result<Vec<_>, RunError>>()?;
     let authorities = config.api.nodes_ca.as_deref().map(front::authorities).transpose()?.unwrap_or_default();
-    let registry = config.registry().access("trunkline-relay ingress")?;
+    let registry =
+        config.registry().map(|database| database.access("trunkline-relay ingress")).transpose()?;
     let address = config.api.listen;
     let listener = TcpListener::bind(address).await;
     let listener = listener.map_err(|source| RunError::Listen { address, source })?;
