@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 use trunkline_common::secret::{self, SecretError};
-use trunkline_common::shutdown::{self, Reload, Shutdown};
+use trunkline_common::shutdown::{self, Reload, Shutdown, SystemError, system};
 use trunkline_common::telemetry;
 use trunkline_common::token::TokenHash;
 use trunkline_http::serve::tls::{Tls, TlsError};
@@ -84,17 +84,8 @@ pub enum RunError {
     #[error(transparent)]
     Telemetry(#[from] telemetry::TelemetryError),
     /// The operating system.
-    #[error("{what}: {source}")]
-    System {
-        /// What was tried.
-        what: &'static str,
-        /// Why not.
-        source: io::Error,
-    },
-}
-
-fn system(what: &'static str) -> impl FnOnce(io::Error) -> RunError {
-    move |source| RunError::System { what, source }
+    #[error(transparent)]
+    System(#[from] SystemError),
 }
 
 /// Runs a node until a signal tells it to stop.
@@ -104,15 +95,9 @@ fn system(what: &'static str) -> impl FnOnce(io::Error) -> RunError {
 pub fn run(config: &Config) -> Result<(), RunError> {
     telemetry::init(&config.log)?;
     metrics::install();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let runtime = runtime.map_err(system("starting the runtime"))?;
-    let result = runtime.block_on(async {
-        let (_trigger, shutdown, reload) =
-            shutdown::on_signals(STOP_MAX).map_err(system("handling signals"))?;
+    shutdown::until_signal(STOP_MAX, async |shutdown, reload| {
         Box::pin(serve(config, shutdown, Some(reload))).await
-    });
-    runtime.shutdown_timeout(Duration::from_secs(1));
-    result
+    })
 }
 
 /// Serves calls until `shutdown` begins.

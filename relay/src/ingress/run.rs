@@ -10,7 +10,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::{info, warn};
-use trunkline_common::shutdown::{self, Reload, Shutdown};
+use trunkline_common::shutdown::{self, Reload, Shutdown, SystemError, system};
 use trunkline_common::telemetry;
 use trunkline_http::serve;
 use trunkline_http::serve::tls::{Tls, TlsError};
@@ -71,17 +71,8 @@ pub enum RunError {
     #[error(transparent)]
     Telemetry(#[from] telemetry::TelemetryError),
     /// The operating system.
-    #[error("{what}: {source}")]
-    System {
-        /// What was tried.
-        what: &'static str,
-        /// Why not.
-        source: io::Error,
-    },
-}
-
-fn system(what: &'static str) -> impl FnOnce(io::Error) -> RunError {
-    move |source| RunError::System { what, source }
+    #[error(transparent)]
+    System(#[from] SystemError),
 }
 
 /// Runs an ingress until a signal tells it to stop.
@@ -91,15 +82,9 @@ fn system(what: &'static str) -> impl FnOnce(io::Error) -> RunError {
 pub fn run(config: &IngressConfig) -> Result<(), RunError> {
     telemetry::init(&config.log)?;
     metrics::install();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let runtime = runtime.map_err(system("starting the runtime"))?;
-    let result = runtime.block_on(async {
-        let (_trigger, shutdown, reload) =
-            shutdown::on_signals(STOP_MAX).map_err(system("handling signals"))?;
+    shutdown::until_signal(STOP_MAX, async |shutdown, reload| {
         Box::pin(serve(config, shutdown, Some(reload))).await
-    });
-    runtime.shutdown_timeout(Duration::from_secs(1));
-    result
+    })
 }
 
 /// Forwards until `shutdown` begins.
