@@ -518,14 +518,8 @@ fn listen(field: &'static str, address: SocketAddr) -> Result<std::net::TcpListe
 async fn bind(field: &'static str, api: &ApiConfig) -> Result<(TcpListener, Option<Arc<Tls>>), RunError> {
     let listener = TcpListener::bind(api.listen).await;
     let listener = listener.map_err(|source| RunError::Listen { field, address: api.listen, source })?;
-    let tls = match (&api.tls_certificate, &api.tls_key) {
-        (Some(certificate), Some(key)) => {
-            let files = TlsFiles { certificate: certificate.clone(), key: key.clone() };
-            Some(Tls::load(files).map_err(|source| RunError::Tls { field, source: Box::new(source) })?)
-        }
-        _ => None,
-    };
-    Ok((listener, tls))
+    let tls = TlsFiles::of(&api.tls_certificate, &api.tls_key).map(Tls::load).transpose();
+    Ok((listener, tls.map_err(|source| RunError::Tls { field, source: Box::new(source) })?))
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use trunkline_common::config::{self, Source};
 use trunkline_common::telemetry;
+use trunkline_http::serve::tls::TlsFiles;
 use trunkline_postgres::settings::Settings as Database;
 
 mod ports;
@@ -361,11 +362,8 @@ impl Config {
 
 impl ApiConfig {
     fn check(&self) -> Result<(), Fault> {
-        match (&self.tls_certificate, &self.tls_key) {
-            (Some(_), None) => return Err(("api.tls_certificate", "expected api.tls_key with it".into())),
-            (None, Some(_)) => return Err(("api.tls_key", "expected api.tls_certificate with it".into())),
-            _ => {}
-        }
+        let names = ["api.tls_certificate", "api.tls_key"];
+        TlsFiles::check(&self.tls_certificate, &self.tls_key, names)?;
         short("api.origins", self.origins.len())
     }
 }
@@ -406,15 +404,8 @@ impl MediaConfig {
             let problem = format!("expected 1 to {PARTICIPANTS_CEILING}, found {}", self.worker_participants);
             return Err(("media.worker_participants", problem));
         }
-        match (&self.tls_certificate, &self.tls_key) {
-            (Some(_), None) => {
-                return Err(("media.tls_certificate", "expected media.tls_key with it".into()));
-            }
-            (None, Some(_)) => {
-                return Err(("media.tls_key", "expected media.tls_certificate with it".into()));
-            }
-            _ => {}
-        }
+        let names = ["media.tls_certificate", "media.tls_key"];
+        TlsFiles::check(&self.tls_certificate, &self.tls_key, names)?;
         if self.force_tcp && self.tcp_port == 0 {
             return Err(("media.force_tcp", "expected false, or a media.tcp_port that is not 0".into()));
         }

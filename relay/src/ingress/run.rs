@@ -13,10 +13,9 @@ use tracing::{info, warn};
 use trunkline_common::shutdown::{self, Reload, Shutdown, SystemError, system};
 use trunkline_common::telemetry;
 use trunkline_http::serve;
-use trunkline_http::serve::tls::{Tls, TlsError};
+use trunkline_http::serve::tls::{Tls, TlsError, TlsFiles};
 use trunkline_postgres::settings::SettingsError;
 
-use super::check::{api_tls_files, tls_files};
 use super::config::IngressConfig;
 use super::front::{self, FrontError, Upstream, Upstreams};
 use super::metrics::observe;
@@ -96,9 +95,11 @@ pub async fn serve(
     shutdown: Shutdown,
     reload: Option<Reload>,
 ) -> Result<(), RunError> {
-    let media_tls = tls_files(&config.media).map(|files| Tls::load_for(files, PROTOCOLS));
+    let media_tls = TlsFiles::of(&config.media.tls_certificate, &config.media.tls_key);
+    let media_tls = media_tls.map(|files| Tls::load_for(files, PROTOCOLS));
     let media_tls = media_tls.transpose().map_err(RunError::MediaTls)?;
-    let api_tls = api_tls_files(&config.api).map(Tls::load).transpose().map_err(RunError::ApiTls)?;
+    let api_tls = TlsFiles::of(&config.api.tls_certificate, &config.api.tls_key).map(Tls::load);
+    let api_tls = api_tls.transpose().map_err(RunError::ApiTls)?;
     let nodes = config.nodes.iter().enumerate().map(|(at, node)| {
         let api = node.api.parse().map_err(|_| RunError::NodeApi(at))?;
         Ok(Upstream { node: node.node, api })
