@@ -244,7 +244,12 @@ fn node_config(config: &Config) -> Result<NodeConfig, RunError> {
     })
 }
 
-async fn reload_on_signal(mut reload: Reload, certificates: Vec<Arc<Tls>>, mut stop: watch::Receiver<bool>) {
+/// Reads certificates again whenever asked to, until told to stop.
+pub(crate) async fn reload_on_signal(
+    mut reload: Reload,
+    certificates: Vec<Arc<Tls>>,
+    mut stop: watch::Receiver<bool>,
+) {
     loop {
         tokio::select! {
             () = reload.requested() => {}

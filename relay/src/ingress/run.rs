@@ -23,6 +23,7 @@ use super::plane::{Plane, StartError};
 use super::registered::Registered;
 use crate::key::{self, KeyError};
 use crate::metrics;
+use crate::run::reload_on_signal;
 use crate::tcp::PROTOCOLS;
 
 /// How long stopping may take before what is not finished is cut off.
@@ -126,7 +127,7 @@ pub async fn serve(
         tasks.spawn(Arc::clone(tls).watch(stopping.clone()));
     }
     if let Some(reload) = reload {
-        tasks.spawn(reload_certificates(reload, certificates, stopping.clone()));
+        tasks.spawn(reload_on_signal(reload, certificates, stopping.clone()));
     }
     tasks.spawn(tell_metrics(Arc::clone(&plane), stopping.clone()));
     let limits = serve::Limits {
@@ -179,25 +180,6 @@ async fn tell_metrics(plane: Arc<Plane>, mut stop: watch::Receiver<bool>) {
                 metrics::upkeep();
             }
             _ = stop.wait_for(|stop| *stop) => return,
-        }
-    }
-}
-
-async fn reload_certificates(
-    mut reload: Reload,
-    certificates: Vec<Arc<Tls>>,
-    mut stop: watch::Receiver<bool>,
-) {
-    loop {
-        tokio::select! {
-            () = reload.requested() => {}
-            _ = stop.wait_for(|stop| *stop) => return,
-        }
-        for tls in &certificates {
-            match tls.reload() {
-                Ok(()) => info!("a certificate was read again"),
-                Err(error) => warn!(%error, "the old certificate stays in use"),
-            }
         }
     }
 }
