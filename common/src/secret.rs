@@ -30,6 +30,30 @@ pub enum SecretError {
     },
 }
 
+/// Why a directory of secrets could not be made and filled.
+#[derive(Debug, Error)]
+pub enum MakeError {
+    /// Something is there.
+    #[error("{} is not empty: choose another directory, `init` never overwrites", .0.display())]
+    Exists(PathBuf),
+    /// A file or directory could not be made.
+    #[error("cannot make {}: {source}", path.display())]
+    Io {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+impl MakeError {
+    /// Of this file or directory.
+    pub fn of(path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        |source| Self::Io { path, source }
+    }
+}
+
 /// Reads a secret, unless others than its owner may read it too.
 ///
 /// # Errors
@@ -62,6 +86,26 @@ pub fn create(path: &Path, line: &[u8]) -> io::Result<()> {
 /// When it cannot be made.
 pub fn make_dir(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+/// Makes a directory, which may be there when it is empty, and has it filled. When that fails, nothing is left in it.
+///
+/// # Errors
+/// When something is there already, or cannot be made.
+pub fn make_filled<T, E: From<MakeError>>(dir: &Path, fill: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
+    match fs::read_dir(dir).map(|mut entries| entries.next().is_some()) {
+        Ok(true) => return Err(MakeError::Exists(dir.to_owned()).into()),
+        Ok(false) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => make_dir(dir).map_err(MakeError::of(dir))?,
+        Err(error) => return Err(MakeError::of(dir)(error).into()),
+    }
+    fill().inspect_err(|_| {
+        // The directory was empty, so all that is in it was made here.
+        for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+            let path = entry.path();
+            let _ = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+        }
+    })
 }
 
 #[cfg(test)]

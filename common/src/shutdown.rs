@@ -13,6 +13,9 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
 
+/// How long what still runs when all is done may take to end. Longer only delays the process's end.
+const LEAVE_MAX: Duration = Duration::from_secs(1);
+
 /// What a task holds to learn of the shutdown. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Shutdown {
@@ -39,6 +42,20 @@ pub struct Reload {
 )]
 pub struct CutShort;
 
+/// The operating system does not give what a process needs.
+#[derive(Debug, Error)]
+#[error("{what}: {source}")]
+pub struct SystemError {
+    /// What was tried.
+    what: &'static str,
+    source: io::Error,
+}
+
+/// Says what was tried when the operating system failed.
+pub fn system(what: &'static str) -> impl FnOnce(io::Error) -> SystemError {
+    move |source| SystemError { what, source }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     Running,
@@ -52,6 +69,24 @@ enum Phase {
 pub fn manual(drain_max: Duration) -> (Trigger, Shutdown) {
     let (sender, receiver) = watch::channel(Phase::Running);
     (Trigger { phase: sender, drain_max }, Shutdown { phase: receiver })
+}
+
+/// Does a process's work on a runtime of its own, with a shutdown that [signals](on_signals) start.
+///
+/// # Errors
+/// When the work fails, or cannot begin.
+pub fn until_signal<E: From<SystemError>>(
+    drain_max: Duration,
+    work: impl AsyncFnOnce(Shutdown, Reload) -> Result<(), E>,
+) -> Result<(), E> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.map_err(system("starting the runtime"))?;
+    let result = runtime.block_on(async {
+        let (_trigger, shutdown, reload) = on_signals(drain_max).map_err(system("handling signals"))?;
+        work(shutdown, reload).await
+    });
+    runtime.shutdown_timeout(LEAVE_MAX);
+    result
 }
 
 /// A shutdown that SIGTERM and SIGINT start as well, the second of them at once. Call it within the runtime, and

@@ -160,13 +160,7 @@ fn api(api: &ApiConfig, held: Option<SocketAddr>) -> Outcome {
 }
 
 fn tls(api: &ApiConfig) -> Outcome {
-    tls_files(api).map_or(Outcome::Fine, |files| Tls::load(files).into())
-}
-
-/// The files of an API's certificate, when it has one.
-pub(crate) fn tls_files(api: &ApiConfig) -> Option<TlsFiles> {
-    let (certificate, key) = (api.tls_certificate.clone()?, api.tls_key.clone()?);
-    Some(TlsFiles { certificate, key })
+    TlsFiles::of(&api.tls_certificate, &api.tls_key).map(Tls::load).transpose().into()
 }
 
 /// Whether an address can be listened on; `held` is where the gateway of this data directory listens, when it runs.

@@ -14,6 +14,8 @@ use trunkline_common::redact::Detail;
 use trunkline_common::telemetry::Format;
 use trunkline_gateway_proto::bundle::{ENDPOINTS_MAX, split_endpoint};
 use trunkline_gateway_proto::settings::{RETENTION_S_MAX, RETENTION_S_MIN};
+use trunkline_http::serve::tls::TlsFiles;
+use trunkline_postgres::Address;
 
 mod console;
 pub mod deployment_key;
@@ -25,7 +27,6 @@ pub use trunkline_common::units::{Size, Span};
 
 pub use crate::link::Congestion;
 pub use crate::relays::RelayConfig;
-use trunkline_postgres::{Address, Protection};
 
 /// The commented example, with every setting at its default. `init` writes it with a deployment's own values.
 pub const EXAMPLE: &str = include_str!("../../config/gateway.toml");
@@ -277,11 +278,7 @@ impl Config {
             (&self.admin_api, "admin_api.tls_certificate", "admin_api.tls_key"),
         ];
         for (api, certificate, key) in apis {
-            match (&api.tls_certificate, &api.tls_key) {
-                (Some(_), None) => return Err((certificate, format!("expected {key} with it"))),
-                (None, Some(_)) => return Err((key, format!("expected {certificate} with it"))),
-                _ => {}
-            }
+            TlsFiles::check(&api.tls_certificate, &api.tls_key, [certificate, key])?;
         }
         let clash = |a: SocketAddr, b: SocketAddr| a.port() != 0 && a == b;
         if clash(self.admin_api.listen, self.local_api.listen) {
@@ -319,15 +316,7 @@ impl Config {
     fn check_store(&self) -> Result<(), (&'static str, String)> {
         match self.store.as_str() {
             "redb" => Ok(()),
-            url if Address::is_meant(url) => match url.parse::<Address>() {
-                Ok(address)
-                    if address.protection() == Protection::Verified && self.store_ca_file.is_none() =>
-                {
-                    Err(("store", "sslmode=verify-full: expected store_ca_file with it".into()))
-                }
-                Ok(_) => Ok(()),
-                Err(problem) => Err(("store", problem)),
-            },
+            url if Address::is_meant(url) => engine::settings(self, url).check(),
             other => Err((
                 "store",
                 format!("expected \"redb\", the embedded store, or a postgres:// address, found `{other}`"),

@@ -8,6 +8,8 @@
 //! replica holds is that one's to drive: what comes in is handed on to it ([`crate::replica`]).
 //!
 //! # Layout
+//! - `options`: what it is made with
+//! - `mode`: with the store, behind the replica that has it, or seeking either
 //! - `seek`: how a gateway comes by its store, or by the replica that has it
 //! - `waiter`: whoever waits for an answer
 
@@ -16,28 +18,30 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use futures_util::StreamExt;
-use futures_util::stream::FuturesUnordered;
 use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::{broadcast, mpsc, watch};
 use tracing::{error, info, warn};
-use trunkline_gateway_proto::core::{Action, Config, Core, LoadFor, Ticket};
+use trunkline_gateway_proto::core::{Action, LoadFor, Ticket};
 use trunkline_gateway_proto::directory::Directory;
 use trunkline_gateway_proto::link::{LinkId, Opened};
 use trunkline_gateway_proto::store::{Commit, Op, PeerKey, Record, Stream};
 use trunkline_gateway_proto::time::Time;
-use trunkline_gateway_proto::wire;
 
 use crate::hub::{Command, Event, Hub, HubError, Queue, refuse};
 use crate::link::{LinkCommand, LinkEvent, LinkSender};
 use crate::metrics;
-use crate::replica::follow::{Leader, News};
-use crate::replica::{Relay, Standing, Trust};
-use crate::store::{Store, StoreError, StoreFuture, Term};
+use crate::replica::Standing;
+use crate::replica::follow::News;
+use crate::store::StoreError;
 
+mod mode;
+mod options;
 mod seek;
 mod waiter;
 
+pub use options::{FreeBytes, Membership, OpenStore, Options, SeizeStore};
+
+use mode::{Following, Mode, Saving, Stored, stored};
 use seek::{Found, Seeking, is_passing, recover};
 use waiter::{Waiter, answer};
 
@@ -56,37 +60,8 @@ const EVENTS_MAX: usize = 1024;
 /// How often free disk space is looked at, and a full disk tried again.
 const SPACE_CHECK: Duration = Duration::from_secs(2);
 
-/// When peers are asked to come back after storage failed. Sooner finds a freed disk sooner, and asks more often.
-const STORAGE_RETRY_MS: u64 = 5000;
-
-/// How often a replica without a leader looks for one, or becomes it. Oftener lets lanes go on sooner, and asks the
-/// database more often while there is none.
-const SEEK_EVERY: Duration = Duration::from_millis(200);
-
 /// How often a leader looks whether it still is one, when nothing happens.
 const LEASE_CHECK: Duration = Duration::from_millis(250);
-
-/// When peers are asked to come back while there is no leader.
-const LEADER_RETRY_MS: u64 = 300;
-
-/// Opens the store: at the start, and again after the disk was full or the database away.
-pub type OpenStore = Box<dyn Fn() -> Result<Arc<dyn Store>, StoreError> + Send + Sync>;
-
-/// Opens the store although a replica holds it, which has come so far and no further: that one is gone.
-pub type SeizeStore = Box<dyn Fn(Term) -> Result<Arc<dyn Store>, StoreError> + Send + Sync>;
-
-/// What makes a gateway one of several.
-pub struct Membership {
-    /// Whom it takes for another replica.
-    pub trust: Trust,
-    /// Where the others ask this one.
-    pub address: String,
-    /// Opens the store when the one that held it is gone.
-    pub seize_store: SeizeStore,
-}
-
-/// Bytes that the store may still take; `None` when that is not known, which holds nothing back.
-pub type FreeBytes = Box<dyn Fn() -> Option<u64> + Send + Sync>;
 
 /// How the driver reaches peers.
 pub trait Dialer: Send + 'static {
@@ -104,20 +79,6 @@ impl Dialer for Arc<crate::link::Links> {
     fn probe(&self, peer: PeerKey) {
         self.probe_quic(peer);
     }
-}
-
-/// What the driver is made with.
-pub struct Options {
-    /// For the core.
-    pub config: Config,
-    /// Opens the store.
-    pub open_store: OpenStore,
-    /// Looks at the room that is left for the store.
-    pub free_bytes: FreeBytes,
-    /// Free space that is left to others.
-    pub disk_reserve_bytes: u64,
-    /// Other replicas, when there may be any.
-    pub replica: Option<Membership>,
 }
 
 /// The driver, ready to run.
@@ -145,46 +106,6 @@ struct Clock {
     start: Instant,
     start_unix_ms: u64,
 }
-
-enum Mode {
-    Leading(Box<Leading>),
-    Following(Following),
-    Seeking(Seeking),
-}
-
-/// Another replica has the store.
-struct Following {
-    leader: Leader,
-    news: mpsc::Receiver<News>,
-    relays: HashMap<LinkId, Relay>,
-}
-
-struct Leading {
-    core: Core,
-    store: Arc<dyn Store>,
-    commit: Option<Saving>,
-    loads: FuturesUnordered<Load>,
-}
-
-struct Saving {
-    future: StoreFuture<()>,
-    since: Instant,
-    records: usize,
-    bytes: usize,
-}
-
-/// What the store answered, or whoever stands for it.
-enum Stored {
-    Committed(Result<(), StoreError>),
-    Loaded(Stream, LoadFor, Result<Vec<(u64, Record)>, StoreError>),
-    /// An attempt ended.
-    Sought(Result<Found, StoreError>),
-    /// The leader has news.
-    Heard(News),
-}
-
-type Load =
-    std::pin::Pin<Box<dyn Future<Output = (Stream, LoadFor, Result<Vec<(u64, Record)>, StoreError>)> + Send>>;
 
 impl Clock {
     fn new() -> Self {
@@ -598,81 +519,8 @@ impl Driver {
     }
 }
 
-impl Following {
-    fn link_event(&mut self, event: LinkEvent) {
-        match event {
-            LinkEvent::Opened { link, .. } => {
-                if let Some(relay) = self.leader.relay(event) {
-                    self.relays.insert(link, relay);
-                }
-            }
-            LinkEvent::Frame { link, channel, body } => {
-                if let Some(relay) = self.relays.get(&link) {
-                    relay.frame(channel, body);
-                }
-            }
-            LinkEvent::Closed { link, reason } => {
-                if let Some(relay) = self.relays.remove(&link) {
-                    relay.closed(reason);
-                }
-            }
-            // Of a time when we led.
-            LinkEvent::DialFailed { .. } => {}
-        }
-    }
-}
-
-impl Options {
-    /// What peers hear while nothing can be stored.
-    fn storage_failed(&self) -> wire::Goaway {
-        let alone = self.replica.is_none();
-        wire::Goaway {
-            reason: wire::Reason::Storage.into(),
-            retry_after_ms: if alone { STORAGE_RETRY_MS } else { LEADER_RETRY_MS },
-            detail: "storage failed on this side".to_owned(),
-        }
-    }
-
-    fn has_space(&self) -> bool {
-        (self.free_bytes)().is_none_or(|free| free >= self.disk_reserve_bytes)
-    }
-
-    /// When to look for the store again; `None` when it would be in vain.
-    fn look_again(&self, error: &StoreError) -> Option<Instant> {
-        let pause = if self.replica.is_some() { SEEK_EVERY } else { SPACE_CHECK };
-        is_passing(error).then(|| Instant::now() + pause)
-    }
-}
-
 fn event(now: Time, kind: &'static str, peer: Option<String>, detail: String) -> Event {
     Event { at_ms: now.unix_ms(), kind, peer, detail, action: None, target: None }
-}
-
-/// Waits for the next answer of the store, or of whoever stands for it.
-async fn stored(mode: &mut Mode) -> Stored {
-    let leading = match mode {
-        Mode::Leading(leading) => leading,
-        Mode::Following(following) => {
-            let lost = || News::Lost("it is gone".to_owned());
-            return Stored::Heard(following.news.recv().await.unwrap_or_else(lost));
-        }
-        Mode::Seeking(Seeking { attempt: Some(attempt), .. }) => {
-            let ended = |_| Err(StoreError::Failed("opening the store ended in a defect".to_owned()));
-            return Stored::Sought(attempt.await.unwrap_or_else(ended));
-        }
-        Mode::Seeking(_) => return std::future::pending().await,
-    };
-    let Leading { commit, loads, .. } = &mut **leading;
-    let saved = async {
-        match commit {
-            Some(saving) => (&mut saving.future).await,
-            None => std::future::pending().await,
-        }
-    };
-    tokio::select! {
-        result = saved => Stored::Committed(result),
-        Some((stream, purpose, result)) = loads.next() => Stored::Loaded(stream, purpose, result),
-    }
 }
 
 fn stream_of(queue: Queue) -> Stream {

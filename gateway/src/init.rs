@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use trunkline_common::config::{quoted, with_setting};
 use trunkline_common::ids::{Domain, NetworkId};
-use trunkline_common::secret;
+use trunkline_common::secret::{self, MakeError};
 use trunkline_common::token::{self, TokenHash};
 use trunkline_gateway_proto::admin::{AdminOp, NetworkSpec};
 use trunkline_gateway_proto::administrator::{AdministratorOp, PasswordHash};
@@ -95,17 +95,9 @@ pub struct Made {
 /// Why it could not be made.
 #[derive(Debug, Error)]
 pub enum InitError {
-    /// Something is there.
-    #[error("{} is not empty: choose another directory, `init` never overwrites", .0.display())]
-    Exists(PathBuf),
     /// A file or directory could not be made.
-    #[error("cannot make {}: {source}", path.display())]
-    Io {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    Make(#[from] MakeError),
     /// An argument makes no valid configuration.
     #[error("the arguments make no valid configuration: {0}")]
     Config(#[from] ConfigError),
@@ -170,21 +162,7 @@ impl Bootstrap {
 /// # Errors
 /// When something is there already, or cannot be made.
 pub fn init(options: &Options) -> Result<Made, InitError> {
-    let dir = &options.dir;
-    let io = |source| InitError::Io { path: dir.clone(), source };
-    match fs::read_dir(dir).map(|mut entries| entries.next().is_some()) {
-        Ok(true) => return Err(InitError::Exists(dir.clone())),
-        Ok(false) => {}
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => make_dir(dir)?,
-        Err(error) => return Err(io(error)),
-    }
-    fill(options).inspect_err(|_| {
-        // The directory was empty, so all that is in it was made here.
-        for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
-            let path = entry.path();
-            let _ = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
-        }
-    })
+    secret::make_filled(&options.dir, || fill(options))
 }
 
 fn fill(options: &Options) -> Result<Made, InitError> {
@@ -193,7 +171,8 @@ fn fill(options: &Options) -> Result<Made, InitError> {
     let config_file = dir.join(CONFIG_FILE);
     Config::parse(CONFIG_FILE, &config_text)?;
     for name in ["identity", "networks", "data"] {
-        make_dir(&dir.join(name))?;
+        let dir = dir.join(name);
+        secret::make_dir(&dir).map_err(MakeError::of(&dir))?;
     }
     Identity::create(&dir.join("identity"), &options.domain)?;
     let identity = Identity::open(&dir.join("identity"), options.domain.clone())?;
@@ -236,7 +215,7 @@ fn fill(options: &Options) -> Result<Made, InitError> {
     let service_unit = dir.join(SERVICE_FILE);
     service::of_directory(dir)
         .and_then(|unit| fs::write(&service_unit, unit))
-        .map_err(|source| InitError::Io { path: service_unit.clone(), source })?;
+        .map_err(MakeError::of(&service_unit))?;
     // Last, because this is what makes the directory a gateway's.
     write(&config_file, config_text.as_bytes())?;
     Ok(Made {
@@ -348,12 +327,8 @@ fn configuration(options: &Options) -> String {
         .fold(EXAMPLE.to_owned(), |text, (section, key, value)| with_setting(&text, section, key, value))
 }
 
-fn make_dir(path: &Path) -> Result<(), InitError> {
-    secret::make_dir(path).map_err(|source| InitError::Io { path: path.to_owned(), source })
-}
-
-fn write(path: &Path, content: &[u8]) -> Result<(), InitError> {
-    secret::create(path, content).map_err(|source| InitError::Io { path: path.to_owned(), source })
+fn write(path: &Path, content: &[u8]) -> Result<(), MakeError> {
+    secret::create(path, content).map_err(MakeError::of(path))
 }
 
 fn sync_dir(dir: &Path) -> std::io::Result<()> {
@@ -399,7 +374,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         init(&options(dir.path())).unwrap();
         let key = fs::read(dir.path().join("identity/current.key")).unwrap();
-        assert!(matches!(init(&options(dir.path())), Err(InitError::Exists(_))));
+        assert!(matches!(init(&options(dir.path())), Err(InitError::Make(MakeError::Exists(_)))));
         assert_eq!(fs::read(dir.path().join("identity/current.key")).unwrap(), key);
     }
 

@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tracing::{info, warn};
-use trunkline_common::shutdown::{self, Reload, Shutdown};
+use trunkline_common::shutdown::{self, Reload, Shutdown, SystemError, system};
 use trunkline_common::telemetry;
 use trunkline_common::token;
 use trunkline_gateway_proto::core::Config as CoreConfig;
@@ -144,17 +144,8 @@ pub enum RunError {
     )]
     Driver,
     /// The operating system.
-    #[error("{what}: {source}")]
-    System {
-        /// What was tried.
-        what: &'static str,
-        /// Why not.
-        source: io::Error,
-    },
-}
-
-fn system(what: &'static str) -> impl FnOnce(io::Error) -> RunError {
-    move |source| RunError::System { what, source }
+    #[error(transparent)]
+    System(#[from] SystemError),
 }
 
 /// What a gateway keeps its store on: the files of its data directory, a database, or in tests something that fails when told.
@@ -227,15 +218,7 @@ pub fn run(config: Config) -> Result<(), RunError> {
     let medium = Medium::configured(&config)?;
     let mut gateway = Gateway::open(config, medium)?;
     gateway.announce = gateway.config.log.format == LogFormat::Text && io::stdout().is_terminal();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let runtime = runtime.map_err(system("starting the runtime"))?;
-    let result = runtime.block_on(async {
-        let (_trigger, shutdown, reload) =
-            shutdown::on_signals(DRAIN_MAX).map_err(system("handling signals"))?;
-        gateway.serve(shutdown, Some(reload)).await
-    });
-    runtime.shutdown_timeout(Duration::from_secs(1));
-    result
+    shutdown::until_signal(DRAIN_MAX, async |shutdown, reload| gateway.serve(shutdown, Some(reload)).await)
 }
 
 impl Gateway {
@@ -540,14 +523,8 @@ fn listen(field: &'static str, address: SocketAddr) -> Result<std::net::TcpListe
 async fn bind(field: &'static str, api: &ApiConfig) -> Result<(TcpListener, Option<Arc<Tls>>), RunError> {
     let listener = TcpListener::bind(api.listen).await;
     let listener = listener.map_err(|source| RunError::Listen { field, address: api.listen, source })?;
-    let tls = match (&api.tls_certificate, &api.tls_key) {
-        (Some(certificate), Some(key)) => {
-            let files = TlsFiles { certificate: certificate.clone(), key: key.clone() };
-            Some(Tls::load(files).map_err(|source| RunError::Tls { field, source: Box::new(source) })?)
-        }
-        _ => None,
-    };
-    Ok((listener, tls))
+    let tls = TlsFiles::of(&api.tls_certificate, &api.tls_key).map(Tls::load).transpose();
+    Ok((listener, tls.map_err(|source| RunError::Tls { field, source: Box::new(source) })?))
 }
 
 #[cfg(test)]

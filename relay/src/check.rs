@@ -7,7 +7,7 @@ use trunkline_common::secret;
 use trunkline_http::cli::check::{Check, Outcome, writable};
 use trunkline_http::serve::tls::{Tls, TlsFiles};
 
-use crate::config::{ApiConfig, Config, MediaConfig};
+use crate::config::{Config, MediaConfig};
 use crate::key;
 use crate::node::{StartError, listen_tcp};
 use crate::registry;
@@ -17,20 +17,18 @@ use crate::token::Tokens;
 #[must_use]
 pub fn all(config: &Config) -> Vec<Check> {
     let check = |what, outcome| Check { what, outcome };
+    let tls = |certificate, key| TlsFiles::of(certificate, key).map(Tls::load).transpose().into();
     let behind_ingress = config.ingress.listen.is_some();
     vec![
-        check("api.listen", api(&config.api)),
-        check("api TLS", tls_files(&config.api).map_or(Outcome::Fine, |files| Tls::load(files).into())),
+        check("api.listen", api(config.api.listen, config.api.tls_certificate.is_some(), IN_THE_WAY)),
+        check("api TLS", tls(&config.api.tls_certificate, &config.api.tls_key)),
         check("api.admin_token_file", secret::read(&config.api.admin_token_file).into()),
         check("tokens", Tokens::load(&config.tokens).into()),
         check("media.ufrag_key_file", key::read(&config.media.ufrag_key_file).into()),
         check("media.listen", addresses(&config.media.listen)),
         check("media.udp_ports", if behind_ingress { Outcome::Fine } else { ports(config) }),
         check("media.tcp_port", if behind_ingress { Outcome::Fine } else { tcp_port(&config.media) }),
-        check(
-            "media TLS",
-            media_tls_files(&config.media).map_or(Outcome::Fine, |files| Tls::load(files).into()),
-        ),
+        check("media TLS", tls(&config.media.tls_certificate, &config.media.tls_key)),
         check("media.advertise", if behind_ingress { Outcome::Fine } else { advertise(&config.media) }),
         check("ingress.listen", config.ingress.listen.map_or(Outcome::Fine, |listen| tunnel(config, listen))),
         check("records.directory", records(config)),
@@ -38,31 +36,18 @@ pub fn all(config: &Config) -> Vec<Check> {
     ]
 }
 
-/// The files of the API's certificate, when it has one.
-#[must_use]
-pub fn tls_files(api: &ApiConfig) -> Option<TlsFiles> {
-    let (certificate, key) = (api.tls_certificate.clone()?, api.tls_key.clone()?);
-    Some(TlsFiles { certificate, key })
-}
+/// What may keep the API from listening.
+const IN_THE_WAY: &str =
+    "is the relay running already, is the address this machine's, may this user bind the port?";
 
-/// The files of the TCP port's certificate, when it has one.
-#[must_use]
-pub fn media_tls_files(media: &MediaConfig) -> Option<TlsFiles> {
-    let (certificate, key) = (media.tls_certificate.clone()?, media.tls_key.clone()?);
-    Some(TlsFiles { certificate, key })
-}
-
-fn api(api: &ApiConfig) -> Outcome {
-    match TcpListener::bind(api.listen) {
-        Ok(_) if api.tls_certificate.is_none() && !api.listen.ip().is_loopback() => Outcome::Warning(
+/// Whether an API can listen; `in_the_way` is asked when it cannot.
+pub(crate) fn api(listen: SocketAddr, has_tls: bool, in_the_way: &str) -> Outcome {
+    match TcpListener::bind(listen) {
+        Ok(_) if !has_tls && !listen.ip().is_loopback() => Outcome::Warning(
             "plain HTTP beyond loopback: whoever sees the traffic sees the tokens, and browsers lend no camera".into(),
         ),
         Ok(_) => Outcome::Fine,
-        Err(error) => Outcome::Failed(format!(
-            "cannot listen on TCP {} ({error}): is the relay running already, is the address this machine's, may this \
-             user bind the port?",
-            api.listen
-        )),
+        Err(error) => Outcome::Failed(format!("cannot listen on TCP {listen} ({error}): {in_the_way}")),
     }
 }
 

@@ -1,13 +1,13 @@
 //! Making the directory of a new relay node: its configuration, and the secrets that it names.
 
-use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use thiserror::Error;
 use trunkline_common::config::{quoted, with_setting};
-use trunkline_common::{secret, token};
+use trunkline_common::secret::{self, MakeError};
+use trunkline_common::token;
 
 use crate::config::{Config, ConfigError, EXAMPLE, PortRange};
 use crate::key;
@@ -58,17 +58,9 @@ pub struct Made {
 /// Why it could not be made.
 #[derive(Debug, Error)]
 pub enum InitError {
-    /// Something is there.
-    #[error("{} is not empty: choose another directory, `init` never overwrites", .0.display())]
-    Exists(PathBuf),
     /// A file or directory could not be made.
-    #[error("cannot make {}: {source}", path.display())]
-    Io {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    Make(#[from] MakeError),
     /// An argument makes no valid configuration.
     #[error("the arguments make no valid configuration: {0}")]
     Config(#[from] ConfigError),
@@ -82,24 +74,7 @@ pub enum InitError {
 /// # Errors
 /// When something is there already, or cannot be made.
 pub fn init(options: &Options) -> Result<Made, InitError> {
-    fresh(&options.dir, || fill(options))
-}
-
-/// Makes a directory and fills it with files; when that fails, none of them are left.
-pub(crate) fn fresh<T>(dir: &Path, fill: impl FnOnce() -> Result<T, InitError>) -> Result<T, InitError> {
-    let io = |source| InitError::Io { path: dir.to_owned(), source };
-    match fs::read_dir(dir).map(|mut entries| entries.next().is_some()) {
-        Ok(true) => return Err(InitError::Exists(dir.to_owned())),
-        Ok(false) => {}
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => secret::make_dir(dir).map_err(io)?,
-        Err(error) => return Err(io(error)),
-    }
-    fill().inspect_err(|_| {
-        // The directory was empty, so all that is in it was made here: files only.
-        for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
-            let _ = fs::remove_file(entry.path());
-        }
-    })
+    secret::make_filled(&options.dir, || fill(options))
 }
 
 fn fill(options: &Options) -> Result<Made, InitError> {
@@ -144,12 +119,13 @@ fn configuration(options: &Options) -> String {
 }
 
 /// Writes a file that only its owner may read.
-pub(crate) fn write(path: &Path, content: &[u8]) -> Result<(), InitError> {
-    secret::create(path, content).map_err(|source| InitError::Io { path: path.to_owned(), source })
+pub(crate) fn write(path: &Path, content: &[u8]) -> Result<(), MakeError> {
+    secret::create(path, content).map_err(MakeError::of(path))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
@@ -179,7 +155,7 @@ mod tests {
             let mode = entry.unwrap().metadata().unwrap().permissions().mode();
             assert_eq!(mode & 0o077, 0);
         }
-        assert!(matches!(init(&options), Err(InitError::Exists(_))));
+        assert!(matches!(init(&options), Err(InitError::Make(MakeError::Exists(_)))));
     }
 
     #[test]

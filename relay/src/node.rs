@@ -199,14 +199,7 @@ impl Node {
                 return Err(NodeError::TooManyCalls);
             }
         }
-        let (socket, port) = match &inner.config.ingress {
-            Some(ingress) => (None, ingress.udp_port),
-            None => {
-                let socket = self.ports().bind(now)?;
-                let port = socket.port();
-                (Some(socket), port)
-            }
-        };
+        let (socket, port) = self.bind(now)?;
         let has_ipv6 = socket.as_ref().is_none_or(Socket::is_ipv6);
         let most = create.mode.participants_max();
         let participants_max = create.participants_max.map_or(most, |wanted| wanted.clamp(1, most));
@@ -437,6 +430,16 @@ impl Node {
 
     fn ports(&self) -> MutexGuard<'_, Ports> {
         self.0.ports.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The socket of a call or branch, where media does not come through an ingress, and the port that clients are told.
+    fn bind(&self, now: Instant) -> Result<(Option<Socket>, u16), NodeError> {
+        if let Some(ingress) = &self.0.config.ingress {
+            return Ok((None, ingress.udp_port));
+        }
+        let socket = self.ports().bind(now)?;
+        let port = socket.port();
+        Ok((Some(socket), port))
     }
 
     fn tell(&self, worker: usize, command: Command) -> Result<(), NodeError> {

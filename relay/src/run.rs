@@ -15,14 +15,14 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 use trunkline_common::secret::{self, SecretError};
-use trunkline_common::shutdown::{self, Reload, Shutdown};
+use trunkline_common::shutdown::{self, Reload, Shutdown, SystemError, system};
 use trunkline_common::telemetry;
 use trunkline_common::token::TokenHash;
-use trunkline_http::serve::tls::{Tls, TlsError};
+use trunkline_http::serve::tls::{Tls, TlsError, TlsFiles};
 use trunkline_http::serve::{self, Limits};
+use trunkline_postgres::settings::SettingsError;
 
 use crate::api::{self, Api, Parts};
-use crate::check::{media_tls_files, tls_files};
 use crate::config::Config;
 use crate::ingress::config::NodeConfig as Announced;
 use crate::key::{self, KeyError as UfragKeyError};
@@ -32,7 +32,6 @@ use crate::records::{Book, Recorder, RecordsError, Settings as RecordsSettings, 
 use crate::registry::node::Registration;
 use crate::registry::proof::Prover;
 use crate::registry::rows::NodeRow;
-use crate::registry::settings::SettingsError;
 use crate::tcp::PROTOCOLS;
 use crate::token::{KeyError, Tokens};
 
@@ -84,17 +83,8 @@ pub enum RunError {
     #[error(transparent)]
     Telemetry(#[from] telemetry::TelemetryError),
     /// The operating system.
-    #[error("{what}: {source}")]
-    System {
-        /// What was tried.
-        what: &'static str,
-        /// Why not.
-        source: io::Error,
-    },
-}
-
-fn system(what: &'static str) -> impl FnOnce(io::Error) -> RunError {
-    move |source| RunError::System { what, source }
+    #[error(transparent)]
+    System(#[from] SystemError),
 }
 
 /// Runs a node until a signal tells it to stop.
@@ -104,15 +94,9 @@ fn system(what: &'static str) -> impl FnOnce(io::Error) -> RunError {
 pub fn run(config: &Config) -> Result<(), RunError> {
     telemetry::init(&config.log)?;
     metrics::install();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let runtime = runtime.map_err(system("starting the runtime"))?;
-    let result = runtime.block_on(async {
-        let (_trigger, shutdown, reload) =
-            shutdown::on_signals(STOP_MAX).map_err(system("handling signals"))?;
+    shutdown::until_signal(STOP_MAX, async |shutdown, reload| {
         Box::pin(serve(config, shutdown, Some(reload))).await
-    });
-    runtime.shutdown_timeout(Duration::from_secs(1));
-    result
+    })
 }
 
 /// Serves calls until `shutdown` begins.
@@ -124,13 +108,14 @@ pub async fn serve(config: &Config, shutdown: Shutdown, reload: Option<Reload>) 
     let tokens = Tokens::load(&config.tokens)?;
     let (recorder, writer) = records(config)?;
     let book = Arc::new(Book::new(recorder));
-    let tls = tls_files(&config.api).map(Tls::load).transpose()?;
+    let tls = TlsFiles::of(&config.api.tls_certificate, &config.api.tls_key).map(Tls::load).transpose()?;
     let address = config.api.listen;
     let listener = TcpListener::bind(address).await;
     let listener = listener.map_err(|source| RunError::Listen { address, source })?;
     let address = listener.local_addr().map_err(system("reading a listener's address"))?;
     let registration = registration(config, address)?;
-    let media_tls = media_tls_files(&config.media).map(|files| Tls::load_for(files, PROTOCOLS));
+    let media_tls = TlsFiles::of(&config.media.tls_certificate, &config.media.tls_key);
+    let media_tls = media_tls.map(|files| Tls::load_for(files, PROTOCOLS));
     let media_tls = media_tls.transpose().map_err(RunError::MediaTls)?;
     let node = NodeConfig { tls: media_tls.as_ref().map(|tls| tls.config()), ..node_config(config)? };
     let (node, events) = Node::start(node)?;
@@ -216,10 +201,8 @@ async fn record(book: Arc<Book>, mut events: mpsc::Receiver<CallEvent>, mut stop
 
 /// What the node says of itself in the registry, if there is one. `api` is where its API listens.
 fn registration(config: &Config, api: SocketAddr) -> Result<Option<Registration>, RunError> {
-    let Some((access, tunnel)) = config.registry().access("trunkline-relay node")?.zip(config.ingress.listen)
-    else {
-        return Ok(None);
-    };
+    let Some((database, tunnel)) = config.registry().zip(config.ingress.listen) else { return Ok(None) };
+    let access = database.access("trunkline-relay node")?;
     let scheme = if config.api.tls_certificate.is_some() { "https" } else { "http" };
     let api = config.registry_api.clone().unwrap_or_else(|| format!("{scheme}://{api}"));
     let row = NodeRow {
@@ -261,7 +244,12 @@ fn node_config(config: &Config) -> Result<NodeConfig, RunError> {
     })
 }
 
-async fn reload_on_signal(mut reload: Reload, certificates: Vec<Arc<Tls>>, mut stop: watch::Receiver<bool>) {
+/// Reads certificates again whenever asked to, until told to stop.
+pub(crate) async fn reload_on_signal(
+    mut reload: Reload,
+    certificates: Vec<Arc<Tls>>,
+    mut stop: watch::Receiver<bool>,
+) {
     loop {
         tokio::select! {
             () = reload.requested() => {}

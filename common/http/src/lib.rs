@@ -7,6 +7,7 @@
 //! - [`extract`]: bodies, paths and queries, bounded, refused with problem documents
 //! - [`problem`]: the one shape of every error
 //! - [`files`]: pages that are part of the binary
+//! - [`openapi`]: what the APIs say of themselves
 //! - [`rfc3339`]: times as text
 //! - `cli`: the command line that speaks to such an API (feature `cli`)
 
@@ -16,6 +17,7 @@ pub mod cli;
 pub mod extract;
 pub mod files;
 pub mod lockout;
+pub mod openapi;
 pub mod problem;
 pub mod rfc3339;
 pub mod serve;

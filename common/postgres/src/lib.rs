@@ -6,11 +6,13 @@
 //! - [`access`]: all that a connection needs, and the connection
 //! - [`failure`]: what the server's errors mean for who asked
 //! - [`schema`]: tables, made in numbered steps
+//! - [`settings`]: all of it, as a program's configuration says it
 
 pub mod access;
 pub mod address;
 pub mod failure;
 pub mod schema;
+pub mod settings;
 mod tls;
 
 pub use access::Access;

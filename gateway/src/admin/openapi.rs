@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::LazyLock;
 
 use serde_json::{Map, Value, json};
+use trunkline_http::openapi::{self, Operation, reference};
 
 use super::fail::role;
 use super::routes::{Access, Content, ROUTES, Route};
@@ -36,131 +37,66 @@ pub fn operations() -> BTreeSet<String> {
 }
 
 fn build() -> Value {
-    let local: Value = serde_json::from_str(LOCAL).expect("invariant: local.json is JSON, tests read it");
-    let schemas: Value =
-        serde_json::from_str(SCHEMAS).expect("invariant: schemas.json is JSON, tests read it");
-    let mut paths = object(local.get("paths"));
+    let mut local = openapi::object(LOCAL);
+    let mut take = |part: &str| match local.remove(part) {
+        Some(Value::Object(object)) => object,
+        _ => Map::new(),
+    };
+    let (mut paths, mut schemas) = (take("paths"), take("schemas"));
+    schemas.extend(openapi::object(SCHEMAS));
     for route in ROUTES {
-        let path = paths.entry(route.path).or_insert_with(|| json!({}));
-        if let Value::Object(methods) = path {
-            methods.insert(route.method.as_str().to_lowercase(), operation(route));
-        }
+        let (tag, security, more) = opened_by(route);
+        let (method, path, summary) = (route.method.as_str(), route.path, route.summary);
+        let json = |schema| json!({ "schema": reference(schema) });
+        let takes = route.request.map(|schema| ("application/json".to_owned(), json(schema)));
+        let gives = match route.content {
+            Content::Json(schema) => Some(("application/json".to_owned(), json(schema))),
+            Content::Other(media_type) => Some((media_type.to_owned(), json!({}))),
+            Content::Nothing => None,
+        };
+        let (takes, gives) = (takes.into_iter().collect(), gives.into_iter().collect());
+        let (query, status) = (route.query, route.status);
+        let operation = Operation { method, path, summary, tag, security, query, takes, status, gives };
+        operation.put(&mut paths, more);
     }
-    let mut all_schemas = object(local.get("schemas"));
-    all_schemas.extend(object(Some(&schemas)));
-    json!({
-        "openapi": "3.1.0",
-        "info": {
-            "title": "Trunkline gateway",
-            "version": env!("CARGO_PKG_VERSION"),
-            "license": { "name": "Apache-2.0", "identifier": "Apache-2.0" },
-            "description": "Paths below /v1 are the local API, for a deployment's own messaging servers, opened \
-                by a network's token. All others are the admin API, opened by an admin token or a session. The two listen \
-                on different ports. Times are milliseconds since the Unix epoch.",
+    let description = "Paths below /v1 are the local API, for a deployment's own messaging servers, opened by a \
+            network's token. All others are the admin API, opened by an admin token or a session. The two listen on \
+            different ports. Times are milliseconds since the Unix epoch.";
+    let tags = &["local", "admin", "health"];
+    let security = json!({
+        "network": { "type": "http", "scheme": "bearer", "description": "A network's token." },
+        "admin": { "type": "http", "scheme": "bearer", "description": "An admin token." },
+        "session": {
+            "type": "apiKey",
+            "in": "cookie",
+            "name": "trunkline_*",
+            "description": "A console session. The name ends in the first 8 hexadecimal digits of the SHA-256 \
+                of the federation domain. Whatever is no GET also takes the header X-Trunkline-Csrf with the \
+                session's `csrf`.",
         },
-        "tags": [{ "name": "local" }, { "name": "admin" }, { "name": "health" }],
-        "paths": paths,
-        "components": {
-            "schemas": all_schemas,
-            "securitySchemes": {
-                "network": { "type": "http", "scheme": "bearer", "description": "A network's token." },
-                "admin": { "type": "http", "scheme": "bearer", "description": "An admin token." },
-                "session": {
-                    "type": "apiKey",
-                    "in": "cookie",
-                    "name": "trunkline_*",
-                    "description": "A console session. The name ends in the first 8 hexadecimal digits of the \
-                        SHA-256 of the federation domain. Whatever is no GET also takes the header \
-                        X-Trunkline-Csrf with the session's `csrf`.",
-                },
-            },
-            "responses": {
-                "Problem": {
-                    "description": "What is wrong, and what to do (RFC 9457).",
-                    "content": { "application/problem+json": { "schema": reference("Problem") } },
-                },
-            },
-        },
-    })
+    });
+    openapi::document("Trunkline gateway", description, tags, paths, schemas, security)
 }
 
-fn operation(route: &Route) -> Value {
-    let mut operation = Map::new();
-    operation.insert("summary".into(), route.summary.into());
-    operation.insert("operationId".into(), operation_id(route).into());
+/// What a route belongs to, what opens it, and what is said of that.
+fn opened_by(route: &Route) -> (&'static str, Value, Map<String, Value>) {
+    let mut more = Map::new();
     match route.access {
         Access::Open => {
             let tag = if route.path.starts_with("/admin/") { "admin" } else { "health" };
-            operation.insert("tags".into(), json!([tag]));
-            operation.insert("security".into(), json!([]));
+            return (tag, json!([]), more);
         }
         Access::Own => {
-            operation.insert("tags".into(), json!(["admin"]));
-            operation.insert("security".into(), json!([{ "admin": [] }, { "session": [] }]));
             let text = "Takes a token or a session, also while a new password or a second factor is due.";
-            operation.insert("description".into(), text.into());
+            more.insert("description".into(), text.into());
         }
         Access::Role(needed) => {
-            operation.insert("tags".into(), json!(["admin"]));
-            operation.insert("security".into(), json!([{ "admin": [] }, { "session": [] }]));
-            operation.insert("x-role".into(), role(needed).into());
+            more.insert("x-role".into(), role(needed).into());
             let text = format!("Takes a token or a session of role `{}` or above.", role(needed));
-            operation.insert("description".into(), text.into());
+            more.insert("description".into(), text.into());
         }
     }
-    let parameters = parameters(route);
-    if !parameters.is_empty() {
-        operation.insert("parameters".into(), parameters.into());
-    }
-    if let Some(schema) = route.request {
-        let content = json!({ "application/json": { "schema": reference(schema) } });
-        operation.insert("requestBody".into(), json!({ "content": content }));
-    }
-    let mut success = json!({ "description": "Done." });
-    let content = match route.content {
-        Content::Json(schema) => Some(json!({ "application/json": { "schema": reference(schema) } })),
-        Content::Other(media_type) => Some(json!({ media_type: {} })),
-        Content::Nothing => None,
-    };
-    if let (Some(content), Value::Object(success)) = (content, &mut success) {
-        success.insert("content".into(), content);
-    }
-    let responses = json!({
-        route.status.to_string(): success,
-        "default": { "$ref": "#/components/responses/Problem" },
-    });
-    operation.insert("responses".into(), responses);
-    Value::Object(operation)
-}
-
-fn parameters(route: &Route) -> Vec<Value> {
-    let named = route.path.split('/').filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'));
-    let in_path = named
-        .map(|name| json!({ "name": name, "in": "path", "required": true, "schema": { "type": "string" } }));
-    let in_query = route.query.iter().map(|(name, kind, text)| {
-        json!({ "name": name, "in": "query", "description": text, "schema": { "type": kind } })
-    });
-    in_path.chain(in_query).collect()
-}
-
-/// For example `postPeersPause`.
-fn operation_id(route: &Route) -> String {
-    let words = route.path.split(|c: char| !c.is_ascii_alphanumeric());
-    let words = words
-        .filter(|word| !matches!(*word, "" | "admin" | "v1" | "domain" | "id" | "label" | "name" | "call"));
-    let capital = |word: &str| {
-        word.chars().take(1).map(|c| c.to_ascii_uppercase()).chain(word.chars().skip(1)).collect::<String>()
-    };
-    let one = if route.path.ends_with('}') { "One" } else { "" };
-    format!("{}{}{one}", route.method.as_str().to_lowercase(), words.map(capital).collect::<String>())
-}
-
-fn reference(schema: &str) -> Value {
-    json!({ "$ref": format!("#/components/schemas/{schema}") })
-}
-
-fn object(value: Option<&Value>) -> Map<String, Value> {
-    value.and_then(Value::as_object).cloned().unwrap_or_default()
+    ("admin", json!([{ "admin": [] }, { "session": [] }]), more)
 }
 
 #[cfg(test)]

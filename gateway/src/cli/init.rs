@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use trunkline_common::ids::{Domain, NetworkId};
+use trunkline_common::secret::MakeError;
 use trunkline_gateway_proto::bundle::{ENDPOINTS_MAX, split_endpoint};
 use trunkline_http::cli::client::reachable;
 
@@ -77,7 +78,7 @@ fn options(target: &Target, args: Args, out: &mut Console<'_>) -> Result<init::O
     };
     if std::fs::read_dir(&dir).is_ok_and(|mut entries| entries.next().is_some()) {
         // Known before the last question is asked, and not after it.
-        return Err(CliError::failed(init::InitError::Exists(dir)));
+        return Err(CliError::failed(MakeError::Exists(dir)));
     }
     if advertise.is_empty() && out.interactive {
         advertise = ask_advertise(out, &domain, listen.map_or(PORT_DEFAULT, |listen| listen.port()))?;

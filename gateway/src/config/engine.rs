@@ -1,10 +1,8 @@
 //! Which storage engine the configuration asks for, and what opens it.
 
-use std::path::Path;
-
 use thiserror::Error;
-use trunkline_common::secret;
-use trunkline_postgres::{Access, Address};
+use trunkline_postgres::Address;
+use trunkline_postgres::settings::{Names, Settings, SettingsError};
 use zeroize::Zeroizing;
 
 use super::Config;
@@ -26,15 +24,9 @@ pub enum EngineError {
     /// The deployment key.
     #[error(transparent)]
     DeploymentKey(#[from] DeploymentKeyError),
-    /// The database's password.
-    #[error("store_password_file: {0}")]
-    Password(String),
-    /// The database's authorities.
-    #[error("store_ca_file: {0}")]
-    Authorities(String),
-    /// The database's address.
-    #[error("store: {0}")]
-    Address(String),
+    /// The database's address, password or authorities.
+    #[error(transparent)]
+    Database(#[from] SettingsError),
 }
 
 /// Reads what the configuration names. Blocks while a command prints the deployment key.
@@ -71,16 +63,13 @@ fn postgres(
     address: &str,
     key: Zeroizing<[u8; 32]>,
 ) -> Result<PostgresOptions, EngineError> {
-    let address: Address = address.parse().map_err(EngineError::Address)?;
-    let password = config.store_password_file.as_deref().map(password).transpose()?;
-    let authorities = config.store_ca_file.as_ref().map(std::fs::read).transpose();
-    let authorities = authorities.map_err(|error| EngineError::Authorities(error.to_string()))?;
-    let access = Access::new(address, "trunkline-gateway", password, authorities.as_deref());
-    let options = PostgresOptions::new(access.map_err(EngineError::Authorities)?, key);
-    Ok(options.with_password_file(config.store_password_file.clone()))
+    let access = settings(config, address).access("trunkline-gateway")?;
+    Ok(PostgresOptions::new(access, key).with_password_file(config.store_password_file.clone()))
 }
 
-fn password(file: &Path) -> Result<Zeroizing<String>, EngineError> {
-    let text = secret::read(file).map_err(|error| EngineError::Password(error.to_string()))?;
-    Ok(Zeroizing::new(text.trim_end_matches(['\r', '\n']).to_owned()))
+/// A database, with the configuration's password and authorities.
+pub(super) fn settings<'a>(config: &'a Config, address: &'a str) -> Settings<'a> {
+    let names = Names { address: "store", password_file: "store_password_file", ca_file: "store_ca_file" };
+    let (password_file, ca_file) = (config.store_password_file.as_deref(), config.store_ca_file.as_deref());
+    Settings { names, address, password_file, ca_file }
 }

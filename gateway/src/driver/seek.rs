@@ -9,7 +9,8 @@ use tokio::task::JoinHandle;
 use tracing::info;
 use trunkline_gateway_proto::recover::{RecoverError, Recovery};
 
-use super::{Clock, Leading, Options};
+use super::mode::Leading;
+use super::{Clock, Options};
 use crate::replica::Leader;
 use crate::replica::follow::{News, Unreached};
 use crate::store::{Store, StoreError, note};

@@ -17,6 +17,7 @@ use trunkline_gateway_proto::pin::{Pin, PinSet};
 use trunkline_gateway_proto::store::PeerKey;
 use trunkline_gateway_proto::time::Time;
 
+use super::end::CERTIFICATE_REFUSED;
 use super::listen::LinkConfig;
 use super::tls::{self, Refusal};
 use super::{Transport, quic, tcp};
@@ -111,7 +112,7 @@ impl Stranger {
         match (came_to, refusal.get()) {
             (_, Some(Refusal::Pin { pin, .. })) => Answer::Another(*pin),
             (Ok(()), _) => Answer::LetIn,
-            (Err(reason), _) if reason == quic::CERTIFICATE_REFUSED => Answer::Refused,
+            (Err(reason), _) if reason == CERTIFICATE_REFUSED => Answer::Refused,
             (Err(reason), _) => Answer::Unreachable(reason),
         }
     }

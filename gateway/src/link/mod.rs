@@ -11,6 +11,7 @@
 //! - [`tls`]: who may come in, and whom we trust when we dial
 //! - [`resolve`], `dial`: where a peer is, and which transport gets there first
 //! - `quic`, `tcp`: a link over either, the same frames
+//! - `end`: how one ends
 //! - `congestion`: how fast QUIC sends
 //! - `outgoing`: whose turn it is
 //! - [`knock`]: a look at a listener from outside
@@ -27,6 +28,7 @@ use trunkline_gateway_proto::wire::frame::Body;
 mod admit;
 mod congestion;
 mod dial;
+mod end;
 pub mod knock;
 pub mod listen;
 mod outgoing;

@@ -22,11 +22,12 @@ use tokio::task::JoinSet;
 use trunkline_common::redact;
 use trunkline_gateway_proto::frame::{self, Channel};
 use trunkline_gateway_proto::store::{LANES, Lane, PeerKey};
+use trunkline_gateway_proto::wire::Reason;
 use trunkline_gateway_proto::wire::frame::Body;
-use trunkline_gateway_proto::wire::{Goaway, Reason};
 
 use super::admit::Permit;
 use super::congestion::MeasuredConfig;
+use super::end::{CERTIFICATE_REFUSED, CLOSE_GRACE, End};
 use super::listen::{Congestion, LinkConfig, Shared};
 use super::tls::{self, Authenticated, Refusal};
 use super::{LinkCommand, LinkEvent, LinkId, Transport};
@@ -47,9 +48,6 @@ const READ_BYTES: usize = 256 * 1024;
 
 /// Commands taken at once.
 const BATCH: usize = 64;
-
-/// How long a close may take to get out what was asked before it.
-pub(super) const CLOSE_GRACE: Duration = Duration::from_secs(1);
 
 /// How long after the peer's last control frame the ends of its lanes may take to arrive.
 const LINGER: Duration = Duration::from_millis(500);
@@ -182,23 +180,10 @@ pub(super) fn explain(error: &ConnectionError, refusal: Option<&Refusal>) -> Str
     }
 }
 
-/// What a dialler reads when the other side's verifier said no.
-pub(super) const CERTIFICATE_REFUSED: &str = "the peer refused our certificate: its operator must accept our bundle, or our new certificate (compare the pins)";
-
 /// TLS alerts about a certificate (RFC 8446, section 6.2): 42 to 49, without the illegal parameter 47.
 fn is_refusal(code: TransportErrorCode) -> bool {
     let code = u64::from(code);
     (0x100 + 42..=0x100 + 49).contains(&code) && code != 0x100 + 47
-}
-
-/// How a link ends.
-enum End {
-    /// We want it: after what was asked before, with this GOAWAY.
-    Local(Option<Goaway>, String),
-    /// The peer said that nothing more will come.
-    Peer,
-    /// The connection is gone.
-    Lost(String),
 }
 
 /// How reading a stream ends.
@@ -329,15 +314,12 @@ impl<'a> Session<'a> {
         let mut batch = Vec::new();
         loop {
             tokio::select! {
-                () = &mut stopping => return End::Local(Some(goaway(Reason::Shutdown, "")), "stopping".to_owned()),
+                () = &mut stopping => return End::stopping(),
                 error = &mut closed => return End::Lost(explain(&error, None)),
                 Some(end) = self.readers.join_next() => match end {
                     Ok(ReadEnd::Data) => {}
                     Ok(ReadEnd::Control) => return End::Peer,
-                    Ok(ReadEnd::Fault(reason)) => {
-                        let told = goaway(Reason::ProtocolError, &reason);
-                        return End::Local(Some(told), format!("closed, it is the peer's fault: {reason}"));
-                    }
+                    Ok(ReadEnd::Fault(reason)) => return End::fault(&reason),
                     // When it is the connection, `closed` says why.
                     Ok(ReadEnd::Gone) if connection.close_reason().is_some() => {}
                     Ok(ReadEnd::Gone) => return End::Local(None, "stopping".to_owned()),
@@ -349,12 +331,12 @@ impl<'a> Session<'a> {
                 }
                 count = commands.recv_many(&mut batch, BATCH) => {
                     if count == 0 {
-                        return End::Local(None, "closed here".to_owned());
+                        return End::closed(None);
                     }
                     for command in batch.drain(..) {
                         match command {
                             LinkCommand::Send(channel, body) => self.send(channel, body),
-                            LinkCommand::Close(goaway) => return End::Local(goaway, "closed here".to_owned()),
+                            LinkCommand::Close(goaway) => return End::closed(goaway),
                         }
                     }
                 }
@@ -433,10 +415,6 @@ impl<'a> Session<'a> {
             }
         }
     }
-}
-
-pub(super) fn goaway(reason: Reason, detail: &str) -> Goaway {
-    Goaway { reason: reason.into(), retry_after_ms: 0, detail: detail.to_owned() }
 }
 
 async fn write_blob(

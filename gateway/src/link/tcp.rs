@@ -15,7 +15,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use futures_util::FutureExt;
 use h2::{Ping, PingPong, RecvStream, SendStream};
 use http::{Method, Request, Response, StatusCode};
-use rustls::AlertDescription;
+use rustls::{AlertDescription, ConnectionCommon};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::task::JoinHandle;
@@ -25,12 +25,11 @@ use trunkline_gateway_proto::directory::Directory;
 use trunkline_gateway_proto::frame::{self, Channel};
 use trunkline_gateway_proto::store::PeerKey;
 use trunkline_gateway_proto::wire::frame::Body;
-use trunkline_gateway_proto::wire::{Goaway, Reason};
 
 use super::admit::Permit;
+use super::end::{CERTIFICATE_REFUSED, CLOSE_GRACE, End};
 use super::listen::{LinkConfig, Shared};
 use super::outgoing::Outgoing;
-use super::quic::{CERTIFICATE_REFUSED, CLOSE_GRACE, goaway};
 use super::tls::{self, Authenticated, Refusal};
 use super::{LinkCommand, LinkEvent, LinkId, Transport};
 
@@ -106,14 +105,7 @@ async fn handshake(
 ) -> Result<Established, String> {
     prepare(&stream);
     let stream = TlsAcceptor::from(server).accept(stream).await.map_err(|error| error.to_string())?;
-    let authenticated = {
-        let (_, tls) = stream.get_ref();
-        check_alpn(tls.alpn_protocol())?;
-        let export =
-            |value: &mut [u8; 32], label: &[u8]| tls.export_keying_material(value, label, Some(&[])).is_ok();
-        Authenticated::new(&directory.load(), tls::Role::Client, tls.peer_certificates(), export)
-            .ok_or("no certificate")?
-    };
+    let authenticated = authenticate(stream.get_ref().1, directory, tls::Role::Client)?;
     let (stream_window, connection_window) = windows(config);
     let mut connection = h2::server::Builder::new()
         .initial_window_size(stream_window)
@@ -186,14 +178,7 @@ pub(super) async fn establish(
         .connect(server_name, stream)
         .await
         .map_err(|error| refusal.get().map_or_else(|| explain_io(&error), Refusal::to_string))?;
-    let authenticated = {
-        let (_, tls) = stream.get_ref();
-        check_alpn(tls.alpn_protocol())?;
-        let export =
-            |value: &mut [u8; 32], label: &[u8]| tls.export_keying_material(value, label, Some(&[])).is_ok();
-        Authenticated::new(&directory.load(), tls::Role::Server, tls.peer_certificates(), export)
-            .ok_or("no certificate")?
-    };
+    let authenticated = authenticate(stream.get_ref().1, directory, tls::Role::Server)?;
     let (stream_window, connection_window) = windows(config);
     let (requests, mut connection) = h2::client::Builder::new()
         .initial_window_size(stream_window)
@@ -259,8 +244,20 @@ impl Drop for Dial {
     }
 }
 
-fn check_alpn(protocol: Option<&[u8]>) -> Result<(), String> {
-    if protocol == Some(tls::ALPN) { Ok(()) } else { Err("the peer does not speak trunkline/1".to_owned()) }
+/// Who is at the other end, in this role, of a connection that speaks what we do.
+fn authenticate<Data>(
+    connection: &ConnectionCommon<Data>,
+    directory: &ArcSwap<Directory>,
+    role: tls::Role,
+) -> Result<Authenticated, String> {
+    if connection.alpn_protocol() != Some(tls::ALPN) {
+        return Err("the peer does not speak trunkline/1".to_owned());
+    }
+    let export = |value: &mut [u8; 32], label: &[u8]| {
+        connection.export_keying_material(value, label, Some(&[])).is_ok()
+    };
+    let authenticated = Authenticated::new(&directory.load(), role, connection.peer_certificates(), export);
+    authenticated.ok_or_else(|| "no certificate".to_owned())
 }
 
 /// Window of the stream and of the connection.
@@ -292,16 +289,6 @@ fn explain_io(error: &io::Error) -> String {
     } else {
         text
     }
-}
-
-/// How a link ends.
-enum End {
-    /// We want it: after what was asked before, with this GOAWAY.
-    Local(Option<Goaway>, String),
-    /// The peer said that nothing more will come.
-    Peer,
-    /// The connection is gone.
-    Lost(String),
 }
 
 /// How reading ends.
@@ -353,10 +340,7 @@ async fn serve(
             end = writer.serve(commands) => end,
             end = &mut reader => match end {
                 ReadEnd::Peer => End::Peer,
-                ReadEnd::Fault(reason) => {
-                    let told = goaway(Reason::ProtocolError, &reason);
-                    End::Local(Some(told), format!("closed, it is the peer's fault: {reason}"))
-                }
+                ReadEnd::Fault(reason) => End::fault(&reason),
                 ReadEnd::Lost(reason) => End::Lost(reason),
                 ReadEnd::Gone => End::Local(None, "stopping".to_owned()),
             },
@@ -366,7 +350,7 @@ async fn serve(
                 _ => End::Lost(ended.unwrap_or_else(|_| "closed here".to_owned())),
             },
             () = &mut silence => End::Lost("nothing was heard from the peer any more".to_owned()),
-            () = shared.stopping() => End::Local(Some(goaway(Reason::Shutdown, "")), "stopping".to_owned()),
+            () = shared.stopping() => End::stopping(),
         }
     };
     match end {
@@ -412,12 +396,12 @@ impl Writer<'_> {
             tokio::select! {
                 count = commands.recv_many(&mut batch, BATCH) => {
                     if count == 0 {
-                        return End::Local(None, "closed here".to_owned());
+                        return End::closed(None);
                     }
                     for command in batch.drain(..) {
                         match command {
                             LinkCommand::Send(channel, body) => self.outgoing.push(channel, body),
-                            LinkCommand::Close(goaway) => return End::Local(goaway, "closed here".to_owned()),
+                            LinkCommand::Close(goaway) => return End::closed(goaway),
                         }
                     }
                 }

@@ -9,15 +9,11 @@ use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::danger::ServerCertVerifier;
 use rustls::client::{ResolvesClientCert, Resumption, WebPkiServerVerifier};
-use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls13_signature};
-use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
-use rustls::{
-    CertificateError as TlsCertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName,
-    RootCertStore, ServerConfig, SignatureScheme, version,
-};
+use rustls::{CertificateError as TlsCertificateError, ClientConfig, RootCertStore, ServerConfig, version};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use thiserror::Error;
@@ -27,6 +23,7 @@ use trunkline_gateway_proto::directory::{Directory, PeerRecord, Trust};
 use trunkline_gateway_proto::key::{ChannelBinding, EXPORTER_ACCEPTOR, EXPORTER_DIALER, EXPORTER_ROTATION};
 use trunkline_gateway_proto::pin::Pin;
 use trunkline_gateway_proto::store::PeerKey;
+use trunkline_tls::Verifier;
 
 use crate::identity::Identity;
 
@@ -198,7 +195,12 @@ fn provider() -> Arc<CryptoProvider> {
 /// What a listener needs. Every new handshake sees the identity and the directory as they are then.
 #[must_use]
 pub fn server_config(identity: Arc<Identity>, directory: Arc<ArcSwap<Directory>>) -> ServerConfig {
-    let verifier = Arc::new(ClientVerifier { directory });
+    let verifier = Verifier::new(provider(), move |end_entity, intermediates, now| {
+        check_client(&directory.load(), end_entity, intermediates, now).map_err(|refusal| {
+            tracing::info!(reason = %refusal, "refused a connection");
+            denied()
+        })
+    });
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&version::TLS13])
         .expect("the provider has TLS 1.3 suites")
@@ -221,7 +223,12 @@ pub fn client_config(
     peer: PeerKey,
     refusal: Arc<OnceLock<Refusal>>,
 ) -> ClientConfig {
-    let verifier = Arc::new(ServerVerifier { directory, peer, refusal });
+    let verifier = Verifier::new(provider(), move |end_entity, intermediates, now| {
+        check_server(&directory.load(), peer, end_entity, intermediates, now).map_err(|why| {
+            let _ = refusal.set(why);
+            denied()
+        })
+    });
     let mut config = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&version::TLS13])
         .expect("the provider has TLS 1.3 suites")
@@ -283,103 +290,7 @@ fn vouched(
         .collect()
 }
 
-#[derive(Debug)]
-struct ClientVerifier {
-    directory: Arc<ArcSwap<Directory>>,
-}
-
-#[derive(Debug)]
-struct ServerVerifier {
-    directory: Arc<ArcSwap<Directory>>,
-    peer: PeerKey,
-    refusal: Arc<OnceLock<Refusal>>,
-}
-
 /// The alert `access_denied` tells the other side that it is its certificate that we do not want.
 fn denied() -> rustls::Error {
     TlsCertificateError::ApplicationVerificationFailure.into()
-}
-
-impl ClientCertVerifier for ClientVerifier {
-    fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        &[]
-    }
-
-    fn verify_client_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        now: UnixTime,
-    ) -> Result<ClientCertVerified, rustls::Error> {
-        match check_client(&self.directory.load(), end_entity, intermediates, now) {
-            Ok(()) => Ok(ClientCertVerified::assertion()),
-            Err(refusal) => {
-                tracing::info!(reason = %refusal, "refused a connection");
-                Err(denied())
-            }
-        }
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Err(denied())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, certificate, signed, &provider().signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        provider().signature_verification_algorithms.supported_schemes()
-    }
-}
-
-impl ServerCertVerifier for ServerVerifier {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        match check_server(&self.directory.load(), self.peer, end_entity, intermediates, now) {
-            Ok(()) => Ok(ServerCertVerified::assertion()),
-            Err(refusal) => {
-                let _ = self.refusal.set(refusal);
-                Err(denied())
-            }
-        }
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Err(denied())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, certificate, signed, &provider().signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        provider().signature_verification_algorithms.supported_schemes()
-    }
 }

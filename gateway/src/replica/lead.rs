@@ -57,7 +57,8 @@ pub(crate) struct Parts {
 /// What followers are served: their questions, and operators' requests that they pass on, by `admin`.
 pub(crate) fn router(lead: Parts, admin: Router) -> Router {
     let path = |what: &str| format!("{PREFIX}{what}");
-    let admin = admin.layer(from_fn_with_state(lead.hub.clone(), passed_on));
+    let hub = lead.hub.clone();
+    let admin = admin.layer(from_fn_with_state(hub.clone(), passed_on));
     Router::new()
         .route(&path("directory"), get(directory))
         .route(&path("pin"), get(pin))
@@ -66,9 +67,9 @@ pub(crate) fn router(lead: Parts, admin: Router) -> Router {
         .route(&path("ack"), post(ack))
         .route(&path("link"), post(link))
         .layer(DefaultBodyLimit::max(REQUEST_BYTES_MAX))
-        .layer(from_fn_with_state(lead.hub.clone(), while_leading))
         .with_state(lead)
         .fallback_service(admin)
+        .layer(from_fn_with_state(hub, while_leading))
 }
 
 /// Answers 503 while this replica does not lead: what it knows may be old.
@@ -82,9 +83,6 @@ async fn while_leading(State(hub): State<Hub>, request: Request, next: Next) -> 
 
 /// Serves a request of an operator that came in at a follower, as if it had come in here.
 async fn passed_on(State(hub): State<Hub>, mut request: Request, next: Next) -> Response {
-    if !matches!(hub.standing(), Standing::Leading) {
-        return StatusCode::SERVICE_UNAVAILABLE.into_response();
-    }
     let caller = request.headers_mut().remove(CALLER);
     let caller = caller.and_then(|caller| caller.to_str().ok()?.parse::<SocketAddr>().ok());
     if let Some(caller) = caller {
@@ -130,6 +128,7 @@ async fn link(State(lead): State<Parts>, body: Body) -> Response {
 /// Who is who, now and whenever it changes, for as long as this replica leads.
 async fn directory(State(lead): State<Parts>, headers: HeaderMap) -> Response {
     let (hub, changes) = (lead.hub.clone(), lead.hub.changes());
+    // Looked at once more, as an end of leading is told of from here on only.
     if !matches!(lead.hub.standing(), Standing::Leading) {
         return StatusCode::SERVICE_UNAVAILABLE.into_response();
     }

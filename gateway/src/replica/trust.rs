@@ -10,18 +10,16 @@ use aws_lc_rs::hkdf::{HKDF_SHA256, Salt};
 use aws_lc_rs::signature::Ed25519KeyPair;
 use rcgen::{CertificateParams, KeyPair};
 use rustls::client::Resumption;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, aws_lc_rs as provider, verify_tls13_signature};
+use rustls::client::danger::ServerCertVerifier;
+use rustls::crypto::{CryptoProvider, aws_lc_rs as provider};
 use rustls::server::NoServerSessionStorage;
-use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, ServerConfig, SignatureScheme,
-    version,
-};
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
+use rustls::server::danger::ClientCertVerifier;
+use rustls::{CertificateError, ClientConfig, ServerConfig, version};
+use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use thiserror::Error;
 use trunkline_gateway_proto::certificate::Certificate;
 use trunkline_gateway_proto::pin::Pin;
+use trunkline_tls::Verifier;
 use zeroize::Zeroizing;
 
 /// What replicas speak (RFC 7301).
@@ -58,7 +56,7 @@ impl Trust {
         let ours = Certificate::parse(&certificate).map_err(failed)?.pin;
         let key = || PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.to_vec()));
         let crypto = Arc::new(provider::default_provider());
-        let same = Arc::new(SameKey { ours, provider: Arc::clone(&crypto) });
+        let same = same_key(ours, Arc::clone(&crypto));
         let mut server = ServerConfig::builder_with_provider(Arc::clone(&crypto))
             .with_protocol_versions(&[&version::TLS13])
             .map_err(failed)?
@@ -117,111 +115,21 @@ fn derive(deployment_key: &[u8; 32]) -> Result<Zeroizing<Vec<u8>>, TrustError> {
     Ok(Zeroizing::new(pkcs8.as_ref().to_vec()))
 }
 
-/// Lets in who shows, and proves to hold, the key that we hold.
-#[derive(Debug)]
-struct SameKey {
+/// Lets in who shows, and proves to hold, this key.
+fn same_key(
     ours: Pin,
-    provider: Arc<CryptoProvider>,
-}
-
-impl SameKey {
-    fn check(&self, shown: &CertificateDer<'_>) -> Result<(), rustls::Error> {
-        match Certificate::parse(shown) {
-            Ok(certificate) if certificate.pin == self.ours => Ok(()),
-            Ok(_) => Err(CertificateError::ApplicationVerificationFailure.into()),
-            Err(_) => Err(CertificateError::BadEncoding.into()),
-        }
-    }
-
-    fn signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, certificate, signed, &self.provider.signature_verification_algorithms)
-    }
-}
-
-/// TLS 1.2 is not spoken.
-fn never() -> Result<HandshakeSignatureValid, rustls::Error> {
-    Err(rustls::Error::General("TLS 1.2 is not spoken here".to_owned()))
-}
-
-impl ServerCertVerifier for SameKey {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        self.check(end_entity).map(|()| ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        never()
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.signature(message, certificate, signed)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
-    }
-}
-
-impl ClientCertVerifier for SameKey {
-    fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        &[]
-    }
-
-    fn verify_client_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: UnixTime,
-    ) -> Result<ClientCertVerified, rustls::Error> {
-        self.check(end_entity).map(|()| ClientCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        never()
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.signature(message, certificate, signed)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
-    }
+    crypto: Arc<CryptoProvider>,
+) -> Arc<impl ServerCertVerifier + ClientCertVerifier + 'static> {
+    Verifier::new(crypto, move |shown, _, _| match Certificate::parse(shown) {
+        Ok(certificate) if certificate.pin == ours => Ok(()),
+        Ok(_) => Err(CertificateError::ApplicationVerificationFailure.into()),
+        Err(_) => Err(CertificateError::BadEncoding.into()),
+    })
 }
 
 #[cfg(test)]
 mod tests {
+    use rustls_pki_types::{CertificateDer, ServerName};
     use tokio::io::duplex;
     use tokio_rustls::{TlsAcceptor, TlsConnector};
 
@@ -257,10 +165,10 @@ mod tests {
             .with_protocol_versions(&[&version::TLS13])
             .unwrap()
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(SameKey {
-                ours: Certificate::parse(&certificate_of(&[7; 32])).unwrap().pin,
+            .with_custom_certificate_verifier(same_key(
+                Certificate::parse(&certificate_of(&[7; 32])).unwrap().pin,
                 provider,
-            }))
+            ))
             .with_no_client_auth();
         nobody.alpn_protocols = vec![ALPN.to_vec()];
         assert!(meet(&ours, Arc::new(nobody)).await.is_err());

@@ -1,11 +1,12 @@
-//! What both engines' writers do alike: several commits that wait become one transaction.
+//! What both engines do alike: they are asked for what somebody waits for, and several commits that wait become one
+//! transaction.
 
 use tokio::sync::oneshot;
-use trunkline_gateway_proto::store::{Commit, Op};
+use trunkline_gateway_proto::store::{Commit, Op, Record, Stream};
 use trunkline_gateway_proto::time::Time;
 
-use super::StoreError;
 use super::seal::KeyScope;
+use super::{StoreError, StoreFuture};
 
 /// Commits that may share a transaction. More help when many wait, and make the first of them wait longer.
 pub(super) const COALESCE_MAX: usize = 16;
@@ -13,7 +14,25 @@ pub(super) const COALESCE_MAX: usize = 16;
 /// A commit that somebody waits for.
 pub(super) struct Job {
     pub(super) commit: Commit,
-    pub(super) reply: oneshot::Sender<Result<(), StoreError>>,
+    pub(super) reply: Reply<()>,
+}
+
+/// A read that somebody waits for.
+pub(super) struct Read {
+    pub(super) stream: Stream,
+    pub(super) from_seq: u64,
+    pub(super) bytes_max: usize,
+    pub(super) reply: Reply<Vec<(u64, Record)>>,
+}
+
+/// Where an answer goes.
+pub(super) type Reply<T> = oneshot::Sender<Result<T, StoreError>>;
+
+/// Asks by `send`, which may fail to, and waits for the answer.
+pub(super) fn ask<T: Send + 'static>(send: impl FnOnce(Reply<T>)) -> StoreFuture<T> {
+    let (reply, answer) = oneshot::channel();
+    send(reply);
+    Box::pin(async { answer.await.unwrap_or_else(|_| Err(stopped())) })
 }
 
 /// What an operation needs a key for.

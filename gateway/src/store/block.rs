@@ -26,6 +26,10 @@ use trunkline_gateway_proto::time::Time;
 
 use super::seal::{KeyId, NONCE_BASE_LEN, NonceBase, TAG_LEN};
 
+mod sealer;
+
+pub(super) use sealer::{Sealer, refused, seal_state};
+
 /// Number of a block, and key of its row of heads.
 pub(super) type BlockNumber = u64;
 /// Key of a row of bodies.
@@ -91,56 +95,6 @@ fn cut(left: usize) -> Option<usize> {
     let page = left.saturating_add(EXTRA).checked_next_power_of_two().unwrap_or(PAGE_MAX).min(PAGE_MAX);
     let filled = left + EXTRA >= page - page / 4;
     if page <= PAGE_MIN || filled { Some(left.min(page - EXTRA)) } else { Some(left.min(page / 2 - EXTRA)) }
-}
-
-/// Seals a block row by row, in one buffer that is used again for each.
-pub(super) struct Sealer<'a> {
-    pub(super) cipher: &'a LessSafeKey,
-    pub(super) block: BlockNumber,
-    pub(super) header: Header,
-    pub(super) buffer: &'a mut Vec<u8>,
-}
-
-impl Sealer<'_> {
-    /// The row of heads.
-    pub(super) fn heads(&mut self, records: &[Record]) -> Result<&[u8], Damaged> {
-        self.buffer.clear();
-        self.buffer.extend_from_slice(&self.header.encode());
-        for record in records {
-            encode_head(record, self.buffer)?;
-        }
-        self.seal(HEADS, HEADER_LEN)?;
-        Ok(self.buffer)
-    }
-
-    /// The rows of bodies, each handed to `row` with its key.
-    pub(super) fn bodies<E: From<Damaged>>(
-        &mut self,
-        records: &[Record],
-        mut row: impl FnMut(PartKey, &[u8]) -> Result<(), E>,
-    ) -> Result<(), E> {
-        let mut bodies = records.iter().map(|record| &record.body[..]);
-        let mut rest: &[u8] = &[];
-        for (part, cut) in (0..self.header.parts).zip(cuts(self.header.bytes)) {
-            self.buffer.clear();
-            while self.buffer.len() < cut {
-                if rest.is_empty() {
-                    rest = bodies.next().ok_or(Damaged)?;
-                }
-                let (taken, left) = rest.split_at(rest.len().min(cut - self.buffer.len()));
-                self.buffer.extend_from_slice(taken);
-                rest = left;
-            }
-            self.seal(part + 1, 0)?;
-            row((self.block, part), self.buffer)?;
-        }
-        Ok(())
-    }
-
-    fn seal(&mut self, row: u16, from: usize) -> Result<(), Damaged> {
-        let aad = block_aad(self.block, row, &self.header.encode());
-        seal(self.cipher, self.header.nonce.nonce(row), &aad, self.buffer, from)
-    }
 }
 
 /// The row of heads, among the rows of a block; the parts are 1 and above.
@@ -233,22 +187,6 @@ fn records(
         at = end;
     }
     if at == body.len() { Ok(records) } else { Err(Damaged) }
-}
-
-/// Seals a state entry's value into `buffer`.
-pub(super) fn seal_state(
-    cipher: &LessSafeKey,
-    id: KeyId,
-    nonce: NonceBase,
-    key: &[u8],
-    value: &[u8],
-    buffer: &mut Vec<u8>,
-) -> Result<(), Damaged> {
-    buffer.clear();
-    buffer.extend_from_slice(&id.0.to_le_bytes());
-    buffer.extend_from_slice(&nonce.0);
-    buffer.extend_from_slice(value);
-    seal(cipher, nonce.nonce(0), &state_aad(key), buffer, STATE_PREFIX_LEN)
 }
 
 /// Which data key sealed a state entry.

@@ -18,7 +18,6 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::sync::mpsc as tokio_mpsc;
-use tokio::sync::oneshot;
 use tokio::time::Instant;
 use trunkline_common::token;
 use trunkline_gateway_proto::store::{Commit, Record, Recovered, Stream};
@@ -234,17 +233,18 @@ impl PostgresStore {
 
 impl Store for PostgresStore {
     fn commit(&self, commit: Commit) -> StoreFuture<()> {
-        let (reply, answer) = oneshot::channel();
-        if let Some(commits) = &self.commits {
-            commits.send(batch::Job { commit, reply }).ok();
-        }
-        Box::pin(async { answer.await.unwrap_or_else(|_| Err(stopped())) })
+        batch::ask(|reply| {
+            if let Some(commits) = &self.commits {
+                commits.send(batch::Job { commit, reply }).ok();
+            }
+        })
     }
 
     fn read(&self, stream: Stream, from_seq: u64, bytes_max: usize) -> StoreFuture<Vec<(u64, Record)>> {
-        let (reply, answer) = oneshot::channel();
-        self.reads.send(reader::Job::Read(reader::Read { stream, from_seq, bytes_max, reply })).ok();
-        Box::pin(async { answer.await.unwrap_or_else(|_| Err(stopped())) })
+        batch::ask(|reply| {
+            let read = batch::Read { stream, from_seq, bytes_max, reply };
+            self.reads.send(reader::Job::Read(read)).ok();
+        })
     }
 
     fn recover(&self, visit: &mut dyn FnMut(Recovered)) -> Result<(), StoreError> {

@@ -5,10 +5,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use ::redb::{Database, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable};
-use tokio::sync::oneshot;
 use trunkline_gateway_proto::store::{Record, Recovered, Stream};
 
 use super::StoreError;
+use super::batch::Read;
 use super::block::{self, BlockNumber, Damaged, Header, PartKey};
 use super::fault::{Faults, KEYS_FILE, STORE_FILE};
 use super::index::{Entry, SharedIndex};
@@ -56,16 +56,8 @@ impl From<Damaged> for Part {
     }
 }
 
-/// A read that somebody waits for.
-pub(super) struct Job {
-    pub(super) stream: Stream,
-    pub(super) from_seq: u64,
-    pub(super) bytes_max: usize,
-    pub(super) reply: oneshot::Sender<Result<Vec<(u64, Record)>, StoreError>>,
-}
-
 /// Starts the reader threads. They end when the sender is dropped.
-pub(super) fn start(reader: &Reader) -> std::io::Result<(Sender<Job>, Vec<JoinHandle<()>>)> {
+pub(super) fn start(reader: &Reader) -> std::io::Result<(Sender<Read>, Vec<JoinHandle<()>>)> {
     let (sender, jobs) = channel();
     let jobs = Arc::new(Mutex::new(jobs));
     let threads = (0..READERS).map(|index| {
@@ -75,7 +67,7 @@ pub(super) fn start(reader: &Reader) -> std::io::Result<(Sender<Job>, Vec<JoinHa
     Ok((sender, threads.collect::<Result<_, _>>()?))
 }
 
-fn serve(reader: &Reader, jobs: &Mutex<Receiver<Job>>) {
+fn serve(reader: &Reader, jobs: &Mutex<Receiver<Read>>) {
     loop {
         let job = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(job) = job else { return };

@@ -14,14 +14,13 @@ use ::redb::backends::FileBackend;
 use ::redb::{
     Builder, Database, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition, TableError,
 };
-use tokio::sync::oneshot;
 use tracing::info;
 use trunkline_common::token;
 use trunkline_gateway_proto::store::{Commit, Op, Record, Recovered, Stream};
 use trunkline_gateway_proto::time::Time;
 use zeroize::Zeroizing;
 
-use super::batch::{self, stopped};
+use super::batch;
 use super::block::{BlockNumber, Damaged, Header, PartKey};
 use super::fault::{Faults, KEYS_FILE, STORE_FILE};
 use super::index::SharedIndex;
@@ -68,7 +67,7 @@ impl Options {
 /// The embedded engine. Dropping the last handle carries out what was asked, and closes the files.
 pub struct RedbStore {
     commits: Option<mpsc::Sender<batch::Job>>,
-    reads: Option<mpsc::Sender<reader::Job>>,
+    reads: Option<mpsc::Sender<batch::Read>>,
     id: StoreId,
     reader: Reader,
     threads: Vec<JoinHandle<()>>,
@@ -176,19 +175,19 @@ impl RedbStore {
 
 impl Store for RedbStore {
     fn commit(&self, commit: Commit) -> StoreFuture<()> {
-        let (reply, answer) = oneshot::channel();
-        if let Some(commits) = &self.commits {
-            commits.send(batch::Job { commit, reply }).ok();
-        }
-        Box::pin(async { answer.await.unwrap_or_else(|_| Err(stopped())) })
+        batch::ask(|reply| {
+            if let Some(commits) = &self.commits {
+                commits.send(batch::Job { commit, reply }).ok();
+            }
+        })
     }
 
     fn read(&self, stream: Stream, from_seq: u64, bytes_max: usize) -> StoreFuture<Vec<(u64, Record)>> {
-        let (reply, answer) = oneshot::channel();
-        if let Some(reads) = &self.reads {
-            reads.send(reader::Job { stream, from_seq, bytes_max, reply }).ok();
-        }
-        Box::pin(async { answer.await.unwrap_or_else(|_| Err(stopped())) })
+        batch::ask(|reply| {
+            if let Some(reads) = &self.reads {
+                reads.send(batch::Read { stream, from_seq, bytes_max, reply }).ok();
+            }
+        })
     }
 
     fn recover(&self, visit: &mut dyn FnMut(Recovered)) -> Result<(), StoreError> {

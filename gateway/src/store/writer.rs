@@ -11,11 +11,11 @@ use trunkline_gateway_proto::time::Time;
 
 use super::StoreError;
 use super::batch::{COALESCE_MAX, Job, now, scope};
-use super::block::{self, BlockNumber, Damaged, Header, PartKey, Sealer};
+use super::block::{self, BlockNumber, Header, PartKey, Sealer};
 use super::fault::{Faults, STORE_FILE};
 use super::index::SharedIndex;
 use super::redb::{BODIES, HEADS, STATE};
-use super::seal::{KeyRing, KeyScope};
+use super::seal::KeyRing;
 
 /// Longest wait for a commit while no key has to be looked after. It only bounds what the clock calls get.
 const PATIENCE_MAX: Duration = Duration::from_secs(24 * 3600);
@@ -144,28 +144,18 @@ impl Writer {
         first_seq: u64,
         records: &[Record],
     ) -> Result<(), StoreError> {
-        let refused = |why: &str| {
-            StoreError::Failed(format!("the block at {first_seq} of {stream:?} cannot be kept: {why}"))
-        };
-        let unfit = |Damaged| refused("it is empty or too large");
-        let scope = KeyScope::Stream(stream.scope());
-        let (current, nonce) = self.ring.seal(scope).ok_or_else(|| refused("its scope has no data key"))?;
-        let header = Header::measure(stream, first_seq, current.id, nonce, records).map_err(unfit)?;
-        let block = self.index.lock().append(stream, first_seq, header.count);
-        let block = block.ok_or_else(|| refused("its place is taken"))?;
-        let mut sealer = Sealer { cipher: &current.cipher, block, header, buffer: &mut self.buffer };
-        let heads = sealer.heads(records).map_err(unfit)?;
-        tables.heads.insert(block, heads).map_err(|error| self.faults.redb(error))?;
-        sealer
-            .bodies(records, |key, part| {
-                tables.bodies.insert(key, part).map_err(|error| Unkept::Error(self.faults.redb(error)))?;
-                Ok(())
-            })
-            .map_err(|unkept| match unkept {
-                Unkept::Unfit(damaged) => unfit(damaged),
-                Unkept::Error(error) => error,
-            })?;
-        if self.ring.used(header.key) { Ok(()) } else { Err(refused("its data key is gone")) }
+        let Self { ring, index, buffer, faults, .. } = self;
+        let mut sealer = Sealer::new(ring, index, stream, first_seq, records)?;
+        let (block, key) = (sealer.block, sealer.header.key);
+        buffer.clear();
+        sealer.heads(buffer)?;
+        tables.heads.insert(block, buffer.as_slice()).map_err(|error| faults.redb(error))?;
+        buffer.clear();
+        while let Some(part) = sealer.part(buffer)? {
+            tables.bodies.insert((block, part), buffer.as_slice()).map_err(|error| faults.redb(error))?;
+            buffer.clear();
+        }
+        if ring.used(key) { Ok(()) } else { Err(block::refused(stream, first_seq, "its data key is gone")) }
     }
 
     fn truncate(&mut self, tables: &mut Tables<'_>, stream: Stream, up_to: u64) -> Result<(), StoreError> {
@@ -190,10 +180,7 @@ impl Writer {
     }
 
     fn put(&mut self, tables: &mut Tables<'_>, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
-        let refused = || StoreError::Failed("a state entry cannot be sealed".to_owned());
-        let (current, nonce) = self.ring.seal(KeyScope::State).ok_or_else(refused)?;
-        block::seal_state(&current.cipher, current.id, nonce, key, value, &mut self.buffer)
-            .map_err(|Damaged| refused())?;
+        block::seal_state(&mut self.ring, key, value, &mut self.buffer)?;
         tables.state.insert(key, self.buffer.as_slice()).map_err(|error| self.faults.redb(error))?;
         Ok(())
     }
@@ -213,17 +200,5 @@ impl<'t> Tables<'t> {
             bodies: transaction.open_table(BODIES).map_err(|error| faults.redb(error))?,
             state: transaction.open_table(STATE).map_err(|error| faults.redb(error))?,
         })
-    }
-}
-
-/// Why a part was not kept.
-enum Unkept {
-    Unfit(Damaged),
-    Error(StoreError),
-}
-
-impl From<Damaged> for Unkept {
-    fn from(damaged: Damaged) -> Self {
-        Self::Unfit(damaged)
     }
 }

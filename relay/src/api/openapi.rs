@@ -4,8 +4,9 @@
 use std::sync::LazyLock;
 
 use serde_json::{Map, Value, json};
+use trunkline_http::openapi::{self, Operation, reference};
 
-use super::routes::{Access, Body, JSON, ROUTES, Route};
+use super::routes::{Access, Body, JSON, ROUTES};
 
 /// Schemas of bodies and of the events connection's messages.
 const SCHEMAS: &str = include_str!("openapi/schemas.json");
@@ -19,76 +20,33 @@ pub fn document() -> Value {
 }
 
 fn build() -> Value {
-    let schemas: Value =
-        serde_json::from_str(SCHEMAS).expect("invariant: schemas.json is JSON, tests read it");
     let mut paths = Map::new();
     for route in ROUTES {
-        let path = paths.entry(route.path).or_insert_with(|| json!({}));
-        if let Value::Object(methods) = path {
-            methods.insert(route.method.as_str().to_lowercase(), operation(route));
-        }
+        let (security, tag) = match route.access {
+            Access::Open => (json!([]), "operation"),
+            Access::Metrics => (json!([{}, { "admin": [] }]), "operation"),
+            Access::Admin => (json!([{ "admin": [] }]), "calls"),
+            Access::Join => (json!([{ "join": [] }]), "participants"),
+            Access::Session => (json!([{}, { "join": [] }]), "participants"),
+        };
+        let (method, path, summary) = (route.method.as_str(), route.path, route.summary);
+        let takes = route.takes.iter().map(content).collect();
+        let gives = route.gives.iter().map(content).collect();
+        let (query, status) = (route.query, route.status);
+        let operation = Operation { method, path, summary, tag, security, query, takes, status, gives };
+        operation.put(&mut paths, Map::new());
     }
-    json!({
-        "openapi": "3.1.0",
-        "info": {
-            "title": "Trunkline relay",
-            "version": env!("CARGO_PKG_VERSION"),
-            "license": { "name": "Apache-2.0", "identifier": "Apache-2.0" },
-            "description": "For calling services (admin token) and for the people on calls (join token, then the \
-                session's URL). docs/API.md explains the events connection.",
+    let description = "For calling services (admin token) and for the people on calls (join token, then the session's \
+            URL). docs/API.md explains the events connection.";
+    let tags = &["calls", "participants", "operation"];
+    let security = json!({
+        "admin": { "type": "http", "scheme": "bearer", "description": "The node's admin token." },
+        "join": {
+            "type": "http", "scheme": "bearer", "bearerFormat": "JWT",
+            "description": "A join token: `sub`, `call`, `role`, `exp`.",
         },
-        "tags": [{ "name": "calls" }, { "name": "participants" }, { "name": "operation" }],
-        "paths": paths,
-        "components": {
-            "schemas": schemas,
-            "securitySchemes": {
-                "admin": { "type": "http", "scheme": "bearer", "description": "The node's admin token." },
-                "join": {
-                    "type": "http", "scheme": "bearer", "bearerFormat": "JWT",
-                    "description": "A join token: `sub`, `call`, `role`, `exp`.",
-                },
-            },
-            "responses": {
-                "Problem": {
-                    "description": "What is wrong, and what to do (RFC 9457).",
-                    "content": { "application/problem+json": { "schema": reference("Problem") } },
-                },
-            },
-        },
-    })
-}
-
-fn operation(route: &Route) -> Value {
-    let (security, tag) = match route.access {
-        Access::Open => (json!([]), "operation"),
-        Access::Metrics => (json!([{}, { "admin": [] }]), "operation"),
-        Access::Admin => (json!([{ "admin": [] }]), "calls"),
-        Access::Join => (json!([{ "join": [] }]), "participants"),
-        Access::Session => (json!([{}, { "join": [] }]), "participants"),
-    };
-    let mut operation = Map::new();
-    operation.insert("summary".into(), route.summary.into());
-    operation.insert("operationId".into(), operation_id(route).into());
-    operation.insert("tags".into(), json!([tag]));
-    operation.insert("security".into(), security);
-    let parameters = parameters(route);
-    if !parameters.is_empty() {
-        operation.insert("parameters".into(), parameters.into());
-    }
-    if !route.takes.is_empty() {
-        let content: Map<_, _> = route.takes.iter().map(content).collect();
-        operation.insert("requestBody".into(), json!({ "content": content }));
-    }
-    let mut success = json!({ "description": "Done." });
-    if let (Some(body), Value::Object(success)) = (&route.gives, &mut success) {
-        success.insert("content".into(), Value::Object([content(body)].into_iter().collect()));
-    }
-    let responses = json!({
-        route.status.to_string(): success,
-        "default": { "$ref": "#/components/responses/Problem" },
     });
-    operation.insert("responses".into(), responses);
-    Value::Object(operation)
+    openapi::document("Trunkline relay", description, tags, paths, openapi::object(SCHEMAS), security)
 }
 
 fn content((media_type, schema): &Body) -> (String, Value) {
@@ -98,31 +56,6 @@ fn content((media_type, schema): &Body) -> (String, Value) {
         (_, schema) => json!({ "schema": reference(schema) }),
     };
     ((*media_type).to_owned(), content)
-}
-
-fn parameters(route: &Route) -> Vec<Value> {
-    let names = route.path.split('/').filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'));
-    let in_path = names
-        .map(|name| json!({ "name": name, "in": "path", "required": true, "schema": { "type": "string" } }));
-    let in_query = route.query.iter().map(|(name, kind, text)| {
-        json!({ "name": name, "in": "query", "description": text, "schema": { "type": kind } })
-    });
-    in_path.chain(in_query).collect()
-}
-
-/// For example `postCallsTokens`; what ends in a parameter is `…One`.
-fn operation_id(route: &Route) -> String {
-    let words = route.path.split(|c: char| !c.is_ascii_alphanumeric());
-    let words = words.filter(|word| !matches!(*word, "" | "v1" | "call" | "session"));
-    let capital = |word: &str| {
-        word.chars().take(1).map(|c| c.to_ascii_uppercase()).chain(word.chars().skip(1)).collect::<String>()
-    };
-    let one = if route.path.ends_with('}') { "One" } else { "" };
-    format!("{}{}{one}", route.method.as_str().to_lowercase(), words.map(capital).collect::<String>())
-}
-
-fn reference(schema: &str) -> Value {
-    json!({ "$ref": format!("#/components/schemas/{schema}") })
 }
 
 #[cfg(test)]

@@ -5,8 +5,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use trunkline_http::cli::check::{Check, Outcome};
 use trunkline_http::serve::tls::{Tls, TlsFiles};
 
-use super::config::{ApiConfig, IngressConfig, MediaConfig};
+use super::config::{IngressConfig, MediaConfig};
 use super::front;
+use crate::check::api as listens;
 use crate::key;
 use crate::registry;
 use crate::registry::rows::reaches;
@@ -16,19 +17,19 @@ use crate::tcp::PROTOCOLS;
 #[must_use]
 pub fn all(config: &IngressConfig) -> Vec<Check> {
     let check = |what, outcome| Check { what, outcome };
-    let media = &config.media;
+    let (api, media) = (&config.api, &config.media);
+    let api_tls = TlsFiles::of(&api.tls_certificate, &api.tls_key).map(Tls::load).transpose();
+    let media_tls = TlsFiles::of(&media.tls_certificate, &media.tls_key);
+    let media_tls = media_tls.map(|files| Tls::load_for(files, PROTOCOLS)).transpose();
     vec![
-        check("api.listen", api(&config.api)),
-        check("api TLS", api_tls_files(&config.api).map_or(Outcome::Fine, |files| Tls::load(files).into())),
+        check("api.listen", listens(api.listen, api.tls_certificate.is_some(), IN_THE_WAY)),
+        check("api TLS", api_tls.into()),
         check(
             "api.nodes_ca",
-            config.api.nodes_ca.as_deref().map_or(Outcome::Fine, |path| front::authorities(path).into()),
+            api.nodes_ca.as_deref().map_or(Outcome::Fine, |path| front::authorities(path).into()),
         ),
         check("media.ufrag_key_file", key::read(&media.ufrag_key_file).into()),
-        check(
-            "media TLS",
-            tls_files(media).map_or(Outcome::Fine, |files| Tls::load_for(files, PROTOCOLS).into()),
-        ),
+        check("media TLS", media_tls.into()),
         check("media.udp_port", udp(media)),
         check("media.tcp_port", tcp(media)),
         check("tunnel.listen", tunnel(config)),
@@ -36,32 +37,8 @@ pub fn all(config: &IngressConfig) -> Vec<Check> {
     ]
 }
 
-/// The files of the certificate for media within TLS, when there is one.
-#[must_use]
-pub fn tls_files(media: &MediaConfig) -> Option<TlsFiles> {
-    let (certificate, key) = (media.tls_certificate.clone()?, media.tls_key.clone()?);
-    Some(TlsFiles { certificate, key })
-}
-
-/// The files of the API's certificate, when it has one.
-#[must_use]
-pub fn api_tls_files(api: &ApiConfig) -> Option<TlsFiles> {
-    let (certificate, key) = (api.tls_certificate.clone()?, api.tls_key.clone()?);
-    Some(TlsFiles { certificate, key })
-}
-
-fn api(api: &ApiConfig) -> Outcome {
-    match TcpListener::bind(api.listen) {
-        Ok(_) if api.tls_certificate.is_none() && !api.listen.ip().is_loopback() => Outcome::Warning(
-            "plain HTTP beyond loopback: whoever sees the traffic sees the tokens, and browsers lend no camera".into(),
-        ),
-        Ok(_) => Outcome::Fine,
-        Err(error) => Outcome::Failed(format!(
-            "cannot listen on TCP {} ({error}): is the ingress running already, is the address this machine's?",
-            api.listen
-        )),
-    }
-}
+/// What may keep the API from listening.
+const IN_THE_WAY: &str = "is the ingress running already, is the address this machine's?";
 
 /// Where the public ports are: all addresses of this machine, if none is named.
 fn public(media: &MediaConfig) -> IpAddr {

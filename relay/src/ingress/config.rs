@@ -7,10 +7,12 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use trunkline_common::config::{self, ConfigError, Source};
 use trunkline_common::telemetry;
+use trunkline_http::serve::tls::TlsFiles;
+use trunkline_postgres::settings::Settings as Database;
 
 use crate::config::{WORKERS_CEILING, threads};
 use crate::interfaces::ADDRESSES_MAX;
-use crate::registry::settings::Settings as Registry;
+use crate::registry;
 
 /// The commented example, with every setting at its default. `init-ingress` writes it with an ingress's own values.
 pub const EXAMPLE: &str = include_str!("../../../config/ingress.toml");
@@ -167,19 +169,18 @@ impl IngressConfig {
         Ok(config)
     }
 
-    /// The registry's settings.
+    /// Which database the registry is in, if there is one.
     #[must_use]
-    pub fn registry(&self) -> Registry<'_> {
-        Registry {
-            address: &self.registry,
-            password_file: self.registry_password_file.as_ref(),
-            ca_file: self.registry_ca_file.as_ref(),
-        }
+    pub fn registry(&self) -> Option<Database<'_>> {
+        let (password, authorities) =
+            (self.registry_password_file.as_deref(), self.registry_ca_file.as_deref());
+        registry::settings::database(&self.registry, password, authorities)
     }
 
     /// What types alone do not say.
     fn check(&self) -> Result<(), Fault> {
-        self.registry().check().map_err(|(field, problem)| (field.to_owned(), problem))?;
+        let owned = |(field, problem): (&str, String)| (field.to_owned(), problem);
+        registry::settings::check(self.registry()).map_err(owned)?;
         let fault = |field: &str, problem: &str| Err((field.to_owned(), problem.to_owned()));
         let Self { media, nodes, .. } = self;
         if media.listen.len() > 1 {
@@ -198,17 +199,10 @@ impl IngressConfig {
             let problem = format!("expected 0 (one per core) to {WORKERS_CEILING}");
             return fault("media.threads", &problem);
         }
-        for (section, certificate, key) in [
-            ("api", &self.api.tls_certificate, &self.api.tls_key),
-            ("media", &media.tls_certificate, &media.tls_key),
-        ] {
-            let (missing, there) = match (certificate, key) {
-                (Some(_), None) => ("tls_key", "tls_certificate"),
-                (None, Some(_)) => ("tls_certificate", "tls_key"),
-                _ => continue,
-            };
-            return fault(&format!("{section}.{there}"), &format!("expected {section}.{missing} with it"));
-        }
+        let names = ["api.tls_certificate", "api.tls_key"];
+        TlsFiles::check(&self.api.tls_certificate, &self.api.tls_key, names).map_err(owned)?;
+        let names = ["media.tls_certificate", "media.tls_key"];
+        TlsFiles::check(&media.tls_certificate, &media.tls_key, names).map_err(owned)?;
         if self.tunnel.listen.port() == 0 {
             return fault("tunnel.listen", "expected a port above 0, which stays after a restart");
         }

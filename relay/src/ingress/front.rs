@@ -7,6 +7,7 @@
 //! - here: what it serves
 //! - `calls`: creating and listing calls, and requests about one; `joins`: who lets somebody in
 //! - `events`: events connections
+//! - `message`: what goes to a node, and comes back
 //! - `upstream`: the nodes, polled and asked
 //! - [`limits`]: every bound there is
 
@@ -32,6 +33,7 @@ mod calls;
 mod events;
 mod joins;
 pub mod limits;
+mod message;
 mod upstream;
 
 use crate::api::openapi;

@@ -6,9 +6,10 @@ use std::str::FromStr;
 
 use serde::Serialize;
 use trunkline_common::config::{quoted, with_setting};
+use trunkline_common::secret;
 
 use super::config::{EXAMPLE, IngressConfig};
-use crate::init::{InitError, fresh, write};
+use crate::init::{InitError, write};
 use crate::key;
 
 /// The configuration's name in an ingress's directory.
@@ -73,7 +74,7 @@ pub struct Made {
 /// # Errors
 /// When something is there already, or cannot be made.
 pub fn init(options: &Options) -> Result<Made, InitError> {
-    fresh(&options.dir, || {
+    secret::make_filled(&options.dir, || {
         let text = configuration(options);
         let config = IngressConfig::parse(CONFIG_FILE, &text)?;
         let key = key::encode(&key::read(&options.ufrag_key)?);
@@ -167,7 +168,7 @@ mod tests {
         for file in [&made.config, &made.ufrag_key_file] {
             assert_eq!(file.metadata().unwrap().permissions().mode() & 0o077, 0);
         }
-        assert!(matches!(init(&options), Err(InitError::Exists(_))));
+        assert!(matches!(init(&options), Err(InitError::Make(secret::MakeError::Exists(_)))));
     }
 
     #[test]

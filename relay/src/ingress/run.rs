@@ -10,12 +10,12 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::{info, warn};
-use trunkline_common::shutdown::{self, Reload, Shutdown};
+use trunkline_common::shutdown::{self, Reload, Shutdown, SystemError, system};
 use trunkline_common::telemetry;
 use trunkline_http::serve;
-use trunkline_http::serve::tls::{Tls, TlsError};
+use trunkline_http::serve::tls::{Tls, TlsError, TlsFiles};
+use trunkline_postgres::settings::SettingsError;
 
-use super::check::{api_tls_files, tls_files};
 use super::config::IngressConfig;
 use super::front::{self, FrontError, Upstream, Upstreams};
 use super::metrics::observe;
@@ -23,7 +23,7 @@ use super::plane::{Plane, StartError};
 use super::registered::Registered;
 use crate::key::{self, KeyError};
 use crate::metrics;
-use crate::registry::settings::SettingsError;
+use crate::run::reload_on_signal;
 use crate::tcp::PROTOCOLS;
 
 /// How long stopping may take before what is not finished is cut off.
@@ -71,17 +71,8 @@ pub enum RunError {
     #[error(transparent)]
     Telemetry(#[from] telemetry::TelemetryError),
     /// The operating system.
-    #[error("{what}: {source}")]
-    System {
-        /// What was tried.
-        what: &'static str,
-        /// Why not.
-        source: io::Error,
-    },
-}
-
-fn system(what: &'static str) -> impl FnOnce(io::Error) -> RunError {
-    move |source| RunError::System { what, source }
+    #[error(transparent)]
+    System(#[from] SystemError),
 }
 
 /// Runs an ingress until a signal tells it to stop.
@@ -91,15 +82,9 @@ fn system(what: &'static str) -> impl FnOnce(io::Error) -> RunError {
 pub fn run(config: &IngressConfig) -> Result<(), RunError> {
     telemetry::init(&config.log)?;
     metrics::install();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let runtime = runtime.map_err(system("starting the runtime"))?;
-    let result = runtime.block_on(async {
-        let (_trigger, shutdown, reload) =
-            shutdown::on_signals(STOP_MAX).map_err(system("handling signals"))?;
+    shutdown::until_signal(STOP_MAX, async |shutdown, reload| {
         Box::pin(serve(config, shutdown, Some(reload))).await
-    });
-    runtime.shutdown_timeout(Duration::from_secs(1));
-    result
+    })
 }
 
 /// Forwards until `shutdown` begins.
@@ -111,16 +96,19 @@ pub async fn serve(
     shutdown: Shutdown,
     reload: Option<Reload>,
 ) -> Result<(), RunError> {
-    let media_tls = tls_files(&config.media).map(|files| Tls::load_for(files, PROTOCOLS));
+    let media_tls = TlsFiles::of(&config.media.tls_certificate, &config.media.tls_key);
+    let media_tls = media_tls.map(|files| Tls::load_for(files, PROTOCOLS));
     let media_tls = media_tls.transpose().map_err(RunError::MediaTls)?;
-    let api_tls = api_tls_files(&config.api).map(Tls::load).transpose().map_err(RunError::ApiTls)?;
+    let api_tls = TlsFiles::of(&config.api.tls_certificate, &config.api.tls_key).map(Tls::load);
+    let api_tls = api_tls.transpose().map_err(RunError::ApiTls)?;
     let nodes = config.nodes.iter().enumerate().map(|(at, node)| {
         let api = node.api.parse().map_err(|_| RunError::NodeApi(at))?;
         Ok(Upstream { node: node.node, api })
     });
     let nodes = nodes.collect::<Result<Vec<_>, RunError>>()?;
     let authorities = config.api.nodes_ca.as_deref().map(front::authorities).transpose()?.unwrap_or_default();
-    let registry = config.registry().access("trunkline-relay ingress")?;
+    let registry =
+        config.registry().map(|database| database.access("trunkline-relay ingress")).transpose()?;
     let address = config.api.listen;
     let listener = TcpListener::bind(address).await;
     let listener = listener.map_err(|source| RunError::Listen { address, source })?;
@@ -139,7 +127,7 @@ pub async fn serve(
         tasks.spawn(Arc::clone(tls).watch(stopping.clone()));
     }
     if let Some(reload) = reload {
-        tasks.spawn(reload_certificates(reload, certificates, stopping.clone()));
+        tasks.spawn(reload_on_signal(reload, certificates, stopping.clone()));
     }
     tasks.spawn(tell_metrics(Arc::clone(&plane), stopping.clone()));
     let limits = serve::Limits {
@@ -192,25 +180,6 @@ async fn tell_metrics(plane: Arc<Plane>, mut stop: watch::Receiver<bool>) {
                 metrics::upkeep();
             }
             _ = stop.wait_for(|stop| *stop) => return,
-        }
-    }
-}
-
-async fn reload_certificates(
-    mut reload: Reload,
-    certificates: Vec<Arc<Tls>>,
-    mut stop: watch::Receiver<bool>,
-) {
-    loop {
-        tokio::select! {
-            () = reload.requested() => {}
-            _ = stop.wait_for(|stop| *stop) => return,
-        }
-        for tls in &certificates {
-            match tls.reload() {
-                Ok(()) => info!("a certificate was read again"),
-                Err(error) => warn!(%error, "the old certificate stays in use"),
-            }
         }
     }
 }

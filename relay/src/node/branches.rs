@@ -187,14 +187,7 @@ impl Node {
         let (Some(branch), Some(handle)) = (free, inner.workers.get(worker)) else {
             return Ok(*entry.home());
         };
-        let (socket, port) = match &inner.config.ingress {
-            Some(ingress) => (None, ingress.udp_port),
-            None => {
-                let socket = self.ports().bind(now)?;
-                let port = socket.port();
-                (Some(socket), port)
-            }
-        };
+        let (socket, port) = self.bind(now)?;
         let key = inner.next_key.fetch_add(1, Ordering::Relaxed);
         let peer = |place: &Place| {
             let handle = inner.workers.get(place.worker)?;

@@ -15,8 +15,8 @@ use trunkline_relay_proto::ufrag;
 
 use super::branches::{Place, Seat};
 use super::{
-    CallEntry, CallId, EventStream, IceServer, Joined, NAMES_MAX, Node, NodeError, SessionId, SessionInfo,
-    ids,
+    CallEntry, CallId, EventStream, IceServer, Joined, NAMES_MAX, Node, NodeError, Registry, SessionId,
+    SessionInfo, ids,
 };
 use crate::sdp::{self, Candidate, Fragment, Local, Offer, Transport};
 use crate::worker::{Command, EVENTS_MAX};
@@ -29,6 +29,16 @@ pub(super) struct SessionEntry {
     role: Role,
     description: Description,
     ice: IceCredentials,
+}
+
+impl Registry {
+    /// A session, its call, and where that holds it.
+    fn seated(&self, session: &SessionId) -> Result<(&SessionEntry, &CallEntry, Place), NodeError> {
+        let entry = self.sessions.get(session).ok_or(NodeError::NoSuchSession)?;
+        let call = self.calls.get(&entry.call).ok_or(NodeError::NoSuchSession)?;
+        let place = call.place_of(entry.id).ok_or(NodeError::NoSuchSession)?;
+        Ok((entry, call, place))
+    }
 }
 
 impl Node {
@@ -64,13 +74,7 @@ impl Node {
         let id = ParticipantId(inner.next_participant.fetch_add(1, Ordering::Relaxed));
         let ice = self.credentials(worker, key, id.0);
         let fingerprint = inner.dtls.fingerprint();
-        let local = Local {
-            ice: &ice,
-            fingerprint: &fingerprint,
-            candidates: &candidates,
-            role,
-            codecs: &inner.config.codecs,
-        };
+        let local = self.local(&ice, &fingerprint, &candidates, role);
         let answer = sdp::answer(&offer, None, &local, &mut random_ssrc)?;
         let name: Arc<str> = name.into();
         let session = SessionId::random();
@@ -120,27 +124,18 @@ impl Node {
     /// # Errors
     /// When the session is gone, or the offer changes what cannot change.
     pub async fn update(&self, session: &SessionId, offer: &str) -> Result<(String, String), NodeError> {
-        let inner = &*self.0;
         let offer = Offer::parse(offer)?;
         let (worker, key, id, description, text, ice, restarts) = {
             let registry = self.registry();
-            let entry = registry.sessions.get(session).ok_or(NodeError::NoSuchSession)?;
-            let call = registry.calls.get(&entry.call).ok_or(NodeError::NoSuchSession)?;
-            let place = call.place_of(entry.id).ok_or(NodeError::NoSuchSession)?;
+            let (entry, call, place) = registry.seated(session)?;
             let restarts = offer.ice().ufrag != entry.description.ice.ufrag;
             let ice = if restarts {
                 self.credentials(place.worker, place.key, self.restart_number())
             } else {
                 entry.ice.clone()
             };
-            let (fingerprint, candidates) = (inner.dtls.fingerprint(), self.candidates(call, place.port));
-            let local = Local {
-                ice: &ice,
-                fingerprint: &fingerprint,
-                candidates: &candidates,
-                role: entry.role,
-                codecs: &inner.config.codecs,
-            };
+            let (fingerprint, candidates) = (self.0.dtls.fingerprint(), self.candidates(call, place.port));
+            let local = self.local(&ice, &fingerprint, &candidates, entry.role);
             let answer = sdp::answer(&offer, Some(&entry.description), &local, &mut random_ssrc)?;
             (place.worker, place.key, entry.id, answer.description, answer.text, ice, restarts)
         };
@@ -168,26 +163,17 @@ impl Node {
         if_match: Option<&str>,
         fragment: &str,
     ) -> Result<Option<(String, String)>, NodeError> {
-        let inner = &*self.0;
         let fragment = Fragment::parse(fragment)?;
         let (worker, key, id, remote, local_ice, text) = {
             let registry = self.registry();
-            let entry = registry.sessions.get(session).ok_or(NodeError::NoSuchSession)?;
-            let call = registry.calls.get(&entry.call).ok_or(NodeError::NoSuchSession)?;
-            let place = call.place_of(entry.id).ok_or(NodeError::NoSuchSession)?;
+            let (entry, call, place) = registry.seated(session)?;
             if if_match.is_some_and(|tag| tag != "*" && tag != etag(&entry.ice)) {
                 return Err(NodeError::Precondition);
             }
             let Some(remote) = fragment.restart(&entry.description.ice).cloned() else { return Ok(None) };
             let ice = self.credentials(place.worker, place.key, self.restart_number());
-            let (fingerprint, candidates) = (inner.dtls.fingerprint(), self.candidates(call, place.port));
-            let local = Local {
-                ice: &ice,
-                fingerprint: &fingerprint,
-                candidates: &candidates,
-                role: entry.role,
-                codecs: &inner.config.codecs,
-            };
+            let (fingerprint, candidates) = (self.0.dtls.fingerprint(), self.candidates(call, place.port));
+            let local = self.local(&ice, &fingerprint, &candidates, entry.role);
             let text = sdp::fragment_answer(&entry.description, &local);
             (place.worker, place.key, entry.id, remote, ice, text)
         };
@@ -259,10 +245,19 @@ impl Node {
 
     fn locate_session(&self, session: &SessionId) -> Result<(usize, u32, ParticipantId), NodeError> {
         let registry = self.registry();
-        let entry = registry.sessions.get(session).ok_or(NodeError::NoSuchSession)?;
-        let call = registry.calls.get(&entry.call).ok_or(NodeError::NoSuchSession)?;
-        let place = call.place_of(entry.id).ok_or(NodeError::NoSuchSession)?;
+        let (entry, _, place) = registry.seated(session)?;
         Ok((place.worker, place.key, entry.id))
+    }
+
+    /// The relay's side of a description for somebody.
+    fn local<'a>(
+        &'a self,
+        ice: &'a IceCredentials,
+        fingerprint: &'a [u8; 32],
+        candidates: &'a [Candidate],
+        role: Role,
+    ) -> Local<'a> {
+        Local { ice, fingerprint, candidates, role, codecs: &self.0.config.codecs }
     }
 
     fn candidates(&self, call: &CallEntry, port: u16) -> Vec<Candidate> {

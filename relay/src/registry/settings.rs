@@ -1,76 +1,34 @@
 //! Which database the registry is in, as settings of nodes and ingresses say it in the same three words.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use thiserror::Error;
-use trunkline_common::secret::{self, SecretError};
-use trunkline_postgres::{Access, Address, Protection};
-use zeroize::Zeroizing;
+use trunkline_postgres::Address;
+use trunkline_postgres::settings::{Names, Settings};
 
-/// What the settings say.
-#[derive(Clone, Copy, Debug)]
-pub struct Settings<'a> {
-    /// `registry`: the address; empty when there is none.
-    pub address: &'a str,
-    /// `registry_password_file`
-    pub password_file: Option<&'a PathBuf>,
-    /// `registry_ca_file`
-    pub ca_file: Option<&'a PathBuf>,
+const NAMES: Names =
+    Names { address: "registry", password_file: "registry_password_file", ca_file: "registry_ca_file" };
+
+/// What the settings say; `None` when there is no registry.
+#[must_use]
+pub fn database<'a>(
+    address: &'a str,
+    password_file: Option<&'a Path>,
+    ca_file: Option<&'a Path>,
+) -> Option<Settings<'a>> {
+    (!address.is_empty()).then_some(Settings { names: NAMES, address, password_file, ca_file })
 }
 
-/// Why the registry cannot be used: the operator's to mend.
-#[derive(Debug, Error)]
-pub enum SettingsError {
-    /// Its address.
-    #[error("registry: {0}")]
-    Address(String),
-    /// The password.
-    #[error("registry_password_file: {0}")]
-    Password(#[from] SecretError),
-    /// Whom the server's certificate must be from.
-    #[error("registry_ca_file: {0}")]
-    Authorities(String),
-}
-
-impl Settings<'_> {
-    /// What types alone do not say: the setting that is wrong, and what is wrong with it.
-    ///
-    /// # Errors
-    /// When it is no address, or lacks what belongs to it.
-    pub fn check(&self) -> Result<(), (&'static str, String)> {
-        match self.address {
-            "" => Ok(()),
-            text if Address::is_meant(text) => match text.parse::<Address>() {
-                Ok(address) if address.protection() == Protection::Verified && self.ca_file.is_none() => {
-                    Err(("registry", "sslmode=verify-full: expected registry_ca_file with it".into()))
-                }
-                Ok(_) => Ok(()),
-                Err(problem) => Err(("registry", problem)),
-            },
-            // It may have been meant for something else, and have a password in it.
-            _ => Err(("registry", "expected a postgres:// address, or nothing for no registry".into())),
-        }
+/// What types alone do not say: the setting that is wrong, and what is wrong with it.
+///
+/// # Errors
+/// When it is no address, or lacks what belongs to it.
+pub fn check(database: Option<Settings<'_>>) -> Result<(), (&'static str, String)> {
+    match database {
+        None => Ok(()),
+        Some(database) if Address::is_meant(database.address) => database.check(),
+        // It may have been meant for something else, and have a password in it.
+        Some(_) => Err((NAMES.address, "expected a postgres:// address, or nothing for no registry".into())),
     }
-
-    /// The way in; `None` when there is no registry. `program` is what the server's list of connections shows.
-    ///
-    /// # Errors
-    /// When a file cannot be read, or used.
-    pub fn access(&self, program: &str) -> Result<Option<Access>, SettingsError> {
-        if self.address.is_empty() {
-            return Ok(None);
-        }
-        let address: Address = self.address.parse().map_err(SettingsError::Address)?;
-        let password = self.password_file.map(|file| password(file)).transpose()?;
-        let authorities = self.ca_file.map(std::fs::read).transpose();
-        let authorities = authorities.map_err(|error| SettingsError::Authorities(error.to_string()))?;
-        let access = Access::new(address, program, password, authorities.as_deref());
-        access.map(Some).map_err(SettingsError::Authorities)
-    }
-}
-
-fn password(file: &Path) -> Result<Zeroizing<String>, SecretError> {
-    Ok(Zeroizing::new(secret::read(file)?.trim_end_matches(['\r', '\n']).to_owned()))
 }
 
 #[cfg(test)]
@@ -78,8 +36,7 @@ mod tests {
     use super::*;
 
     fn problem(address: &str) -> Option<String> {
-        let settings = Settings { address, password_file: None, ca_file: None };
-        settings.check().err().map(|(field, problem)| format!("{field}: {problem}"))
+        check(database(address, None, None)).err().map(|(field, problem)| format!("{field}: {problem}"))
     }
 
     #[test]
@@ -91,15 +48,5 @@ mod tests {
         }
         let said = problem("postgres://relay@db.test/t?sslmode=verify-full").unwrap();
         assert!(said.starts_with("registry: sslmode=verify-full: expected registry_ca_file"), "{said}");
-        assert!(problem("postgres://relay@db.test/t").is_some());
-    }
-
-    #[test]
-    fn a_registry_whose_password_cannot_be_read_says_which_setting_names_it() {
-        let file = PathBuf::from("/nowhere/password");
-        let address = "postgres://relay@localhost/t";
-        let settings = Settings { address, password_file: Some(&file), ca_file: None };
-        let said = settings.access("trunkline-relay").unwrap_err().to_string();
-        assert!(said.starts_with("registry_password_file: cannot read /nowhere"), "{said}");
     }
 }

@@ -29,6 +29,31 @@ pub struct TlsFiles {
     pub key: PathBuf,
 }
 
+impl TlsFiles {
+    /// As two settings name them; `None` when they do not.
+    #[must_use]
+    pub fn of(certificate: &Option<PathBuf>, key: &Option<PathBuf>) -> Option<Self> {
+        Some(Self { certificate: certificate.clone()?, key: key.clone()? })
+    }
+
+    /// Whether two settings, called `names`, name them both, or neither.
+    ///
+    /// # Errors
+    /// The one that does alone, and what is wrong with that.
+    pub fn check(
+        certificate: &Option<PathBuf>,
+        key: &Option<PathBuf>,
+        names: [&'static str; 2],
+    ) -> Result<(), (&'static str, String)> {
+        let [one, other] = names;
+        match (certificate, key) {
+            (Some(_), None) => Err((one, format!("expected {other} with it"))),
+            (None, Some(_)) => Err((other, format!("expected {one} with it"))),
+            _ => Ok(()),
+        }
+    }
+}
+
 /// Why a certificate and its key cannot be used: the operator's to mend.
 #[derive(Debug, Error)]
 pub enum TlsError {

@@ -4,13 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{StreamExt, pin_mut};
+use tokio::sync::Mutex;
 use tokio::sync::mpsc::{Sender, UnboundedReceiver};
-use tokio::sync::{Mutex, oneshot};
 use tokio::time::{Instant, sleep, timeout};
 use trunkline_gateway_proto::store::{Record, Recovered, Stream};
 use trunkline_postgres::client::{self, Client, Statement};
 
 use super::super::StoreError;
+use super::super::batch::Read;
 use super::super::block::{self, BlockNumber, Damaged, Header};
 use super::super::index::{Entry, SharedIndex};
 use super::super::seal::{Keys, TAG_LEN};
@@ -29,14 +30,6 @@ pub(super) enum Job {
     Read(Read),
     /// All state and blocks.
     Recover(Sender<Result<Recovered, StoreError>>),
-}
-
-/// A read that somebody waits for.
-pub(super) struct Read {
-    pub(super) stream: Stream,
-    pub(super) from_seq: u64,
-    pub(super) bytes_max: usize,
-    pub(super) reply: oneshot::Sender<Result<Vec<(u64, Record)>, StoreError>>,
 }
 
 /// Reads blocks and state. Clones are the same.

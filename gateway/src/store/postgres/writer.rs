@@ -19,7 +19,7 @@ use super::super::block::{self, BlockNumber, Damaged, HEADER_LEN, Header, Sealer
 use super::super::fault::Faults;
 use super::super::index::SharedIndex;
 use super::super::keyfile::{Found, KeyFile, StoreId};
-use super::super::seal::{KeyRing, KeyScope};
+use super::super::seal::KeyRing;
 use super::super::{StoreError, Term};
 use super::changes::{Changes, Row, signed};
 use super::lease::{Lease, Outcome};
@@ -484,26 +484,14 @@ impl Writer {
         first_seq: u64,
         records: &[Record],
     ) -> Result<(), StoreError> {
-        let refused = |why: &str| {
-            StoreError::Failed(format!("the block at {first_seq} of {stream:?} cannot be kept: {why}"))
-        };
-        let unfit = |Damaged| refused("it is empty or too large");
-        let scope = KeyScope::Stream(stream.scope());
-        let (current, nonce) = self.ring.seal(scope).ok_or_else(|| refused("its scope has no data key"))?;
-        let header = Header::measure(stream, first_seq, current.id, nonce, records).map_err(unfit)?;
-        let block = self.index.lock().append(stream, first_seq, header.count);
-        let block = block.ok_or_else(|| refused("its place is taken"))?;
-        let mut sealer = Sealer { cipher: &current.cipher, block, header, buffer: &mut self.buffer };
-        let heads = sealer.heads(records).map_err(unfit)?.to_vec();
-        let mut body = Vec::new();
-        let keep = |_, part: &[u8]| {
-            body.extend_from_slice(part);
-            Ok(())
-        };
-        sealer.bodies(records, keep).map_err(unfit)?;
+        let mut sealer = Sealer::new(&mut self.ring, &self.index, stream, first_seq, records)?;
+        let (block, key) = (sealer.block, sealer.header.key);
+        let (mut heads, mut body) = (Vec::new(), Vec::new());
+        sealer.heads(&mut heads)?;
+        while sealer.part(&mut body)?.is_some() {}
         let bytes = heads.len().saturating_add(body.len());
-        if !self.ring.used(header.key) || !self.ledger.add(block, header.key, bytes) {
-            return Err(refused("its data key or its part is gone"));
+        if !self.ring.used(key) || !self.ledger.add(block, key, bytes) {
+            return Err(block::refused(stream, first_seq, "its data key or its part is gone"));
         }
         changes.blocks.insert(block, Row { heads, body });
         Ok(())
@@ -527,10 +515,7 @@ impl Writer {
     }
 
     fn put(&mut self, changes: &mut Changes, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
-        let refused = || StoreError::Failed("a state entry cannot be sealed".to_owned());
-        let (current, nonce) = self.ring.seal(KeyScope::State).ok_or_else(refused)?;
-        block::seal_state(&current.cipher, current.id, nonce, key, value, &mut self.buffer)
-            .map_err(|Damaged| refused())?;
+        block::seal_state(&mut self.ring, key, value, &mut self.buffer)?;
         changes.state.insert(key.to_vec(), Some(self.buffer.clone()));
         Ok(())
     }

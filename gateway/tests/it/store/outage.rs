@@ -23,7 +23,8 @@ fn behind_proxy(database: &Database, patience: Duration) -> (Proxy, PostgresOpti
     (proxy, postgres_options(&url, 7).timed(LONG, patience))
 }
 
-/// Waits for what happens soon.
+/// Waits for what happens soon, in the database.
+#[allow(clippy::disallowed_methods, reason = "nobody tells of it")]
 pub(super) fn eventually(mut happened: impl FnMut() -> bool) {
     for _ in 0..1000 {
         if happened() {

@@ -15,7 +15,7 @@ use trunkline_http::extract::{announced_length, read_body};
 use trunkline_http::problem::{NOT_FOUND, Problem, TIMEOUT};
 
 use super::limits::BODY_MAX;
-use super::upstream::{Answer, Outcome, Request};
+use super::message::{Answer, Outcome, Request};
 use super::{Front, Room, no_node};
 use crate::api::limits::JSON_BYTES_MAX;
 use crate::node::{CallId, SessionId};

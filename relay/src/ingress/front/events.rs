@@ -22,7 +22,8 @@ use trunkline_http::serve::{Stopping, stopped};
 
 use super::calls::{call_id, session_id, session_path};
 use super::limits::EVENTS_BUFFER_BYTES;
-use super::upstream::{Outcome, Request, Upstreams};
+use super::message::{Outcome, Request};
+use super::upstream::Upstreams;
 use super::{Front, calls, no_node};
 use crate::api::limits::{
     EVENT_BYTES_MAX, EVENTS_MESSAGE_BYTES_MAX, EVENTS_PING, EVENTS_SILENCE_MAX, EVENTS_UNSENT_BYTES_MAX,

@@ -9,7 +9,7 @@ use trunkline_http::auth::bearer;
 use trunkline_http::problem::{Problem, UNAUTHENTICATED};
 
 use super::calls::{call_id, call_path, no_call};
-use super::upstream::{Answer, Outcome, Request};
+use super::message::{Answer, Outcome, Request};
 use super::{Front, no_node};
 use crate::node::CallId;
 use crate::sdp::OFFER_BYTES_MAX;
