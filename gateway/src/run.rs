@@ -39,7 +39,7 @@ use crate::link::{LinkConfig, Links, StartError};
 use crate::relays::{self, Relays};
 use crate::replica::trust::TrustError;
 use crate::replica::{Standing, Trust, certificate, lead, pass};
-use crate::store::postgres::PostgresStore;
+use crate::store::postgres::{LEASE, PostgresStore};
 use crate::store::redb::RedbStore;
 use crate::store::{StoreError, space};
 use crate::{admin, api, console, history, metrics};
@@ -357,12 +357,15 @@ impl Gateway {
             payload_bytes_max: usize::try_from(config.limits.payload_bytes_max.0).unwrap_or(usize::MAX),
             requests_per_s_max: None,
         };
+        // Others have gone on without it after a lease.
+        let standstill_max = replicas.is_some().then_some(LEASE);
+        let api_limits = Limits { standstill_max, ..Limits::default() };
         let router = api::router(hub.clone(), api_config, apis_stop.clone());
         tasks.spawn(serve::serve(
             local_listener,
             local_tls.as_deref().map(Tls::acceptor),
             router,
-            Limits::default(),
+            api_limits,
             apis_stop.clone(),
         ));
         let webhooks = api::webhook::run(hub.clone(), api::webhook::Config::default(), apis_stop.clone());

@@ -132,11 +132,11 @@ impl Faults<'_> {
                 Kind::DatabaseLong => self.crash(Duration::from_millis(rng.range(LONG_MS))).await?,
                 Kind::Promotion => self.promote().await?,
             };
-            gateways_ended += self.resumed(&mut pauses, kind).await?;
-            match kind {
-                Kind::Promotion => self.database.follow_again().await?,
-                Kind::GatewayFrozen => self.thaw(&mut rng, broken).await,
-                _ => {}
+            let thaws = broken + Duration::from_millis(rng.range(FROZEN_MS));
+            let thaws = Some(thaws).filter(|_| kind == Kind::GatewayFrozen);
+            gateways_ended += self.resumed(&mut pauses, kind, thaws).await?;
+            if kind == Kind::Promotion {
+                self.database.follow_again().await?;
             }
             // A primary that comes back shows what it had not told its standby yet: were that one promoted now, it
             // would be gone.
@@ -188,12 +188,6 @@ impl Faults<'_> {
         Ok(1)
     }
 
-    /// Lets the one go on that stood still since `frozen`.
-    async fn thaw(&mut self, rng: &mut Rng, frozen: Instant) {
-        tokio::time::sleep_until(frozen + Duration::from_millis(rng.range(FROZEN_MS))).await;
-        self.deployments.iter_mut().flat_map(Replicas::all).for_each(|gateway| gateway.thaw());
-    }
-
     async fn crash(&mut self, down: Duration) -> Result<u32, LoadError> {
         self.end_database().await?;
         tokio::time::sleep(down).await;
@@ -216,17 +210,29 @@ impl Faults<'_> {
         Ok(())
     }
 
-    /// Waits until both flows move again, and notes how long it took. Answers how many gateways ended meanwhile.
-    async fn resumed(&mut self, pauses: &mut [Pauses; KINDS], kind: Kind) -> Result<u32, LoadError> {
+    /// Waits until both flows move again, and notes how long it took; until `thaws` in any case, when what stands still goes
+    /// on. Answers how many gateways ended meanwhile.
+    async fn resumed(
+        &mut self,
+        pauses: &mut [Pauses; KINDS],
+        kind: Kind,
+        mut thaws: Option<Instant>,
+    ) -> Result<u32, LoadError> {
         let deadline = Instant::now() + RESUMES_WITHIN;
-        let mut ended = 0;
+        let (mut ended, mut noted) = (0, false);
         loop {
+            if thaws.take_if(|thaws| *thaws < Instant::now()).is_some() {
+                self.deployments.iter_mut().flat_map(Replicas::all).for_each(|gateway| gateway.thaw());
+            }
             let [there, back] = self.ledgers.map(|ledger| ledger.pause());
             if let Some((there, back)) = there.zip(back) {
-                if let Some(pauses) = pauses.get_mut(kind as usize) {
+                if let Some(pauses) = pauses.get_mut(kind as usize).filter(|_| !noted) {
                     pauses.add(there.max(back));
                 }
-                return Ok(ended);
+                noted = true;
+                if thaws.is_none() {
+                    return Ok(ended);
+                }
             }
             if Instant::now() > deadline {
                 let what = format!("a flow in both directions after the end of a {kind:?}");

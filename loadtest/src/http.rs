@@ -18,6 +18,9 @@ use crate::submit::Api;
 /// How long an answer may take. Longer than any gateway takes that is well; one that hangs does not stop a scenario.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(30);
 
+/// The same where another replica can be asked: somewhat longer than it takes them to go on without one.
+const ELSEWHERE_AFTER: Duration = Duration::from_secs(5);
+
 /// What a body is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Media {
@@ -107,12 +110,13 @@ impl Client {
         headers: HeaderMap,
         body: Bytes,
     ) -> Result<(StatusCode, HeaderMap, Bytes), LoadError> {
+        let within = if self.addresses.len() > 1 { ELSEWHERE_AFTER } else { ANSWERS_WITHIN };
         let exchanged = async {
             let (head, body) = self.exchange(&method, path, media.name(), headers, body).await?.into_parts();
             let body = body.collect().await.map_err(|error| error.to_string())?;
             Ok((head.status, head.headers, body.to_bytes()))
         };
-        let exchanged = tokio::time::timeout(ANSWERS_WITHIN, exchanged).await;
+        let exchanged = tokio::time::timeout(within, exchanged).await;
         exchanged.unwrap_or_else(|_| Err("it takes too long".to_owned())).map_err(|why| self.cut(why))
     }
 

@@ -21,7 +21,7 @@ use crate::submit::Api;
 const READ_MAX: usize = 1024;
 
 /// Longest wait of one poll.
-const WAIT_S: u32 = 5;
+const WAIT_S: u32 = 3;
 
 /// Pause between acknowledgements. Each covers all that came before it, so more of them only cost commits.
 const ACK_PAUSE: Duration = Duration::from_millis(10);

@@ -79,6 +79,9 @@ pub const INTERNAL: ProblemType =
 /// The process is going down.
 pub const STOPPING: ProblemType =
     ProblemType::new("stopping", StatusCode::SERVICE_UNAVAILABLE, "The server is stopping");
+/// The process stood still, and does not carry out what waited meanwhile: whoever sent it may have asked elsewhere.
+pub const STOOD_STILL: ProblemType =
+    ProblemType::new("stood-still", StatusCode::SERVICE_UNAVAILABLE, "The server stood still for a while");
 /// More at once than there is room for.
 pub const OVERLOADED: ProblemType =
     ProblemType::new("overloaded", StatusCode::SERVICE_UNAVAILABLE, "Too much at once");

@@ -12,6 +12,8 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::ConnectInfo;
+use axum::response::IntoResponse;
+use futures_util::future::{Either, Ready, ready};
 use http::Request;
 use hyper::body::Incoming;
 use hyper::service::Service;
@@ -20,18 +22,23 @@ use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 use trunkline_common::redact;
+
+use crate::problem::{Problem, STOOD_STILL};
 
 pub mod tls;
 
 mod sources;
 mod stall;
+mod standstill;
 
 use sources::{Place, Sources};
 use stall::StallGuard;
+use standstill::Standstill;
 
 /// Pause after a failed `accept`, which usually means that file descriptors ran out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -59,6 +66,9 @@ pub struct Limits {
     /// Whether callers on HTTP/2 that say nothing are asked for a sign of life: one that is gone is found out although
     /// there is always something to send to it.
     pub keep_alive: Option<KeepAlive>,
+    /// After standing still for longer than this, nothing is carried out that may have waited meanwhile: 503, and the
+    /// connection is closed. For one of several replicas, whose callers may have gone to another one.
+    pub standstill_max: Option<Duration>,
     /// From the order to stop to cutting off what is still going on.
     pub drain: Duration,
 }
@@ -82,6 +92,7 @@ impl Default for Limits {
             next_request: Duration::from_secs(75),
             stall: Duration::from_secs(90),
             keep_alive: None,
+            standstill_max: None,
             drain: Duration::from_secs(10),
         }
     }
@@ -103,6 +114,7 @@ pub async fn serve(
 ) {
     let slots = Arc::new(Semaphore::new(limits.connections_max));
     let sources = Sources::new(&limits);
+    let standstill = limits.standstill_max.map(|longest| Arc::new(Standstill::new(longest, Instant::now())));
     let mut connections = JoinSet::new();
     loop {
         let next = async {
@@ -119,15 +131,23 @@ pub async fn serve(
             let permit = Arc::clone(&slots).acquire_owned().await.ok()?;
             Some(Ok((stream, remote, (place, permit))))
         };
+        let watch = async {
+            match &standstill {
+                Some(standstill) => standstill.watch().await,
+                None => std::future::pending().await,
+            }
+        };
         let accepted = tokio::select! {
             () = stopped(&mut stopping) => break,
+            () = watch => continue,
             next = next => next,
         };
         while connections.try_join_next().is_some() {}
         match accepted {
             None => {}
             Some(Ok((stream, remote, held))) => {
-                let connection = Connection { remote, limits, stopping: stopping.clone() };
+                let standstill = standstill.clone();
+                let connection = Connection { remote, limits, standstill, stopping: stopping.clone() };
                 connections.spawn(Box::pin(connection.run(stream, tls.clone(), router.clone(), held)));
             }
             Some(Err(error)) => {
@@ -147,6 +167,7 @@ pub async fn serve(
 struct Connection {
     remote: SocketAddr,
     limits: Limits,
+    standstill: Option<Arc<Standstill>>,
     stopping: Stopping,
 }
 
@@ -183,10 +204,14 @@ impl Connection {
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let spoke = Arc::new(AtomicBool::new(false));
+        let stale = Arc::new(Notify::new());
         let handler = Handler {
             router: TowerToHyperService::new(router),
             remote: self.remote,
             spoke: Arc::clone(&spoke),
+            since: Instant::now(),
+            standstill: self.standstill,
+            stale: Arc::clone(&stale),
         };
         let mut builder = auto::Builder::new(TokioExecutor::new());
         builder.http1().timer(TokioTimer::new()).header_read_timeout(self.limits.next_request);
@@ -210,7 +235,9 @@ impl Connection {
                         return;
                     }
                 }
-                () = stopped(&mut self.stopping), if !draining => {
+                () = async { tokio::select! { () = stopped(&mut self.stopping) => {}, () = stale.notified() => {} } },
+                    if !draining =>
+                {
                     draining = true;
                     connection.as_mut().graceful_shutdown();
                 }
@@ -224,16 +251,31 @@ struct Handler {
     router: TowerToHyperService<Router>,
     remote: SocketAddr,
     spoke: Arc<AtomicBool>,
+    /// When the connection was accepted.
+    since: Instant,
+    standstill: Option<Arc<Standstill>>,
+    /// Told that what comes on this connection may have waited for too long.
+    stale: Arc<Notify>,
 }
 
 impl Service<Request<Incoming>> for Handler {
     type Response = <TowerToHyperService<Router> as Service<Request<Incoming>>>::Response;
     type Error = <TowerToHyperService<Router> as Service<Request<Incoming>>>::Error;
-    type Future = <TowerToHyperService<Router> as Service<Request<Incoming>>>::Future;
+    type Future = Either<
+        <TowerToHyperService<Router> as Service<Request<Incoming>>>::Future,
+        Ready<Result<Self::Response, Self::Error>>,
+    >;
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         self.spoke.store(true, Ordering::Relaxed);
+        if let Some(standstill) = &self.standstill
+            && standstill.is_stale(self.since, Instant::now())
+        {
+            self.stale.notify_one();
+            let why = "this process stood still for a while: send it again";
+            return Either::Right(ready(Ok(Problem::new(STOOD_STILL, why).into_response())));
+        }
         request.extensions_mut().insert(ConnectInfo(self.remote));
-        self.router.call(request)
+        Either::Left(self.router.call(request))
     }
 }

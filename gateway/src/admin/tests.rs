@@ -49,10 +49,15 @@ impl Reply {
 
 /// An admin API of `domain` with its own identity.
 fn fixture_of(domain: &str) -> Fixture {
+    fixture_about(about(domain))
+}
+
+fn fixture_about(about: About) -> Fixture {
     let (hub, fake) = FakeHub::start();
     let dir = tempfile::tempdir().unwrap();
     let readiness = Arc::new(Readiness::default());
-    let state = AdminState::new(hub, identity(dir.path(), domain), about(domain), Arc::clone(&readiness));
+    let identity = identity(dir.path(), about.domain.as_str());
+    let state = AdminState::new(hub, identity, about, Arc::clone(&readiness));
     Fixture { router: router(state.clone()), state, fake, readiness, dir }
 }
 
@@ -71,7 +76,7 @@ fn about(domain: &str) -> About {
         domain: domain.parse().unwrap(),
         advertise: vec![format!("gw.{domain}:8443")],
         identity_mode: IdentityMode::Pinned,
-        replica: Some("gw-1.internal:8442".into()),
+        replica: None,
         configured: Config::defaults(domain.parse().unwrap()).values(),
         tls: false,
     }
@@ -414,7 +419,9 @@ async fn answers_have_the_fields_that_the_document_says() {
     let networks = api.get("/admin/v1/networks").await.json();
     let outbox = api.get("/admin/v1/outbox").await.json();
     let identity = api.get("/admin/v1/identity").await.json();
-    let status = api.get("/admin/v1/status").await.json();
+    let replica = Some("gw-1.internal:8442".into());
+    let status = fixture_about(About { replica, ..about("alpha.test") });
+    let status = status.get("/admin/v1/status").await.json();
     let tokens = api.call("GET", "/admin/v1/tokens", Some("admin"), None).await.json();
     let added = api.post("/admin/v1/administrators", json!({"name": "ann", "role": "viewer"})).await.json();
     let administrators = api.call("GET", "/admin/v1/administrators", Some("admin"), None).await.json();

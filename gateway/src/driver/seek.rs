@@ -77,11 +77,12 @@ async fn find(
         recover(&opening, &opening.open_store, clock)
     });
     let (held, replica) = match (opened.await, &options.replica) {
-        (Err(StoreError::Held { address, term }), Some(replica)) => ((address, term), replica),
+        (Err(StoreError::Held { address, term, left }), Some(replica)) => ((address, term, left), replica),
         (opened, _) => return opened.map(|leading| Found::Store(Box::new(leading))),
     };
-    let (address, term) = held;
-    match Leader::find(&replica.trust, &replica.address, &address).await {
+    let (address, term, left) = held;
+    // One that does not renew its lease is asked no longer than that lasts.
+    match Leader::find(&replica.trust, &replica.address, &address, left).await {
         Ok((leader, news)) => return Ok(Found::Leader(leader, news)),
         Err(Unreached::Other(why)) => return Err(StoreError::Unavailable(why)),
         Err(Unreached::Gone) => {}
@@ -91,7 +92,7 @@ async fn find(
         let why = "refuses connections: is it starting, or is that replica's replica.advertise wrong?";
         return Err(StoreError::Unavailable(format!("replica at {address}, which {why}")));
     }
-    tokio::time::sleep(QUIET).await;
+    tokio::time::sleep(QUIET.min(left)).await;
     info!(address, "the replica that held the store is gone: taking over");
     let opening = Arc::clone(&options);
     let opened = blocking(move || match &opening.replica {

@@ -67,14 +67,15 @@ pub(crate) enum Unreached {
 
 impl Leader {
     /// Connects to the replica at an address; answers when that leads and has said who is who. Tells it that we are
-    /// reached at `own`.
+    /// reached at `own`, and waits for it no longer than `within`.
     pub(crate) async fn find(
         trust: &Trust,
         own: &str,
         address: &str,
+        within: Duration,
     ) -> Result<(Self, mpsc::Receiver<News>), Unreached> {
         let late = |_| Unreached::Other(format!("replica at {address}, which does not answer"));
-        timeout(CONNECT_MAX, Self::connect(trust, own, address)).await.map_err(late)?
+        timeout(CONNECT_MAX.min(within), Self::connect(trust, own, address)).await.map_err(late)?
     }
 
     async fn connect(

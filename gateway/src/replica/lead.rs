@@ -39,6 +39,8 @@ pub(crate) const LIMITS: Limits = Limits {
     next_request: Duration::from_secs(75),
     stall: Duration::from_secs(10),
     keep_alive: Some(KEEP_ALIVE),
+    // Who led and stood still leads no more.
+    standstill_max: None,
     drain: Duration::from_secs(1),
 };
 

@@ -18,6 +18,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::time::Duration;
 
 use thiserror::Error;
 use trunkline_gateway_proto::store::{Commit, Record, Recovered, Stream};
@@ -121,6 +122,8 @@ pub enum StoreError {
         address: String,
         /// How far it has come.
         term: Term,
+        /// How long it holds it without renewing that.
+        left: Duration,
     },
     /// Another process has it open.
     #[error("{path} is in use by another trunkline-gateway: stop that one first")]

@@ -71,7 +71,8 @@ impl Lease {
                 let held = "SELECT address, token, commits FROM leases WHERE lease = $1 AND address <> ''";
                 if let Some(row) = client.query_opt(held, &[&EVERYTHING]).await? {
                     let term = Term { token: row.try_get(1)?, commits: row.try_get(2)? };
-                    return Err(Trouble::Held { address: row.try_get(0)?, term });
+                    let left = left(client).await?;
+                    return Err(Trouble::Held { address: row.try_get(0)?, term, left });
                 }
             }
             let patience = match patience {

@@ -1,6 +1,7 @@
 //! A connection to the database, and what its failures mean.
 
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use tracing::warn;
 use trunkline_postgres::Failure;
@@ -31,7 +32,7 @@ pub(super) enum Trouble {
     /// Somebody else holds the lease.
     Fenced,
     /// Another replica holds the lease: where it is asked, and by which token it holds it.
-    Held { address: String, term: Term },
+    Held { address: String, term: Term, left: Duration },
     /// Others need what it needs for itself: it is known not to be done.
     Busy,
     /// It will not go better.
@@ -45,7 +46,7 @@ impl Trouble {
             Self::Passing(why) => StoreError::Unavailable(format!("{}: {why}", place.name)),
             Self::Busy => StoreError::Unavailable(format!("{}: its tables are in use", place.name)),
             Self::Fenced => StoreError::Locked { path: place.name.clone() },
-            Self::Held { address, term } => StoreError::Held { address, term },
+            Self::Held { address, term, left } => StoreError::Held { address, term, left },
             Self::Final(error) => error,
         }
     }
