@@ -278,6 +278,8 @@ pub struct Core {
     /// Ids that must be recognised when they are submitted again, with how many queue entries and unread
     /// receipts stand for each.
     pub(crate) ids: HashMap<IdKey, u16>,
+    /// Those whose last receipts were read a moment ago, with when they are forgotten.
+    pub(crate) ids_read: VecDeque<(Time, NetworkKey, [u8; 16])>,
     pub(crate) links: BTreeMap<LinkId, Link>,
     pub(crate) jobs: VecDeque<Job>,
     pub(crate) job_loading: bool,
@@ -323,6 +325,7 @@ impl Core {
             audit_head: crate::audit::genesis(),
             next_certificate: None,
             ids: HashMap::new(),
+            ids_read: VecDeque::new(),
             links: BTreeMap::new(),
             jobs: VecDeque::new(),
             job_loading: false,

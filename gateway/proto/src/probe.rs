@@ -31,7 +31,7 @@ impl Core {
             crate::lane::lanes().map(|lane| peer.inbound.lane(lane).refusals.len()).collect::<Vec<_>>()
         });
         Leftovers {
-            ids: self.ids.len(),
+            ids: self.ids.len().saturating_sub(self.ids_read.len()),
             in_flight: lanes().map(|lane| lane.flight.len()).sum(),
             refusals: inbound.sum(),
             refused: lanes().map(|lane| lane.refused.len()).sum(),

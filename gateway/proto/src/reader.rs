@@ -11,6 +11,14 @@ use crate::timer::Timer;
 /// Longest a reader may wait for something to come.
 const WAIT_MAX: Duration = Duration::from_secs(120);
 
+/// How long an id is recognised after its last receipt was read: whoever gets no answer to a submission, because its
+/// replica stands still, may read the receipts elsewhere, and submit again. Longer waits for more patient clients, and takes
+/// memory.
+const RECOGNISED_AFTER: Duration = Duration::from_secs(30);
+
+/// But for no more of them than this: 100 bytes each. More is as long at a higher rate.
+const RECOGNISED_AFTER_MAX: usize = 250_000;
+
 impl Core {
     /// Reads up to `max` records after `after` (default: after the last acknowledged one); waits up to `wait`
     /// for the first.
@@ -54,7 +62,7 @@ impl Core {
             self.resident_bytes = self.resident_bytes + after - before;
             self.erase(now, stream, up_to, emptied);
             if let Stream::Receipts { network } = stream {
-                self.forget_receipts(network, up_to);
+                self.forget_receipts(now, network, up_to);
             }
             self.regrant();
         }
@@ -161,14 +169,26 @@ impl Core {
         }
     }
 
-    /// Receipts up to `up_to` were read: their ids need no longer be recognised.
-    fn forget_receipts(&mut self, network: NetworkKey, up_to: u64) {
+    /// Receipts up to `up_to` were read: soon their ids need no longer be recognised.
+    fn forget_receipts(&mut self, now: Time, network: NetworkKey, up_to: u64) {
         while let Some(mailbox) = self.mailboxes.get_mut(&network) {
             match mailbox.receipt_ids.front() {
                 Some((seq, _)) if *seq <= up_to => {}
                 _ => break,
             }
             if let Some((_, id)) = mailbox.receipt_ids.pop_front() {
+                self.ids_read.push_back((now + RECOGNISED_AFTER, network, id));
+            }
+        }
+        self.forget_read_ids(now);
+    }
+
+    /// Whose receipts were read long enough ago.
+    pub(crate) fn forget_read_ids(&mut self, now: Time) {
+        let too_many = |len: usize| len > RECOGNISED_AFTER_MAX;
+        while self.ids_read.front().is_some_and(|(until, ..)| *until <= now || too_many(self.ids_read.len()))
+        {
+            if let Some((_, network, id)) = self.ids_read.pop_front() {
                 self.forget(network, id);
             }
         }

@@ -71,6 +71,7 @@ impl Core {
         submission: wire::Submission,
     ) -> Result<wire::SubmitResult, Problem> {
         self.check(network, &submission)?;
+        self.forget_read_ids(now);
         let id = <[u8; 16]>::try_from(&submission.id[..]).expect("checked");
         if self.ids.contains_key(&IdKey::new(network.key, id)) {
             self.totals.duplicate_submits += 1;

@@ -106,6 +106,9 @@ fn an_id_is_recognised_until_its_receipt_is_acknowledged_also_after_a_restart() 
     assert!(submit(&mut world).duplicate);
     world.ack(ALPHA, RECEIPTS, 1);
     assert_eq!(inbox(&mut world, BETA), [0]);
+    world.run_for(29 * SECOND);
+    assert!(submit(&mut world).duplicate, "who sent it may not have heard of it");
+    world.run_for(2 * SECOND);
     world.ledger.forgiving = true;
     assert!(!submit(&mut world).duplicate, "nothing is kept of it any more");
 }

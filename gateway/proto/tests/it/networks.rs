@@ -26,6 +26,7 @@ fn an_id_is_recognised_until_the_last_of_many_receipts_is_read() {
     world.restart(ALPHA);
     assert!(world.submit(ALPHA, MAIN, vec![many.clone()])[0].duplicate);
     world.ack(ALPHA, RECEIPTS, 300);
+    world.run_for(31 * SECOND);
     world.ledger.forgiving = true;
     assert_eq!(world.core(ALPHA).leftovers().ids, 0);
     assert!(!world.submit(ALPHA, MAIN, vec![many])[0].duplicate);
