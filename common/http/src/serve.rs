@@ -43,6 +43,9 @@ use standstill::Standstill;
 /// Pause after a failed `accept`, which usually means that file descriptors ran out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// When to come back after a standstill. Sooner is taken for what waited meanwhile.
+const STOOD_STILL_RETRY: Duration = Duration::from_secs(1);
+
 /// Turns true, and stays so, when the process is to stop. A dropped sender means the same.
 pub type Stopping = watch::Receiver<bool>;
 
@@ -115,6 +118,12 @@ pub async fn serve(
     let slots = Arc::new(Semaphore::new(limits.connections_max));
     let sources = Sources::new(&limits);
     let standstill = limits.standstill_max.map(|longest| Arc::new(Standstill::new(longest, Instant::now())));
+    let mut watch = pin!(async {
+        match &standstill {
+            Some(standstill) => standstill.watch().await,
+            None => std::future::pending().await,
+        }
+    });
     let mut connections = JoinSet::new();
     loop {
         let next = async {
@@ -122,6 +131,7 @@ pub async fn serve(
                 Ok(accepted) => accepted,
                 Err(error) => return Some(Err(error)),
             };
+            let since = Instant::now();
             // Also when all permits are taken: who has its share must not stand in front of others in the listen queue.
             let Some(place) = sources.take(remote.ip()) else {
                 tracing::debug!(remote = %redact::ip(&remote), "an address has too many connections");
@@ -129,25 +139,20 @@ pub async fn serve(
             };
             // The semaphore is never closed, so this always gives a permit.
             let permit = Arc::clone(&slots).acquire_owned().await.ok()?;
-            Some(Ok((stream, remote, (place, permit))))
-        };
-        let watch = async {
-            match &standstill {
-                Some(standstill) => standstill.watch().await,
-                None => std::future::pending().await,
-            }
+            Some(Ok((stream, remote, since, (place, permit))))
         };
         let accepted = tokio::select! {
             () = stopped(&mut stopping) => break,
-            () = watch => continue,
+            // Goes on for as long as this does, whoever comes meanwhile.
+            never = watch.as_mut() => never,
             next = next => next,
         };
         while connections.try_join_next().is_some() {}
         match accepted {
             None => {}
-            Some(Ok((stream, remote, held))) => {
-                let standstill = standstill.clone();
-                let connection = Connection { remote, limits, standstill, stopping: stopping.clone() };
+            Some(Ok((stream, remote, since, held))) => {
+                let (standstill, stopping) = (standstill.clone(), stopping.clone());
+                let connection = Connection { remote, since, limits, standstill, stopping };
                 connections.spawn(Box::pin(connection.run(stream, tls.clone(), router.clone(), held)));
             }
             Some(Err(error)) => {
@@ -166,6 +171,8 @@ pub async fn serve(
 
 struct Connection {
     remote: SocketAddr,
+    /// When it was accepted.
+    since: Instant,
     limits: Limits,
     standstill: Option<Arc<Standstill>>,
     stopping: Stopping,
@@ -209,7 +216,7 @@ impl Connection {
             router: TowerToHyperService::new(router),
             remote: self.remote,
             spoke: Arc::clone(&spoke),
-            since: Instant::now(),
+            since: self.since,
             standstill: self.standstill,
             stale: Arc::clone(&stale),
         };
@@ -273,7 +280,8 @@ impl Service<Request<Incoming>> for Handler {
         {
             self.stale.notify_one();
             let why = "this process stood still for a while: send it again";
-            return Either::Right(ready(Ok(Problem::new(STOOD_STILL, why).into_response())));
+            let problem = Problem::new(STOOD_STILL, why).retry_after(STOOD_STILL_RETRY);
+            return Either::Right(ready(Ok(problem.into_response())));
         }
         request.extensions_mut().insert(ConnectInfo(self.remote));
         Either::Left(self.router.call(request))

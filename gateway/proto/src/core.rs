@@ -209,13 +209,22 @@ struct Committing {
     after: Vec<After>,
 }
 
+/// A receipt that was not read yet.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Unread {
+    pub(crate) seq: u64,
+    pub(crate) id: [u8; 16],
+    /// Whether it says so; false where only its head is known, after a restart.
+    pub(crate) delivered: bool,
+}
+
 /// A network's queues and whoever waits for them.
 #[derive(Debug)]
 pub(crate) struct Mailbox {
     pub(crate) inbox: Queue,
     pub(crate) receipts: Queue,
-    /// Ids of the receipts that were not read yet, with their sequence numbers.
-    pub(crate) receipt_ids: VecDeque<(u64, [u8; 16])>,
+    /// Receipts that were not read yet.
+    pub(crate) unread: VecDeque<Unread>,
     pub(crate) waiting: Vec<Waiting>,
     /// Removed by the operator: what it still holds goes.
     pub(crate) leaving: bool,
@@ -693,7 +702,7 @@ impl Mailbox {
         Self {
             inbox: Queue::new(Stream::Inbox { network }),
             receipts: Queue::new(Stream::Receipts { network }),
-            receipt_ids: VecDeque::new(),
+            unread: VecDeque::new(),
             waiting: Vec::new(),
             leaving: false,
         }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::core::{Action, After, Core, LoadFor, READ_BYTES_MAX, Reply, Ticket, Waiting};
+use crate::core::{Action, After, Core, LoadFor, READ_BYTES_MAX, Reply, Ticket, Unread, Waiting};
 use crate::queue::Found;
 use crate::store::{NetworkKey, Record, Stream};
 use crate::time::Time;
@@ -11,7 +11,7 @@ use crate::timer::Timer;
 /// Longest a reader may wait for something to come.
 const WAIT_MAX: Duration = Duration::from_secs(120);
 
-/// How long an id is recognised after its last receipt was read: whoever gets no answer to a submission, because its
+/// How long an id is recognised after a receipt of its delivery was read: whoever gets no answer to a submission, because its
 /// replica stands still, may read the receipts elsewhere, and submit again. Longer waits for more patient clients, and takes
 /// memory.
 const RECOGNISED_AFTER: Duration = Duration::from_secs(30);
@@ -169,15 +169,14 @@ impl Core {
         }
     }
 
-    /// Receipts up to `up_to` were read: soon their ids need no longer be recognised.
+    /// Receipts up to `up_to` were read: their ids need no longer be recognised, or soon.
     fn forget_receipts(&mut self, now: Time, network: NetworkKey, up_to: u64) {
         while let Some(mailbox) = self.mailboxes.get_mut(&network) {
-            match mailbox.receipt_ids.front() {
-                Some((seq, _)) if *seq <= up_to => {}
-                _ => break,
-            }
-            if let Some((_, id)) = mailbox.receipt_ids.pop_front() {
-                self.ids_read.push_back((now + RECOGNISED_AFTER, network, id));
+            match mailbox.unread.pop_front_if(|unread| unread.seq <= up_to) {
+                // What was not delivered may be sent again under its id.
+                Some(Unread { id, delivered: false, .. }) => self.forget(network, id),
+                Some(Unread { id, .. }) => self.ids_read.push_back((now + RECOGNISED_AFTER, network, id)),
+                None => break,
             }
         }
         self.forget_read_ids(now);

@@ -5,7 +5,7 @@ use std::collections::hash_map::Entry;
 
 use prost::Message;
 
-use crate::core::{Core, IdKey};
+use crate::core::{Core, IdKey, Unread};
 use crate::envelope::View;
 use crate::store::{Head, Lane, NetworkKey, PeerKey, Record, Stream};
 use crate::time::Time;
@@ -89,7 +89,8 @@ impl Core {
             self.forget(network, id);
             return;
         };
-        mailbox.receipt_ids.push_back((mailbox.receipts.next_seq, id));
+        let delivered = state == wire::State::Delivered;
+        mailbox.unread.push_back(Unread { seq: mailbox.receipts.next_seq, id, delivered });
         let receipt = wire::Receipt {
             seq: 0,
             id: bytes::Bytes::copy_from_slice(&id),

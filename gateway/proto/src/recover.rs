@@ -8,7 +8,7 @@ use prost::Message;
 use thiserror::Error;
 use trunkline_common::ids::Domain;
 
-use crate::core::{Config, Core, Mailbox};
+use crate::core::{Config, Core, Mailbox, Unread};
 use crate::directory::PeerRecord;
 use crate::lane::lanes;
 use crate::peer::Peer;
@@ -253,7 +253,7 @@ impl Recovery {
                 for (seq, head) in live {
                     self.core.remember(network, head.id);
                     if let Some(mailbox) = self.core.mailboxes.get_mut(&network) {
-                        mailbox.receipt_ids.push_back((seq, head.id));
+                        mailbox.unread.push_back(Unread { seq, id: head.id, delivered: false });
                     }
                 }
             }

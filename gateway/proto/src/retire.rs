@@ -184,8 +184,8 @@ impl Core {
             Stream::Receipts { network } => {
                 if let Some(mailbox) = self.mailboxes.get_mut(&network) {
                     mailbox.receipts.leave(record.body.len());
-                    if let Ok(at) = mailbox.receipt_ids.binary_search_by_key(&seq, |(unread, _)| *unread) {
-                        mailbox.receipt_ids.remove(at);
+                    if let Ok(at) = mailbox.unread.binary_search_by_key(&seq, |unread| unread.seq) {
+                        mailbox.unread.remove(at);
                     }
                 }
                 self.forget(network, record.head.id);

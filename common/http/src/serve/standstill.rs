@@ -44,7 +44,7 @@ impl Standstill {
     }
 
     /// Looks at the time for as long as it is polled.
-    pub(super) async fn watch(&self) {
+    pub(super) async fn watch<T>(&self) -> T {
         loop {
             tokio::time::sleep(LOOK_EVERY).await;
             self.look(Instant::now());

@@ -144,6 +144,38 @@ async fn a_connection_above_the_limit_waits_until_another_one_ends() {
 }
 
 #[tokio::test]
+async fn what_waited_while_the_process_stood_still_is_not_carried_out() {
+    let limits = Limits { standstill_max: Some(Duration::from_millis(500)), ..Limits::default() };
+    let server = start(None, hello(), limits).await;
+    let request = "GET /hello HTTP/1.1\r\nHost: x\r\n\r\n";
+    let mut stream = TcpStream::connect(server.address).await.unwrap();
+    send(&mut stream, request).await;
+    read_to(&mut stream, "hello").await;
+    #[allow(clippy::disallowed_methods, reason = "client and server stand still together")]
+    std::thread::sleep(Duration::from_secs(1));
+    send(&mut stream, request).await;
+    read_to(&mut stream, "stood-still").await;
+    closed(&mut stream).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let mut stream = TcpStream::connect(server.address).await.unwrap();
+    send(&mut stream, request).await;
+    read_to(&mut stream, "hello").await;
+}
+
+#[tokio::test]
+async fn who_only_connects_does_not_make_the_process_seem_to_stand_still() {
+    let limits = Limits { standstill_max: Some(Duration::from_millis(1500)), ..Limits::default() };
+    let server = start(None, hello(), limits).await;
+    for _ in 0..25 {
+        let _connection = TcpStream::connect(server.address).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let mut stream = TcpStream::connect(server.address).await.unwrap();
+    send(&mut stream, "GET /hello HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    read_to(&mut stream, "hello").await;
+}
+
+#[tokio::test]
 async fn one_address_cannot_take_every_connection() {
     let limits = Limits { connections_max: 3, per_source_max: Some(2), ..Limits::default() };
     let server = start(None, hello(), limits).await;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use trunkline_gateway_proto::policy::Policy;
 use trunkline_gateway_proto::wire::State;
 
-use crate::scene::{ALPHA, BETA, MAIN, SECOND, fates, inbox, letters, pair, wait_receipts};
+use crate::scene::{ALPHA, BETA, MAIN, RECEIPTS, SECOND, fates, inbox, letters, pair, wait_receipts};
 use crate::world::World;
 
 /// Beta's network takes nothing from ann.
@@ -31,6 +31,17 @@ fn a_refusal_said_before_it_was_durable_is_settled_all_the_same() {
     assert_eq!(fates(&mut world, ALPHA), [(0, State::Refused, "blocked".to_owned())]);
     assert_eq!(world.core(BETA).leftovers().refusals, 0);
     assert!(inbox(&mut world, BETA).is_empty());
+}
+
+#[test]
+fn what_was_refused_may_be_sent_again_under_its_id_once_that_was_read() {
+    let mut world = ann_is_blocked();
+    world.submit(ALPHA, MAIN, letters(0..1));
+    wait_receipts(&mut world, ALPHA, 1);
+    assert!(world.submit(ALPHA, MAIN, letters(0..1))[0].duplicate);
+    world.ack(ALPHA, RECEIPTS, 1);
+    world.ledger.forgiving = true;
+    assert!(!world.submit(ALPHA, MAIN, letters(0..1))[0].duplicate);
 }
 
 #[test]

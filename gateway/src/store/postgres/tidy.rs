@@ -102,13 +102,15 @@ async fn copy(place: Arc<Place>, token: i64, table: String, parts: Vec<PartNumbe
 }
 
 impl Merged {
-    /// What puts the copy in place of the partitions.
+    /// What puts the copy in place of the partitions. Its index is its last step: a copy that a failover left without it
+    /// is not whole, and takes nobody's place.
     pub(super) fn statements(&self) -> String {
         let Self { parts, table } = self;
         let Some(first) = parts.first() else { return String::new() };
         format!(
             "{ALONE} {tables}
              ALTER TABLE {table} RENAME TO blocks_{first};
+             ALTER INDEX {table}_pkey RENAME TO blocks_{first}_pkey;
              ALTER TABLE blocks ATTACH PARTITION blocks_{first} FOR VALUES IN ({first});
              DELETE FROM parts WHERE part IN ({numbers}) AND part <> {first};
              DELETE FROM gone WHERE part IN ({numbers})

@@ -45,6 +45,9 @@ const STOCK_AT_ONCE: usize = 1024;
 /// keeps commits waiting for a fifth of a second each time.
 const TIDY_AGAIN: Duration = Duration::from_secs(30);
 
+/// Parts dropped in one transaction: each takes some of the server's table of locks.
+const DROPPED_AT_ONCE: usize = 64;
+
 /// What giving the lease back may take at the end. Without it, the next gateway waits until it runs out.
 const RELEASE_MAX: Duration = Duration::from_secs(2);
 
@@ -269,7 +272,8 @@ impl Writer {
                 self.ledger.end_merge(false);
             }
         }
-        let empty = self.ledger.empty();
+        let mut empty = self.ledger.empty();
+        empty.truncate(DROPPED_AT_ONCE);
         let tidy = match &self.merged {
             Some(merged) => merged.statements(),
             None if empty.is_empty() => return,
@@ -277,10 +281,20 @@ impl Writer {
         };
         let changes = Changes { last_block: self.index.lock().last(), tidy, ..Changes::default() };
         match self.carry_through(&changes).await {
-            Ok(()) if self.merged.take().is_some() => self.ledger.end_merge(true),
+            Ok(()) if self.merged.take().is_some() => {
+                self.ledger.end_merge(true);
+                self.begin_merge();
+            }
             Ok(()) => self.ledger.drop_parts(&empty),
             Err(Trouble::Busy) => self.tidy_at = Instant::now() + TIDY_AGAIN,
             Err(trouble) => self.fail(trouble.settle(&self.place)),
+        }
+    }
+
+    /// Begins to make parts one, when that is worth it.
+    fn begin_merge(&mut self) {
+        if let Some(parts) = self.ledger.begin_merge() {
+            self.merging = Some(Merging::begin(Arc::clone(&self.place), self.lease.token(), parts));
         }
     }
 
@@ -443,8 +457,8 @@ impl Writer {
             let (part, begins) = self.ledger.part(now, next).ok_or_else(no_part)?;
             changes.part = part;
             changes.begins = begins.then_some((part, next));
-            if begins && let Some(parts) = self.ledger.begin_merge() {
-                self.merging = Some(Merging::begin(Arc::clone(&self.place), self.lease.token(), parts));
+            if begins {
+                self.begin_merge();
             }
         }
         for op in ops() {

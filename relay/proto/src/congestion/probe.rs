@@ -326,6 +326,7 @@ impl Probes {
             match found {
                 Some(found) if found.as_sent && found.bps > estimate => Outcome::Carried,
                 Some(_) => Outcome::Failed,
+                None if measure.missing > measure.packets => Outcome::Failed,
                 None => Outcome::Unknown,
             },
         );
