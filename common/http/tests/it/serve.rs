@@ -154,7 +154,7 @@ async fn what_waited_while_the_process_stood_still_is_not_carried_out() {
     #[allow(clippy::disallowed_methods, reason = "client and server stand still together")]
     std::thread::sleep(Duration::from_secs(1));
     send(&mut stream, request).await;
-    read_to(&mut stream, "stood-still").await;
+    read_to(&mut stream, "stood-still\"}").await;
     closed(&mut stream).await;
     tokio::time::sleep(Duration::from_millis(300)).await;
     let mut stream = TcpStream::connect(server.address).await.unwrap();

@@ -106,6 +106,17 @@ fn an_id_is_recognised_until_its_receipt_is_acknowledged_also_after_a_restart() 
     assert!(submit(&mut world).duplicate);
     world.ack(ALPHA, RECEIPTS, 1);
     assert_eq!(inbox(&mut world, BETA), [0]);
+    world.ledger.forgiving = true;
+    assert!(!submit(&mut world).duplicate, "nothing is kept of it any more");
+}
+
+#[test]
+fn an_id_is_recognised_for_half_a_minute_after_it_was_read_that_it_was_delivered() {
+    let mut world = pair();
+    let submit = |world: &mut World| world.submit(ALPHA, MAIN, vec![letter(0)]).remove(0);
+    assert!(!submit(&mut world).duplicate);
+    wait_receipts(&mut world, ALPHA, 1);
+    world.ack(ALPHA, RECEIPTS, 1);
     world.run_for(29 * SECOND);
     assert!(submit(&mut world).duplicate, "who sent it may not have heard of it");
     world.run_for(2 * SECOND);
