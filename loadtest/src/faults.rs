@@ -127,7 +127,7 @@ impl Faults<'_> {
                     tokio::time::sleep(up_to_ms(&mut rng, YOUTH_MS_MAX)).await;
                     first + self.kill(&mut rng).await?
                 }
-                Kind::GatewayFrozen => self.freeze(&mut rng)?,
+                Kind::GatewayFrozen => self.freeze(&mut rng),
                 Kind::Database => self.crash(up_to_ms(&mut rng, DOWN_MS_MAX)).await?,
                 Kind::DatabaseLong => self.crash(Duration::from_millis(rng.range(LONG_MS))).await?,
                 Kind::Promotion => self.promote().await?,
@@ -162,30 +162,22 @@ impl Faults<'_> {
 
     /// kill -9 of one of the gateways, which is started again after a while.
     async fn kill(&mut self, rng: &mut Rng) -> Result<u32, LoadError> {
-        let mut gateways: Vec<&mut Gateway> = self.deployments.iter_mut().flat_map(Replicas::all).collect();
-        let victim = rng.index(gateways.len());
-        let Some(victim) = gateways.get_mut(victim) else { return Ok(0) };
+        let Some(victim) = victim(self.deployments, rng) else { return Ok(0) };
         let broken_us = now_us();
         victim.kill().await?;
-        for ledger in self.ledgers {
-            ledger.broken(broken_us);
-        }
+        self.ledgers.iter().for_each(|ledger| ledger.broken(broken_us));
         tokio::time::sleep(up_to_ms(rng, DOWN_MS_MAX)).await;
         victim.start()?;
         Ok(1)
     }
 
     /// SIGSTOP of one of the gateways.
-    fn freeze(&mut self, rng: &mut Rng) -> Result<u32, LoadError> {
-        let mut gateways = self.deployments.iter_mut().flat_map(Replicas::all).collect::<Vec<_>>();
-        let victim = rng.index(gateways.len());
-        let Some(victim) = gateways.get_mut(victim) else { return Ok(0) };
+    fn freeze(&mut self, rng: &mut Rng) -> u32 {
+        let Some(victim) = victim(self.deployments, rng) else { return 0 };
         let broken_us = now_us();
         victim.freeze();
-        for ledger in self.ledgers {
-            ledger.broken(broken_us);
-        }
-        Ok(1)
+        self.ledgers.iter().for_each(|ledger| ledger.broken(broken_us));
+        1
     }
 
     async fn crash(&mut self, down: Duration) -> Result<u32, LoadError> {
@@ -244,6 +236,13 @@ impl Faults<'_> {
             }
         }
     }
+}
+
+/// One of all gateways.
+fn victim<'a>(deployments: &'a mut [Replicas; 2], rng: &mut Rng) -> Option<&'a mut Gateway> {
+    let mut gateways: Vec<_> = deployments.iter_mut().flat_map(Replicas::all).collect();
+    let victim = rng.index(gateways.len());
+    (victim < gateways.len()).then(|| gateways.swap_remove(victim))
 }
 
 /// What is broken next, when `killed` things were and `left` are to be.

@@ -11,14 +11,6 @@ use crate::timer::Timer;
 /// Longest a reader may wait for something to come.
 const WAIT_MAX: Duration = Duration::from_secs(120);
 
-/// How long an id is recognised after a receipt of its delivery was read: whoever gets no answer to a submission, because its
-/// replica stands still, may read the receipts elsewhere, and submit again. Longer waits for more patient clients, and takes
-/// memory.
-const RECOGNISED_AFTER: Duration = Duration::from_secs(30);
-
-/// But for no more of them than this: 100 bytes each. More is as long at a higher rate.
-const RECOGNISED_AFTER_MAX: usize = 250_000;
-
 impl Core {
     /// Reads up to `max` records after `after` (default: after the last acknowledged one); waits up to `wait`
     /// for the first.
@@ -175,21 +167,10 @@ impl Core {
             match mailbox.unread.pop_front_if(|unread| unread.seq <= up_to) {
                 // What was not delivered may be sent again under its id.
                 Some(Unread { id, delivered: false, .. }) => self.forget(network, id),
-                Some(Unread { id, .. }) => self.ids_read.push_back((now + RECOGNISED_AFTER, network, id)),
+                Some(Unread { id, .. }) => self.forget_soon(now, network, id),
                 None => break,
             }
         }
         self.forget_read_ids(now);
-    }
-
-    /// Whose receipts were read long enough ago.
-    pub(crate) fn forget_read_ids(&mut self, now: Time) {
-        let too_many = |len: usize| len > RECOGNISED_AFTER_MAX;
-        while self.ids_read.front().is_some_and(|(until, ..)| *until <= now || too_many(self.ids_read.len()))
-        {
-            if let Some((_, network, id)) = self.ids_read.pop_front() {
-                self.forget(network, id);
-            }
-        }
     }
 }

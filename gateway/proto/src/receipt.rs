@@ -2,6 +2,7 @@
 //! reported to the network that submitted it.
 
 use std::collections::hash_map::Entry;
+use std::time::Duration;
 
 use prost::Message;
 
@@ -35,6 +36,14 @@ pub fn refusal_name(refusal: wire::Refusal) -> &'static str {
         wire::Refusal::Blocked => "blocked",
     }
 }
+
+/// How long an id is recognised after a receipt of its delivery was read: whoever gets no answer to a submission, because its
+/// replica stands still, may read the receipts elsewhere, and submit again. Longer waits for more patient clients, and takes
+/// memory.
+const RECOGNISED_AFTER: Duration = Duration::from_secs(30);
+
+/// But for no more of them than this: 100 bytes each. More is as long at a higher rate.
+const RECOGNISED_AFTER_MAX: usize = 250_000;
 
 impl Core {
     /// An envelope left a peer's outbox: counts it and writes its receipts.
@@ -120,6 +129,22 @@ impl Core {
         // A backlog that drained must not keep its memory.
         if self.ids.len() * 8 < self.ids.capacity() && self.ids.capacity() > 65_536 {
             self.ids.shrink_to(self.ids.len() * 2);
+        }
+    }
+
+    /// The same, after a while.
+    pub(crate) fn forget_soon(&mut self, now: Time, network: NetworkKey, id: [u8; 16]) {
+        self.ids_read.push_back((now + RECOGNISED_AFTER, network, id));
+    }
+
+    /// Whose receipts were read long enough ago.
+    pub(crate) fn forget_read_ids(&mut self, now: Time) {
+        let too_many = |len: usize| len > RECOGNISED_AFTER_MAX;
+        while self.ids_read.front().is_some_and(|(until, ..)| *until <= now || too_many(self.ids_read.len()))
+        {
+            if let Some((_, network, id)) = self.ids_read.pop_front() {
+                self.forget(network, id);
+            }
         }
     }
 }
